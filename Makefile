@@ -1,0 +1,56 @@
+# A machine needs only Python 3.11 to 3.13 and make: the first target to run sets up everything else in .venv.
+#
+#   make test PYTHON=python3.12                another Python for .venv
+#   make test ARGS="tests/weights_convert -x"  arguments for pytest, or for `conformance run`
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+# Stands for "all that constraints.txt and pyproject.toml ask for is installed", so it is the last thing that set-up makes.
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup conformance test lint types format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 20
+
+setup: $(INSTALLED)  ## create .venv, or bring it up to date
+
+conformance: $(INSTALLED)  ## run the conformance suite
+	$(BIN)/conformance run $(ARGS)
+
+test: $(INSTALLED)  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## check style and formatting
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+types: $(INSTALLED)  ## check types
+	$(BIN)/python -m mypy
+
+format: $(INSTALLED)  ## mend what can be mended of style and formatting
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:  ## remove caches and builds (.venv stays)
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# A .venv without a working pip is one whose creation was interrupted: it is made anew.
+$(INSTALLED): pyproject.toml constraints.txt
+	@rm -f $@
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	    $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	        echo 'error: resnet-parity needs Python 3.11 to 3.13 (its pinned TensorFlow has no other), but' \
+	            "$(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+	        echo 'Name the one to use, as in: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12' >&2; \
+	        exit 1; }; \
+	    $(PYTHON) -m venv --clear .venv; }
+	@echo 'Installing PyTorch, JAX, Flax, TensorFlow, Keras and the tools into .venv:' \
+	    'about 8.5 GB and 3 minutes the first time, with nothing printed meanwhile.'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@

@@ -1,0 +1,277 @@
+"""ResNet-50 in Flax (NNX).
+
+Layout: images are (batch, height, width, channels), kernels (height, width, in, out).
+
+The same classes, functions and lines stand in `impls/torch/resnet.py` and `impls/keras/resnet.py`; read them side by side.
+
+Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv:1502.01852) and Goyal et al. 2017
+(arXiv:1706.02677, section 5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx import avg_pool, relu
+from jax import Array
+
+from impls.config import EXPANSION, STAGE_STRIDES, VARIANTS, ResNetConfig, named_config
+from impls.taps import Tap, recording, untapped, within
+
+if TYPE_CHECKING:
+    from weights_convert import Source
+
+fan_out_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+small_normal = nnx.initializers.normal(0.01)
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch norm whose running variance is the unbiased one, as in PyTorch: Flax stores the biased variance.
+
+    The batch variance over n = batch * height * width values enters the running one multiplied by n / (n - 1). Running
+    statistics have the dtype of the parameters, in at least float32, where Flax keeps float32 always.
+    """
+
+    def __init__(self, channels: int, *, param_dtype: Any, **options: Any) -> None:
+        super().__init__(channels, param_dtype=param_dtype, use_fast_variance=False, **options)
+        statistics_dtype = jnp.promote_types(param_dtype, jnp.float32)
+        self.mean = nnx.BatchStat(jnp.zeros(channels, statistics_dtype))
+        self.var = nnx.BatchStat(jnp.ones(channels, statistics_dtype))
+
+    @nnx.jit  # fuses what a model run eagerly would dispatch, and compile, operation by operation
+    def __call__(self, x: Array) -> Array:
+        kept = self.momentum * self.var[...]
+        y = super().__call__(x)
+        if not self.use_running_average:
+            count = x.size // x.shape[-1]
+            if count == 1:
+                raise ValueError(
+                    "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
+                )
+            self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
+        return y
+
+
+def conv(
+    in_channels: int, out_channels: int, kernel: int, stride: int, config: ResNetConfig, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A convolution with the config's padding and bias, its kernel fan-out normal."""
+    same = config.same_padding and kernel == 3 and stride == 2
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        (kernel, kernel),
+        stride,
+        padding="SAME" if same else kernel // 2,
+        use_bias=config.conv_bias,
+        kernel_init=fan_out_normal,
+        dtype=config.compute_dtype,
+        param_dtype=config.dtype or jnp.float32,
+        rngs=rngs,
+    )
+
+
+def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
+    """A batch norm with the config's eps and decay, its scale starting at `scale`.
+
+    Flax's momentum is the share of the *old* statistic: the decay itself.
+    """
+    return BatchNorm(
+        channels,
+        epsilon=config.norm_eps,
+        momentum=config.norm_decay,
+        scale_init=nnx.initializers.constant(scale),
+        dtype=config.compute_dtype,
+        param_dtype=config.dtype or jnp.float32,
+        rngs=nnx.Rngs(0),  # asked for, never drawn from: every initial value is a constant
+    )
+
+
+def linear(in_features: int, out_features: int, config: ResNetConfig, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer, its kernel normal with deviation 0.01, its bias zero."""
+    return nnx.Linear(
+        in_features,
+        out_features,
+        kernel_init=small_normal,
+        dtype=config.compute_dtype,
+        param_dtype=config.dtype or jnp.float32,
+        rngs=rngs,
+    )
+
+
+def max_pool(x: Array, config: ResNetConfig) -> Array:
+    """The largest value of each 3x3 window, every second pixel; nothing around the image can win."""
+    return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((1, 1), (1, 1)))
+
+
+def average_pool(x: Array, config: ResNetConfig) -> Array:
+    """The mean of each channel, over the head's window or the whole map: (batch, channels)."""
+    if config.head_pool:
+        window = (config.head_pool, config.head_pool)
+        return avg_pool(x, window, window).reshape(len(x), -1)
+    return x.mean((1, 2))
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3, 1x1, and a shortcut: a Conv Block where the shortcut needs a projection, else an Identity Block."""
+
+    expansion = EXPANSION
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        config: ResNetConfig,
+        rngs: nnx.Rngs,
+    ) -> None:
+        out_channels = channels * self.expansion
+        stride1, stride2 = (stride, 1) if config.strided_layer == "conv1" else (1, stride)
+        self.projects = stride != 1 or in_channels != out_channels
+        self.relu_before_addition = config.relu_before_addition
+        self.conv1 = conv(in_channels, channels, 1, stride1, config, rngs)
+        self.bn1 = norm(channels, config)
+        self.conv2 = conv(channels, channels, 3, stride2, config, rngs)
+        self.bn2 = norm(channels, config)
+        self.conv3 = conv(channels, out_channels, 1, 1, config, rngs)
+        self.bn3 = norm(out_channels, config, scale=0.0 if config.zero_init_last_scale else 1.0)
+        if self.projects:
+            self.downsample_conv = conv(in_channels, out_channels, 1, stride, config, rngs)
+            self.downsample_bn = norm(out_channels, config)
+
+    def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
+        """(batch, height, width, in_channels) to (batch, height / stride, width / stride, 4 * channels)."""
+        y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
+        y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
+        y = tap("bn3", self.bn3(tap("conv3", self.conv3(y))))
+        if self.relu_before_addition:
+            y = relu(y)
+        if self.projects:
+            x = tap("downsample_bn", self.downsample_bn(tap("downsample_conv", self.downsample_conv(x))))
+        return relu(y + x)
+
+
+class ResNet(nnx.Module):
+    """The network. `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's; `resnet50` builds the other variants.
+
+    Args:
+        block: The block to stack.
+        layers: Blocks in each of the four stages.
+        num_classes: Length of the logits; 0 for none.
+        config: Every other fact of the network; its own depths and classes are ignored.
+        rngs: Source of the initial weights; None is `nnx.Rngs(0)`.
+
+    Example:
+        >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
+        >>> model(jax.random.normal(jax.random.key(0), (1, 224, 224, 3))).shape
+        (1, 1000)
+    """
+
+    def __init__(
+        self,
+        block: type[Bottleneck],
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        *,
+        config: ResNetConfig = VARIANTS["tutorial"],
+        rngs: nnx.Rngs | None = None,
+    ) -> None:
+        rngs = nnx.Rngs(0) if rngs is None else rngs
+        self.config = config = replace(config, depths=tuple(layers), num_classes=num_classes)
+        width, features = config.width, config.width * 8 * block.expansion
+        self.conv1 = conv(config.in_channels, width, 7, 2, config, rngs)
+        self.bn1 = norm(width, config)
+        self.stage1 = stage(block, width, width, layers[0], STAGE_STRIDES[0], config, rngs)
+        self.stage2 = stage(block, width * 1 * block.expansion, width * 2, layers[1], STAGE_STRIDES[1], config, rngs)
+        self.stage3 = stage(block, width * 2 * block.expansion, width * 4, layers[2], STAGE_STRIDES[2], config, rngs)
+        self.stage4 = stage(block, width * 4 * block.expansion, width * 8, layers[3], STAGE_STRIDES[3], config, rngs)
+        if num_classes:
+            self.fc = linear(features, num_classes, config, rngs)
+
+    def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
+        """Images (batch, height, width, channels) to logits (batch, num_classes)."""
+        _, height, width, channels = x.shape
+        self.config.check_input(height, width, channels)
+        x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
+        x = tap("stem", max_pool(x, self.config))
+        for name, block in self.blocks():
+            x = tap(name, block(x, tap=within(name, tap)))
+        x = tap("pool", average_pool(x, self.config))
+        return tap("logits", self.fc(x)) if self.config.num_classes else x
+
+    def activations(self, x: Array, layers: bool = False) -> dict[str, Array]:
+        """The output of stem, every block, pool and classifier by name; with `layers`, of every convolution and norm."""
+        activations: dict[str, Array] = {}
+        self(x, tap=recording(activations, layers))
+        return activations
+
+    def blocks(self) -> Iterator[tuple[str, Bottleneck]]:
+        """Every block with its name ("stage1.0"), in the order they run."""
+        for name in ("stage1", "stage2", "stage3", "stage4"):
+            for index, block in enumerate(getattr(self, name)):
+                yield f"{name}.{index}", block
+
+
+def stage(
+    block: type[Bottleneck],
+    in_channels: int,
+    channels: int,
+    depth: int,
+    stride: int,
+    config: ResNetConfig,
+    rngs: nnx.Rngs,
+) -> nnx.List:
+    """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
+    blocks = [block(in_channels, channels, stride, config, rngs)]
+    for _ in range(depth - 1):
+        blocks.append(block(channels * block.expansion, channels, 1, config, rngs))
+    return nnx.List(blocks)
+
+
+def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0) -> ResNet:
+    """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
+    rngs = nnx.Rngs(seed)
+    model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rngs=rngs)
+    if weights is not None:
+        from impls.flax.state import write_weights  # here, since it imports this module
+
+        write_weights(model, weights)
+    return model
+
+
+def resnet50(
+    variant: str = "v1.5",
+    num_classes: int = 1000,
+    weights: Source | None = None,
+    *,
+    in_channels: int = 3,
+    dtype: str | None = None,
+    compute_dtype: str | None = None,
+    seed: int = 0,
+) -> ResNet:
+    """ResNet-50 of a named variant.
+
+    Args:
+        variant: One of `impls.config.VARIANTS`.
+        num_classes: Length of the logits; 0 for none, the network then returns the pooled features.
+        weights: A checkpoint that `weights_convert.load` takes; None for random weights.
+        in_channels: Channels of the input image.
+        dtype: Name of the parameters' dtype; None is float32. "float64" needs JAX's `jax_enable_x64`.
+        compute_dtype: Name of the dtype to compute in ("bfloat16"); None is that of parameters and images together.
+        seed: Of the random weights.
+
+    Raises:
+        ValueError: If there is no such variant.
+        ConversionError: If the weights do not fit this network.
+
+    Example:
+        >>> model = resnet50("v1", num_classes=10)
+        >>> model.eval()
+        >>> model(jnp.zeros((1, 224, 224, 3))).shape
+        (1, 10)
+    """
+    return resnet(named_config(variant, num_classes, in_channels, dtype, compute_dtype), weights, seed=seed)

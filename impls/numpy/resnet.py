@@ -1,0 +1,304 @@
+"""ResNet-50 in plain NumPy, float64: the specification of what the other three compute.
+
+Layout: images are (batch, channels, height, width), kernels (out, in, height, width), as in PyTorch.
+
+Sources: He et al. 2015 (arXiv:1512.03385); the batch norm is that of Ioffe and Szegedy 2015 (arXiv:1502.03167), with the
+running variance corrected by n / (n - 1) as PyTorch does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from impls.config import EXPANSION, STAGE_STRIDES, VARIANTS, ResNetConfig, named_config
+from impls.taps import Tap, recording, untapped, within
+
+if TYPE_CHECKING:
+    from weights_convert import Source
+
+Array = np.ndarray
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def pad(x: Array, kernel: int, stride: int, same: bool, value: float = 0.0) -> Array:
+    """Pad height and width for a window of side `kernel`.
+
+    Symmetric padding puts kernel // 2 on every side. SAME pads just as much as makes the output ceil(size / stride),
+    the odd pixel on the right and at the bottom: (0, 1) for a strided 3x3 at even sizes, (1, 1) at odd ones.
+    """
+    missing = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:]]
+    sides = [(m // 2, m - m // 2) for m in missing] if same else [(kernel // 2, kernel // 2)] * 2
+    return np.pad(x, [(0, 0), (0, 0), *sides], constant_values=value) if np.any(sides) else x
+
+
+def windows(x: Array, kernel: int, stride: int) -> Array:
+    """Every window of `x`: (batch, channels, out height, out width, kernel, kernel), without a copy."""
+    return sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+
+
+def convolve(x: Array, weight: Array, stride: int) -> Array:
+    """Cross-correlate `x` (batch, in, height, width) with `weight` (out, in, kernel, kernel), without padding.
+
+    One matrix product of all windows with all kernels.
+    """
+    patches = windows(x, weight.shape[2], stride).transpose(0, 2, 3, 1, 4, 5)
+    batch, height, width = patches.shape[:3]
+    product = patches.reshape(batch * height * width, -1) @ weight.reshape(len(weight), -1).T
+    return product.reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
+
+
+def normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """(x - mean) / sqrt(variance + eps) * weight + bias, each statistic one number per channel."""
+    mean, deviation, weight, bias = (s[:, None, None] for s in (mean, np.sqrt(variance + eps), weight, bias))
+    return (x - mean) / deviation * weight + bias
+
+
+class Convolution:
+    """A padded, strided convolution. `convolve` may be replaced by another that sums in another order."""
+
+    def __init__(self, weight: Array, bias: Array | None, stride: int, same: bool) -> None:
+        self.weight, self.bias, self.stride, self.same = weight, bias, stride, same
+        self.convolve = convolve
+
+    def __call__(self, x: Array) -> Array:
+        y = self.convolve(pad(x, self.weight.shape[2], self.stride, self.same), self.weight, self.stride)
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+
+class BatchNorm:
+    """Batch normalisation over batch, height and width. `normalise` may be replaced by another rounding order."""
+
+    def __init__(self, channels: int, scale: float, config: ResNetConfig) -> None:
+        self.weight, self.bias = np.full(channels, scale), np.zeros(channels)
+        self.running_mean, self.running_var = np.zeros(channels), np.ones(channels)
+        self.eps, self.decay, self.training = config.norm_eps, config.norm_decay, False
+        self.normalise = normalise
+
+    def __call__(self, x: Array) -> Array:
+        mean, variance = self.running_mean, self.running_var
+        if self.training:
+            mean, variance, count = x.mean((0, 2, 3)), x.var((0, 2, 3)), x.size // x.shape[1]
+            if count == 1:
+                raise ValueError(
+                    "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
+                )
+            self.running_mean = self.decay * self.running_mean + (1 - self.decay) * mean
+            self.running_var = self.decay * self.running_var + (1 - self.decay) * variance * count / (count - 1)
+        return self.normalise(x, mean, variance, self.weight, self.bias, self.eps)
+
+
+class Linear:
+    """y = x weight^T + bias, `weight` of shape (out, in)."""
+
+    def __init__(self, weight: Array, bias: Array) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Array) -> Array:
+        return x @ self.weight.T + self.bias
+
+
+def conv(
+    in_channels: int, out_channels: int, kernel: int, stride: int, config: ResNetConfig, rng: np.random.Generator
+) -> Convolution:
+    """A convolution without or with bias, its weight fan-out normal (He et al. 2015, arXiv:1502.01852)."""
+    shape = (out_channels, in_channels, kernel, kernel)
+    weight = rng.standard_normal(shape) * np.sqrt(2 / (out_channels * kernel**2))
+    bias = np.zeros(out_channels) if config.conv_bias else None
+    return Convolution(weight, bias, stride, same=config.same_padding and kernel == 3 and stride == 2)
+
+
+def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
+    """A batch norm with the config's eps and decay, its scale starting at `scale`."""
+    return BatchNorm(channels, scale, config)
+
+
+def max_pool(x: Array, config: ResNetConfig) -> Array:
+    """The largest value of each 3x3 window, every second pixel; nothing around the image can win."""
+    return windows(pad(x, 3, 2, config.same_padding, -np.inf), 3, 2).max((4, 5))
+
+
+def average_pool(x: Array, config: ResNetConfig) -> Array:
+    """The mean of each channel, over the head's window or the whole map: (batch, channels)."""
+    window = config.head_pool or max(x.shape[2:])
+    return x[:, :, :window, :window].mean((2, 3))
+
+
+class Bottleneck:
+    """1x1, 3x3, 1x1, and a shortcut: a Conv Block where the shortcut needs a projection, else an Identity Block."""
+
+    expansion = EXPANSION
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        config: ResNetConfig,
+        rng: np.random.Generator,
+    ) -> None:
+        out_channels = channels * self.expansion
+        stride1, stride2 = (stride, 1) if config.strided_layer == "conv1" else (1, stride)
+        self.projects = stride != 1 or in_channels != out_channels
+        self.relu_before_addition = config.relu_before_addition
+        self.conv1 = conv(in_channels, channels, 1, stride1, config, rng)
+        self.bn1 = norm(channels, config)
+        self.conv2 = conv(channels, channels, 3, stride2, config, rng)
+        self.bn2 = norm(channels, config)
+        self.conv3 = conv(channels, out_channels, 1, 1, config, rng)
+        self.bn3 = norm(out_channels, config, scale=0.0 if config.zero_init_last_scale else 1.0)
+        if self.projects:
+            self.downsample_conv = conv(in_channels, out_channels, 1, stride, config, rng)
+            self.downsample_bn = norm(out_channels, config)
+
+    def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
+        """(batch, in_channels, height, width) to (batch, 4 * channels, height / stride, width / stride)."""
+        y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
+        y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
+        y = tap("bn3", self.bn3(tap("conv3", self.conv3(y))))
+        if self.relu_before_addition:
+            y = relu(y)
+        if self.projects:
+            x = tap("downsample_bn", self.downsample_bn(tap("downsample_conv", self.downsample_conv(x))))
+        return relu(y + x)
+
+
+class ResNet:
+    """The network. `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's; `resnet50` builds the other variants.
+
+    Args:
+        block: The block to stack.
+        layers: Blocks in each of the four stages.
+        num_classes: Length of the logits; 0 for none.
+        config: Every other fact of the network; its own depths and classes are ignored.
+        seed: Of the initial weights.
+
+    Example:
+        >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
+        >>> model(np.random.randn(1, 3, 224, 224)).shape
+        (1, 1000)
+    """
+
+    def __init__(
+        self,
+        block: type[Bottleneck],
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        *,
+        config: ResNetConfig = VARIANTS["tutorial"],
+        seed: int = 0,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.config = config = replace(config, depths=tuple(layers), num_classes=num_classes)
+        width, features = config.width, config.width * 8 * block.expansion
+        self.conv1 = conv(config.in_channels, width, 7, 2, config, rng)
+        self.bn1 = norm(width, config)
+        self.stage1 = stage(block, width, width, layers[0], STAGE_STRIDES[0], config, rng)
+        self.stage2 = stage(block, width * 1 * block.expansion, width * 2, layers[1], STAGE_STRIDES[1], config, rng)
+        self.stage3 = stage(block, width * 2 * block.expansion, width * 4, layers[2], STAGE_STRIDES[2], config, rng)
+        self.stage4 = stage(block, width * 4 * block.expansion, width * 8, layers[3], STAGE_STRIDES[3], config, rng)
+        if num_classes:
+            self.fc = Linear(rng.standard_normal((num_classes, features)) * 0.01, np.zeros(num_classes))
+
+    def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
+        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        _, channels, height, width = x.shape
+        self.config.check_input(height, width, channels)
+        x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
+        x = tap("stem", max_pool(x, self.config))
+        for name, block in self.blocks():
+            x = tap(name, block(x, tap=within(name, tap)))
+        x = tap("pool", average_pool(x, self.config))
+        return tap("logits", self.fc(x)) if self.config.num_classes else x
+
+    def activations(self, x: Array, layers: bool = False) -> dict[str, Array]:
+        """The output of stem, every block, pool and classifier by name; with `layers`, of every convolution and norm."""
+        activations: dict[str, Array] = {}
+        self(x, tap=recording(activations, layers))
+        return activations
+
+    def blocks(self) -> Iterator[tuple[str, Bottleneck]]:
+        """Every block with its name ("stage1.0"), in the order they run."""
+        for name in ("stage1", "stage2", "stage3", "stage4"):
+            for index, block in enumerate(getattr(self, name)):
+                yield f"{name}.{index}", block
+
+    def layers(self) -> Iterator[tuple[str, Convolution | BatchNorm | Linear]]:
+        """Every layer that holds arrays, with its canonical name ("stage1.0.conv1")."""
+        for path, owner in [("", self), *self.blocks()]:
+            for name, layer in vars(owner).items():
+                if isinstance(layer, Convolution | BatchNorm | Linear):
+                    yield f"{path}.{name}".removeprefix("."), layer
+
+    def astype(self, dtype: str) -> ResNet:
+        """Round every array to `dtype`: float64 is the specification, float32 one more build to measure rounding by."""
+        for _, layer in self.layers():
+            for name, value in vars(layer).items():
+                if isinstance(value, Array):
+                    setattr(layer, name, value.astype(dtype))
+        return self
+
+    def train(self, mode: bool = True) -> ResNet:
+        """Normalise by batch statistics and update the running ones; `train(False)` is inference."""
+        for _, layer in self.layers():
+            if isinstance(layer, BatchNorm):
+                layer.training = mode
+        return self
+
+
+def stage(
+    block: type[Bottleneck],
+    in_channels: int,
+    channels: int,
+    depth: int,
+    stride: int,
+    config: ResNetConfig,
+    rng: np.random.Generator,
+) -> list[Bottleneck]:
+    """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
+    blocks = [block(in_channels, channels, stride, config, rng)]
+    for _ in range(depth - 1):
+        blocks.append(block(channels * block.expansion, channels, 1, config, rng))
+    return blocks
+
+
+def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0) -> ResNet:
+    """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
+    model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, seed=seed)
+    if weights is not None:
+        from impls.numpy.state import write_weights  # here, since it imports this module
+
+        write_weights(model, weights)
+    return model
+
+
+def resnet50(
+    variant: str = "v1.5",
+    num_classes: int = 1000,
+    weights: Source | None = None,
+    *,
+    in_channels: int = 3,
+    seed: int = 0,
+) -> ResNet:
+    """ResNet-50 of a named variant.
+
+    Args:
+        variant: One of `impls.config.VARIANTS`.
+        num_classes: Length of the logits; 0 for none.
+        weights: A checkpoint that `weights_convert.load` takes; None for random weights.
+        in_channels: Channels of the input image.
+        seed: Of the random weights.
+
+    Raises:
+        ValueError: If there is no such variant.
+        ConversionError: If the weights do not fit this network.
+    """
+    return resnet(named_config(variant, num_classes, in_channels), weights, seed=seed)

@@ -1,0 +1,254 @@
+"""ResNet-50 in PyTorch.
+
+Layout: images are (batch, channels, height, width), kernels (out, in, height, width).
+
+The same classes, functions and lines stand in `impls/flax/resnet.py` and `impls/keras/resnet.py`; read them side by side.
+
+Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv:1502.01852) and Goyal et al. 2017
+(arXiv:1706.02677, section 5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, max_pool2d, relu
+
+from impls.config import EXPANSION, STAGE_STRIDES, VARIANTS, ResNetConfig, named_config
+from impls.taps import Tap, recording, untapped, within
+
+if TYPE_CHECKING:
+    from weights_convert import Source
+
+
+class Conv(nn.Conv2d):
+    """A convolution that can also pad as TensorFlow's SAME does, which PyTorch leaves out for strided convolutions."""
+
+    def __init__(self, *args: int, same: bool, bias: bool, dtype: torch.dtype | None) -> None:
+        super().__init__(*args, padding=0 if same else args[2] // 2, bias=bias, dtype=dtype)
+        self.same = same
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_same(x, 3, 2, 0.0) if self.same else x)
+
+
+def pad_same(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
+    """Pad just as much as makes the output ceil(size / stride), the odd pixel on the right and at the bottom."""
+    down, across = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:])
+    return nn.functional.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=value)
+
+
+def conv(
+    in_channels: int, out_channels: int, kernel: int, stride: int, config: ResNetConfig, rng: torch.Generator | None
+) -> Conv:
+    """A convolution with the config's padding and bias, its weight fan-out normal."""
+    same = config.same_padding and kernel == 3 and stride == 2
+    layer = Conv(in_channels, out_channels, kernel, stride, same=same, bias=config.conv_bias, dtype=torch_dtype(config))
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=rng)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> nn.BatchNorm2d:
+    """A batch norm with the config's eps and decay, its scale starting at `scale`.
+
+    PyTorch's momentum is the share of the *new* statistic, 1 - decay, and its running variance is the unbiased one.
+    """
+    layer = nn.BatchNorm2d(channels, eps=config.norm_eps, momentum=1 - config.norm_decay, dtype=torch_dtype(config))
+    nn.init.constant_(layer.weight, scale)
+    return layer
+
+
+def linear(in_features: int, out_features: int, config: ResNetConfig, rng: torch.Generator | None) -> nn.Linear:
+    """A dense layer, its weight normal with deviation 0.01, its bias zero."""
+    layer = nn.Linear(in_features, out_features, dtype=torch_dtype(config))
+    nn.init.normal_(layer.weight, std=0.01, generator=rng)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def torch_dtype(config: ResNetConfig) -> torch.dtype | None:
+    """PyTorch's dtype of the parameters; None is its default."""
+    if config.compute_dtype is not None:
+        raise ValueError(
+            f"run the model under torch.autocast(dtype=torch.{config.compute_dtype}) to compute in that dtype"
+        )
+    return getattr(torch, config.dtype) if config.dtype else None
+
+
+def max_pool(x: Tensor, config: ResNetConfig) -> Tensor:
+    """The largest value of each 3x3 window, every second pixel; nothing around the image can win."""
+    if config.same_padding:
+        return max_pool2d(pad_same(x, 3, 2, float("-inf")), 3, 2)
+    return max_pool2d(x, 3, 2, padding=1)
+
+
+def average_pool(x: Tensor, config: ResNetConfig) -> Tensor:
+    """The mean of each channel, over the head's window or the whole map: (batch, channels)."""
+    if config.head_pool:
+        return avg_pool2d(x, config.head_pool).flatten(1)
+    return x.mean((2, 3))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1, and a shortcut: a Conv Block where the shortcut needs a projection, else an Identity Block."""
+
+    expansion = EXPANSION
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        config: ResNetConfig,
+        rng: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        stride1, stride2 = (stride, 1) if config.strided_layer == "conv1" else (1, stride)
+        self.projects = stride != 1 or in_channels != out_channels
+        self.relu_before_addition = config.relu_before_addition
+        self.conv1 = conv(in_channels, channels, 1, stride1, config, rng)
+        self.bn1 = norm(channels, config)
+        self.conv2 = conv(channels, channels, 3, stride2, config, rng)
+        self.bn2 = norm(channels, config)
+        self.conv3 = conv(channels, out_channels, 1, 1, config, rng)
+        self.bn3 = norm(out_channels, config, scale=0.0 if config.zero_init_last_scale else 1.0)
+        if self.projects:
+            self.downsample_conv = conv(in_channels, out_channels, 1, stride, config, rng)
+            self.downsample_bn = norm(out_channels, config)
+
+    def forward(self, x: Tensor, tap: Tap[Tensor] = untapped) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, 4 * channels, height / stride, width / stride)."""
+        y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
+        y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
+        y = tap("bn3", self.bn3(tap("conv3", self.conv3(y))))
+        if self.relu_before_addition:
+            y = relu(y)
+        if self.projects:
+            x = tap("downsample_bn", self.downsample_bn(tap("downsample_conv", self.downsample_conv(x))))
+        return relu(y + x)
+
+
+class ResNet(nn.Module):
+    """The network. `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's; `resnet50` builds the other variants.
+
+    Args:
+        block: The block to stack.
+        layers: Blocks in each of the four stages.
+        num_classes: Length of the logits; 0 for none.
+        config: Every other fact of the network; its own depths and classes are ignored.
+        rng: Source of the initial weights; None is PyTorch's global one (`torch.manual_seed`).
+
+    Example:
+        >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
+        >>> model(torch.randn(1, 3, 224, 224)).shape
+        torch.Size([1, 1000])
+    """
+
+    def __init__(
+        self,
+        block: type[Bottleneck],
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        *,
+        config: ResNetConfig = VARIANTS["tutorial"],
+        rng: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = replace(config, depths=tuple(layers), num_classes=num_classes)
+        width, features = config.width, config.width * 8 * block.expansion
+        self.conv1 = conv(config.in_channels, width, 7, 2, config, rng)
+        self.bn1 = norm(width, config)
+        self.stage1 = stage(block, width, width, layers[0], STAGE_STRIDES[0], config, rng)
+        self.stage2 = stage(block, width * 1 * block.expansion, width * 2, layers[1], STAGE_STRIDES[1], config, rng)
+        self.stage3 = stage(block, width * 2 * block.expansion, width * 4, layers[2], STAGE_STRIDES[2], config, rng)
+        self.stage4 = stage(block, width * 4 * block.expansion, width * 8, layers[3], STAGE_STRIDES[3], config, rng)
+        if num_classes:
+            self.fc = linear(features, num_classes, config, rng)
+
+    def forward(self, x: Tensor, tap: Tap[Tensor] = untapped) -> Tensor:
+        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        _, channels, height, width = x.shape
+        self.config.check_input(height, width, channels)
+        x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
+        x = tap("stem", max_pool(x, self.config))
+        for name, block in self.blocks():
+            x = tap(name, block(x, tap=within(name, tap)))
+        x = tap("pool", average_pool(x, self.config))
+        return tap("logits", self.fc(x)) if self.config.num_classes else x
+
+    def activations(self, x: Tensor, layers: bool = False) -> dict[str, Tensor]:
+        """The output of stem, every block, pool and classifier by name; with `layers`, of every convolution and norm."""
+        activations: dict[str, Tensor] = {}
+        self(x, tap=recording(activations, layers))
+        return activations
+
+    def blocks(self) -> Iterator[tuple[str, Bottleneck]]:
+        """Every block with its name ("stage1.0"), in the order they run."""
+        for name in ("stage1", "stage2", "stage3", "stage4"):
+            for index, block in enumerate(getattr(self, name)):
+                yield f"{name}.{index}", block
+
+
+def stage(
+    block: type[Bottleneck],
+    in_channels: int,
+    channels: int,
+    depth: int,
+    stride: int,
+    config: ResNetConfig,
+    rng: torch.Generator | None,
+) -> nn.Sequential:
+    """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
+    blocks = [block(in_channels, channels, stride, config, rng)]
+    for _ in range(depth - 1):
+        blocks.append(block(channels * block.expansion, channels, 1, config, rng))
+    return nn.Sequential(*blocks)
+
+
+def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | None = None) -> ResNet:
+    """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
+    rng = None if seed is None else torch.Generator().manual_seed(seed)
+    model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
+    if weights is not None:
+        from impls.torch.state import write_weights  # here, since it imports this module
+
+        write_weights(model, weights)
+    return model
+
+
+def resnet50(
+    variant: str = "v1.5",
+    num_classes: int = 1000,
+    weights: Source | None = None,
+    *,
+    in_channels: int = 3,
+    dtype: str | None = None,
+    seed: int | None = None,
+) -> ResNet:
+    """ResNet-50 of a named variant.
+
+    Args:
+        variant: One of `impls.config.VARIANTS`.
+        num_classes: Length of the logits; 0 for none, the network then returns the pooled features.
+        weights: A checkpoint that `weights_convert.load` takes; None for random weights.
+        in_channels: Channels of the input image.
+        dtype: Name of the parameters' dtype ("float64"); None is PyTorch's default.
+        seed: Of the random weights; None draws from PyTorch's global generator.
+
+    Raises:
+        ValueError: If there is no such variant.
+        ConversionError: If the weights do not fit this network.
+
+    Example:
+        >>> model = resnet50("v1", num_classes=10, seed=0).eval()
+        >>> model(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 10])
+    """
+    return resnet(named_config(variant, num_classes, in_channels, dtype), weights, seed=seed)

@@ -1,0 +1,14 @@
+"""Weights of a ResNet from any framework's naming and layout into any other's, bit for bit.
+
+Importing it, and converting between files whose containers need none, imports no framework.
+
+Example:
+    >>> import weights_convert
+    >>> checkpoint = weights_convert.load("resnet50.pth", variant="v1.5")  # doctest: +SKIP
+    >>> checkpoint.to("flax").save("resnet50.flax.safetensors")  # doctest: +SKIP
+"""
+
+from weights_convert.checkpoint import Checkpoint, Source, load
+from weights_convert.errors import ConversionError
+
+__all__ = ["Checkpoint", "ConversionError", "Source", "load"]

@@ -1,0 +1,27 @@
+"""What goes wrong in a conversion, all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHOWN = 12
+
+
+class ConversionError(ValueError):
+    """A checkpoint that cannot be read, understood or converted.
+
+    Attributes:
+        problems: Every single one; the message shows the first dozen.
+
+    Example:
+        >>> print(ConversionError("a.safetensors", ["no rule for 'x'", "'fc.bias' is missing"]))
+        a.safetensors: no rule for 'x'
+        a.safetensors: 'fc.bias' is missing
+    """
+
+    def __init__(self, where: str, problems: Sequence[str], advice: str = "") -> None:
+        self.problems = tuple(problems)
+        lines = [f"{where}: {problem}" for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"{where}: and {len(problems) - SHOWN} more of the kind")
+        super().__init__("\n".join(lines + [advice] * bool(advice)))
