@@ -1,0 +1,79 @@
+"""Adapters: one small class per framework, so that a worker can run any of them without knowing which.
+
+An adapter turns canonical arrays into the framework's and back, and nothing else: the network is the implementation's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from conformance.cases import statistic_names
+from impls.config import ResNetConfig
+from impls.paths import follow
+from weights_convert.dialects import find_dialect
+
+
+class DeviceMissing(RuntimeError):
+    """A device was asked for that the framework does not see."""
+
+
+class Adapter(Protocol):
+    """What a worker asks of an implementation."""
+
+    def prepare(self, device: str, precision: str) -> str:
+        """Set the framework's own switches for a device ("cpu", "gpu", "auto") and a precision; name the device in use.
+
+        Raises:
+            DeviceMissing: If a GPU was asked for and none is seen.
+        """
+
+    def switches(self) -> Mapping[str, str]:
+        """The framework's switches as they stand now, read back from it."""
+
+    def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """A matrix product by the framework, for the precision probe."""
+
+    def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        """An unpadded NCHW, OIHW convolution by the framework, for the precision probe."""
+
+    def build(self, config: ResNetConfig, weights: Path) -> None:
+        """Make the network, with the weights of a canonical file, and forget the one before."""
+
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """Canonical name and canonical shape of every array that the model itself says it has."""
+
+    def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+        """Activations by canonical name, NCHW; in train mode also the running statistics afterwards, then put back."""
+
+
+def load_adapter(path: str) -> Adapter:
+    """The adapter at "module:class".
+
+    Raises:
+        ImportError: If the module or its framework is missing.
+        AttributeError: If the module has no such class.
+    """
+    module, _, name = path.partition(":")
+    adapter: Adapter = getattr(importlib.import_module(module), name)()
+    return adapter
+
+
+def channels_first(array: np.ndarray) -> np.ndarray:
+    """NHWC to NCHW; arrays of fewer axes as they are."""
+    return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
+
+
+def channels_last(images: np.ndarray) -> np.ndarray:
+    """NCHW to NHWC."""
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
+def running_statistics(model: Any, config: ResNetConfig, dialect: str) -> dict[str, Any]:
+    """The framework's own variables that training updates without a gradient, by canonical name."""
+    spoken = find_dialect(dialect)
+    return {name: follow(model, spoken.write_name(name)[0]) for name in statistic_names(config)}

@@ -1,0 +1,78 @@
+"""impls.flax, run eagerly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from conformance.adapters import DeviceMissing, channels_first, channels_last, running_statistics
+from impls.config import ResNetConfig
+from impls.flax import resnet
+from weights_convert.dialects import find_dialect
+from weights_convert.table import permutation
+
+
+class FlaxAdapter:
+    """The Flax model; subclasses run it in another way."""
+
+    def prepare(self, device: str, precision: str) -> str:
+        """JAX's switches are environment variables; here the device is asserted, since JAX falls back to the CPU."""
+        found = jax.devices()[0]
+        if device == "gpu" and found.platform != "gpu":
+            raise DeviceMissing(f"JAX sees no GPU (its first device is {found.platform})")
+        self.precision = precision
+        return "cpu" if found.platform == "cpu" else found.device_kind
+
+    def switches(self) -> Mapping[str, str]:
+        """The precision settings, read back."""
+        return {
+            "jax_enable_x64": str(jax.config.jax_enable_x64),
+            "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+        }
+
+    def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """jnp.matmul on the device."""
+        return np.asarray(jax.numpy.matmul(left, right))
+
+    def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        """lax.conv on the device."""
+        return np.asarray(jax.lax.conv(jax.numpy.asarray(images), jax.numpy.asarray(kernel), (1, 1), "VALID"))
+
+    def build(self, config: ResNetConfig, weights: Path) -> None:
+        """Load the network, its parameters in the precision asked for."""
+        self.model = resnet(replace(config, dtype=self.precision), weights)
+
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """The model's own NNX state, its paths read by the table."""
+        dialect, found = find_dialect("flax"), {}
+        for path, variable in nnx.to_flat_state(nnx.state(self.model, (nnx.Param, nnx.BatchStat))):
+            name = ".".join(map(str, path))
+            canonical, shape = name, variable.shape
+            if (reading := dialect.read_name(name)) is not None:
+                canonical, rule = reading
+                shape = tuple(shape[axis] for axis in permutation(rule.leaf("flax").axes, rule.leaf("torch").axes))
+            found[canonical] = shape
+        return found
+
+    def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+        """Activations, and running statistics after a train-mode run."""
+        statistics = running_statistics(self.model, self.model.config, "flax")
+        before = {name: variable[...] for name, variable in statistics.items()}
+        self.model.train() if train else self.model.eval()
+        activations = self.activations(jax.numpy.asarray(channels_last(images), self.precision), layers)
+        arrays = {name: channels_first(np.asarray(value)) for name, value in activations.items()}
+        if train:
+            arrays |= {name: np.asarray(variable[...]) for name, variable in statistics.items()}
+            for name, variable in statistics.items():
+                variable[...] = before[name]
+        return arrays
+
+    def activations(self, images: jax.Array, layers: bool) -> dict[str, Any]:
+        """The model's activations."""
+        return self.model.activations(images, layers)

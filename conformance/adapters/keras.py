@@ -1,0 +1,105 @@
+"""impls.keras, run eagerly on the backend that KERAS_BACKEND names, TensorFlow by default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras
+import numpy as np
+
+from conformance.adapters import DeviceMissing, channels_first, channels_last, running_statistics
+from impls.config import ResNetConfig
+from impls.keras import read_weights, resnet
+
+
+class KerasAdapter:
+    """The Keras model; subclasses run it in another way."""
+
+    def prepare(self, device: str, precision: str) -> str:
+        """The backend's own switches, and Keras's dtype."""
+        self.precision = precision
+        keras.config.set_floatx(precision)
+        name = PREPARE[keras.backend.backend()]()
+        if device == "gpu" and name == "cpu":
+            raise DeviceMissing(f"Keras sees no GPU on its {keras.backend.backend()} backend")
+        return name
+
+    def switches(self) -> Mapping[str, str]:
+        """Backend and dtype, read back."""
+        return {"backend": keras.backend.backend(), "floatx": keras.config.floatx()}
+
+    def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """keras.ops.matmul on the device."""
+        return to_numpy(keras.ops.matmul(keras.ops.convert_to_tensor(left), keras.ops.convert_to_tensor(right)))
+
+    def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        """keras.ops.conv on the device."""
+        images, kernel = map(keras.ops.convert_to_tensor, (channels_last(images), kernel.transpose(2, 3, 1, 0)))
+        return channels_first(to_numpy(keras.ops.conv(images, kernel, 1, "valid", "channels_last")))
+
+    def build(self, config: ResNetConfig, weights: Path) -> None:
+        """Load the network."""
+        self.model = resnet(replace(config, dtype=self.precision), weights)
+
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """The arrays that the table reaches by attribute path, and any other that Keras itself lists."""
+        arrays = read_weights(self.model).to("canonical").arrays
+        listed = len(self.model.trainable_variables) + len(self.model.non_trainable_variables)
+        unreached = {f"unreached variable {number}": () for number in range(listed - len(arrays))}
+        return {name: array.shape for name, array in arrays.items()} | unreached
+
+    def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+        """Activations, and running statistics after a train-mode run."""
+        statistics = running_statistics(self.model, self.model.config, "keras")
+        before = {name: np.array(to_numpy(variable)) for name, variable in statistics.items()}
+        activations = self.activations(channels_last(images).astype(self.precision), train, layers)
+        arrays = {name: channels_first(to_numpy(value)) for name, value in activations.items()}
+        if train:
+            arrays |= {name: np.array(to_numpy(variable)) for name, variable in statistics.items()}
+            for name, variable in statistics.items():
+                variable.assign(before[name])
+        return arrays
+
+    def activations(self, images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
+        """The model's activations."""
+        return self.model.activations(images, layers, training=train)
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """A tensor of any backend as an array."""
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def _prepare_tensorflow() -> str:
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(0)
+    gpus = tf.config.list_physical_devices("GPU")
+    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu")) if gpus else "cpu"
+
+
+def _prepare_jax() -> str:
+    import jax
+
+    found = jax.devices()[0]
+    return "cpu" if found.platform == "cpu" else str(found.device_kind)
+
+
+def _prepare_torch() -> str:
+    import torch
+
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.use_deterministic_algorithms(True)
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+PREPARE = {"tensorflow": _prepare_tensorflow, "jax": _prepare_jax, "torch": _prepare_torch}

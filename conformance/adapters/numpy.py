@@ -1,0 +1,123 @@
+"""The oracle, and the float32 builds that show what rounding costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conformance.adapters import DeviceMissing, running_statistics
+from conformance.precision import multiply_as_convolution
+from impls.config import ResNetConfig
+from impls.numpy import read_weights, resnet
+from impls.numpy.resnet import BatchNorm, Convolution, convolve, moments, normalise, windows
+from impls.paths import follow
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The order in which sums are taken; in exact arithmetic all orders agree."""
+
+    convolve: Callable[[Array, Array, int], Array] = convolve
+    moments: Callable[[Array], tuple[Array, Array]] = moments
+    normalise: Callable[[Array, Array, Array, Array, Array, float], Array] = normalise
+
+
+class Oracle:
+    """impls.numpy in the precision asked for: in float64 the oracle, in float32 one correct build."""
+
+    arithmetic = Arithmetic()
+
+    def prepare(self, device: str, precision: str) -> str:
+        """Remember the precision; NumPy has no switches and no devices."""
+        if device == "gpu":
+            raise DeviceMissing("NumPy runs on the CPU only")
+        self.dtype = precision
+        return "cpu"
+
+    def switches(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+    def multiply(self, left: Array, right: Array) -> Array:
+        """NumPy's product."""
+        return left @ right
+
+    def convolve(self, images: Array, kernel: Array) -> Array:
+        """NumPy's einsum over windows."""
+        return multiply_as_convolution(images, kernel)
+
+    def build(self, config: ResNetConfig, weights: Path) -> None:
+        """Load the network and give its layers this build's arithmetic."""
+        self.model = resnet(config, weights).astype(self.dtype)
+        for _, layer in self.model.layers():
+            if isinstance(layer, Convolution):
+                layer.convolve = self.arithmetic.convolve
+            if isinstance(layer, BatchNorm):
+                layer.moments, layer.normalise = self.arithmetic.moments, self.arithmetic.normalise
+
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """Name and shape of every array."""
+        return {name: array.shape for name, array in read_weights(self.model).arrays.items()}
+
+    def run(self, images: Array, train: bool, layers: bool) -> Mapping[str, Array]:
+        """Activations, and running statistics after a train-mode run."""
+        before = running_statistics(self.model, self.model.config, "canonical")
+        arrays = self.model.train(train).activations(images.astype(self.dtype), layers)
+        if train:
+            arrays |= running_statistics(self.model, self.model.config, "canonical")
+            for name, array in before.items():
+                path, _, leaf = name.rpartition(".")
+                setattr(follow(self.model, path), leaf, array)
+        return arrays
+
+
+def convolve_tap_by_tap(x: Array, weight: Array, stride: int) -> Array:
+    """One small product per kernel position, added up."""
+    views = windows(x, weight.shape[2], stride).transpose(4, 5, 0, 2, 3, 1)
+    taps = (views[i, j] @ weight[:, :, i, j].T for i in range(weight.shape[2]) for j in range(weight.shape[3]))
+    total = next(taps)
+    for product in taps:
+        total = total + product
+    return total.transpose(0, 3, 1, 2)
+
+
+def convolve_in_blocks(x: Array, weight: Array, stride: int, block: int = 64) -> Array:
+    """One product per 64 input channels, added up: libraries that block for their caches do so."""
+    starts = range(0, weight.shape[1], block)
+    total = convolve(x[:, :block], weight[:, :block], stride)
+    for start in starts[1:]:
+        total = total + convolve(x[:, start : start + block], weight[:, start : start + block], stride)
+    return total
+
+
+def moments_in_double(x: Array) -> tuple[Array, Array]:
+    """Sums in float64, rounded once: PyTorch's CPU kernel does so."""
+    mean, variance = moments(x.astype(np.float64))
+    return mean.astype(x.dtype), variance.astype(x.dtype)
+
+
+def normalise_folded(x: Array, mean: Array, variance: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """One multiplication and one addition per value: scale and offset are computed per channel before."""
+    scale = weight / np.sqrt(variance + eps)
+    return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+
+
+class OneProduct(Oracle):
+    """All products of a number in one matrix product."""
+
+
+class TapByTap(Oracle):
+    """Sums by kernel position, moments in float64, norms folded."""
+
+    arithmetic = Arithmetic(convolve_tap_by_tap, moments_in_double, normalise_folded)
+
+
+class BlockedSums(Oracle):
+    """Sums by blocks of channels."""
+
+    arithmetic = Arithmetic(convolve_in_blocks)

@@ -1,0 +1,84 @@
+"""impls.torch, run eagerly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from conformance.adapters import DeviceMissing, running_statistics
+from impls.config import ResNetConfig
+from impls.torch import resnet
+
+
+class TorchAdapter:
+    """The PyTorch model; subclasses run it in another way."""
+
+    def prepare(self, device: str, precision: str) -> str:
+        """IEEE products, deterministic algorithms, no gradients."""
+        if device == "gpu" and not torch.cuda.is_available():
+            raise DeviceMissing("PyTorch sees no GPU (torch.cuda.is_available() is False)")
+        self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.precision = precision
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.use_deterministic_algorithms(True)
+        torch.set_grad_enabled(False)
+        return torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+
+    def switches(self) -> Mapping[str, str]:
+        """The precision and determinism settings, read back."""
+        return {
+            "cudnn.conv.fp32_precision": torch.backends.cudnn.conv.fp32_precision,
+            "cuda.matmul.fp32_precision": torch.backends.cuda.matmul.fp32_precision,
+            "deterministic algorithms": str(torch.are_deterministic_algorithms_enabled()),
+            "threads": str(torch.get_num_threads()),
+        }
+
+    def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """torch.matmul on the device."""
+        return (self.on_device(left) @ self.on_device(right)).cpu().numpy()
+
+    def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        """torch.nn.functional.conv2d on the device."""
+        return torch.nn.functional.conv2d(self.on_device(images), self.on_device(kernel)).cpu().numpy()
+
+    def build(self, config: ResNetConfig, weights: Path) -> None:
+        """Load the network onto the device."""
+        self.model = resnet(replace(config, dtype=self.precision), weights).to(self.device)
+
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """The model's own state_dict, less the batch counters."""
+        return {
+            name: tuple(t.shape)
+            for name, t in self.model.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
+
+    def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+        """Activations, and running statistics after a train-mode run."""
+        statistics = running_statistics(self.model, self.model.config, "torch")
+        before = {name: tensor.clone() for name, tensor in statistics.items()}
+        self.model.train(train)
+        arrays = to_numpy(self.activations(self.on_device(images.astype(self.precision)), layers))
+        if train:
+            arrays |= to_numpy(statistics)
+            for name, tensor in statistics.items():
+                tensor.copy_(before[name])
+        return arrays
+
+    def activations(self, images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
+        """The model's activations."""
+        return self.model.activations(images, layers)
+
+    def on_device(self, array: np.ndarray) -> torch.Tensor:
+        """A tensor of the array's numbers on the device."""
+        return torch.from_numpy(np.array(array)).to(self.device)
+
+
+def to_numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Copies of tensors of any device as arrays."""
+    return {name: tensor.cpu().clone().numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,82 @@
+"""What is run: a case is one network, one input and one mode; its activations have names in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from impls.config import ResNetConfig
+from impls.taps import is_layer
+
+Mode = Literal["inference", "train"]
+MODES: tuple[Mode, ...] = ("inference", "train")
+"""Inference normalises by the running statistics; train by the batch's own, and updates the running ones."""
+
+PRECISIONS = ("float64", "float32")
+"""float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One forward run.
+
+    Attributes:
+        variant: Key of the network in the job.
+        input: Name of the input in the job.
+        mode: Whether norms use running or batch statistics.
+        layers: Whether every convolution and norm is recorded, not only blocks.
+    """
+
+    variant: str
+    input: str
+    mode: Mode
+    layers: bool = False
+
+    @property
+    def slug(self) -> str:
+        """A file name without ending; the input's name may hold any character."""
+        safe = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in self.input)
+        return f"{self.variant}--{safe}--{self.mode}{'--layers' * self.layers}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return {"variant": self.variant, "input": self.input, "mode": self.mode, "layers": self.layers}
+
+
+def activation_names(config: ResNetConfig, layers: bool = False) -> list[str]:
+    """Every activation of a network in the order it is computed; with `layers`, those inside the blocks too.
+
+    Example:
+        >>> from impls.config import VARIANTS
+        >>> activation_names(VARIANTS["v1.5"])[:3], activation_names(VARIANTS["v1.5"], layers=True)[:4]
+        (['stem', 'stage1.0', 'stage1.1'], ['conv1', 'bn1', 'stem', 'stage1.0.conv1'])
+    """
+    return [name for name, _ in dot_lengths(config) if layers or not is_layer(name)]
+
+
+def statistic_names(config: ResNetConfig) -> list[str]:
+    """Every running statistic of a network in the order of its norms: what a train-mode run leaves behind."""
+    norms = [name for name, _ in dot_lengths(config) if name.rpartition(".")[2].startswith(("bn", "downsample_bn"))]
+    return [f"{norm}.{leaf}" for norm in norms for leaf in ("running_mean", "running_var")]
+
+
+def dot_lengths(config: ResNetConfig) -> Iterator[tuple[str, int]]:
+    """Every activation in order, and the products summed into one of its numbers by the layers up to there.
+
+    The rounding error of a dot product of length K grows like sqrt(K), and errors of successive layers add up likewise; the
+    sum of K so far is therefore what an error may be held against.
+    """
+    total = config.in_channels * 7 * 7
+    yield from (("conv1", total), ("bn1", total), ("stem", total))
+    for block in config.blocks():
+        products = {"1": block.in_channels, "2": block.channels * 9, "3": block.channels}
+        for number, length in products.items():
+            total += length
+            yield from ((f"{block.name}.conv{number}", total), (f"{block.name}.bn{number}", total))
+        if block.projects:
+            yield from ((f"{block.name}.downsample_{layer}", total) for layer in ("conv", "bn"))
+        yield block.name, total
+    yield "pool", total
+    if config.num_classes:
+        yield "logits", total + block.out_channels

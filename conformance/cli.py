@@ -1,0 +1,258 @@
+"""The command `conformance`."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from impls.config import VARIANTS, ResNetConfig
+
+if TYPE_CHECKING:
+    from conformance.implementations import Implementation
+    from conformance.suite import Network, Notify
+
+EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
+BAD_INPUT = 2
+PRECISIONS = ("float64", "float32")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Compare implementations of ResNet-50 with a float64 oracle, layer by layer."""
+
+
+@main.command(name="list")
+def list_command() -> None:
+    """Show implementations and whether they are installed, variants, inputs and cases."""
+    from conformance.cases import MODES
+    from conformance.implementations import IMPLEMENTATIONS
+
+    for implementation in IMPLEMENTATIONS.values():
+        missing = implementation.missing()
+        held = ", ".join(f"{package} {version}" for package, version in implementation.versions().items())
+        state = f"not installed (pip install 'resnet-parity[{implementation.extra}]')" if missing else held
+        click.echo(f"implementation  {implementation.name:<12}{state}")
+    for name, config in VARIANTS.items():
+        traits = f"stride on {config.strided_layer}, eps {config.norm_eps:g}"
+        traits += ", SAME padding" * config.same_padding + ", biases" * config.conv_bias
+        traits += ", ReLU before the addition" * config.relu_before_addition
+        click.echo(f"variant         {name:<12}{traits}")
+    click.echo(f"precisions      {', '.join(PRECISIONS)}")
+    click.echo("inputs          a photograph, noise at 224x224, at an odd and at an even size (or --images)")
+    click.echo(
+        f"cases           parameters; shapes, logits and every block's activation in {' and '.join(MODES)} mode;"
+    )
+    click.echo("                running statistics after a train-mode run")
+
+
+@main.command()
+@click.option(
+    "--impl", "names", multiple=True, metavar="NAME", help="torch, flax, keras, or NAME=MODULE:CLASS; repeatable."
+)
+@click.option("--variant", "variants", multiple=True, metavar="NAME", help=f"{', '.join(VARIANTS)}; repeatable.")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Repeatable; default both."
+)
+@click.option(
+    "--images", multiple=True, type=click.Path(path_type=Path), help="Your own picture, for the photograph; repeatable."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint, for the synthetic weights.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of synthetic weights and noise.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]))
+@click.option(
+    "--timeout", default=900.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds per worker."
+)
+@click.option("--report", type=click.Path(path_type=Path), help="Write everything to this JSON file.")
+@click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep what each implementation computed, here.")
+@click.option(
+    "--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another interpreter; repeatable."
+)
+def run(
+    names: Sequence[str],
+    variants: Sequence[str],
+    precisions: Sequence[str],
+    images: Sequence[Path],
+    weights: Path | None,
+    seed: int,
+    device: str,
+    timeout: float,
+    report: Path | None,
+    keep_traces: Path | None,
+    interpreters: Sequence[str],
+) -> None:
+    """Run implementations beside the oracle and compare all they compute.
+
+    Without options: every installed implementation, all five variants, float64 and float32, on a photograph and noise.
+
+    \b
+    Exit code 0: all conform. 1: something diverges; the first diverging layer is named. 2: bad input.
+    3: an implementation that was asked for could not run (and nothing that ran diverges).
+
+    \b
+    conformance run --impl torch --impl flax --variant v1.5
+    conformance run --weights resnet50.pth --variant v1.5 --images cat.jpg --report report.json
+    """
+    from rich.console import Console
+
+    from conformance.report import json_report, print_report, write_json
+    from conformance.suite import Plan, run_suite
+
+    console = Console()
+    with _bad_input_is_told():
+        others = dict(_pair(text, "--python") for text in interpreters)
+        chosen, left_out, absent = _implementations(names, others)
+        networks = _networks(variants, weights, images, seed)
+        for target in filter(None, (report,)):
+            if not target.parent.is_dir():
+                raise ValueError(f"{target}: there is no folder {target.parent} to write the report into")
+        if keep_traces is not None and keep_traces.exists() and any(keep_traces.iterdir()):
+            raise ValueError(f"{keep_traces}: traces are kept in a new or empty folder only")
+    for implementation in absent:
+        console.print(f"[bold red]{implementation}[/]", highlight=False)
+    if not chosen:
+        sys.exit(EXIT_CODES["incomplete"])
+    with _directory(keep_traces) as directory:
+        plan = Plan(
+            networks,
+            chosen,
+            precisions or PRECISIONS,
+            directory,
+            device,
+            timeout,
+            others,
+            keep_traces is not None,
+            seed,
+        )
+        with _progress(plan) as notify:
+            outcome = run_suite(plan, notify)
+        print_report(plan, outcome, left_out, console)
+        if report is not None:
+            write_json(json_report(plan, outcome, left_out), report)
+    code = EXIT_CODES[outcome.verdict]
+    sys.exit(code or (EXIT_CODES["incomplete"] if absent else 0))
+
+
+def _implementations(
+    names: Sequence[str], interpreters: dict[str, str]
+) -> tuple[list[Implementation], list[str], list[str]]:
+    """What can run; what was left out because it is not installed; what was asked for by name and is not installed."""
+    from conformance.implementations import IMPLEMENTATIONS, find_implementation
+
+    asked = [find_implementation(name) for name in dict.fromkeys(names)] or list(IMPLEMENTATIONS.values())
+    if unknown := interpreters.keys() - {implementation.name for implementation in asked}:
+        raise ValueError(f"--python names {', '.join(sorted(unknown))}, which is not run")
+    missing = {i.name: i.missing() for i in asked if i.name not in interpreters}
+    told = [
+        f"{i.name} is not installed ({', '.join(missing[i.name])} missing; pip install 'resnet-parity[{i.extra}]')"
+        for i in asked
+        if missing.get(i.name)
+    ]
+    runnable = [i for i in asked if not missing.get(i.name)]
+    if names:
+        return runnable, [], told
+    if not runnable:
+        return [], told, ["no implementation is installed: pip install 'resnet-parity[all]'"]
+    return runnable, told, []
+
+
+def _networks(variants: Sequence[str], weights: Path | None, images: Sequence[Path], seed: int) -> dict[str, Network]:
+    """The networks to run, each with weights and inputs."""
+    import weights_convert
+    from conformance.inputs import default_inputs, read_images
+    from conformance.suite import Network
+    from conformance.weights import synthetic_weights
+
+    if unknown := [name for name in variants if name not in VARIANTS]:
+        raise ValueError(f"there is no variant {', '.join(unknown)}; the variants are {', '.join(VARIANTS)}")
+    if weights is not None and len(variants) > 1:
+        raise ValueError("--weights belong to one variant; name one")
+    own = read_images(images) if images else []
+    if weights is not None:
+        checkpoint = weights_convert.load(weights, variant=variants[0] if variants else None)
+        checkpoints = {checkpoint.config.variant: checkpoint}
+    else:
+        configs = {name: VARIANTS[name] for name in dict.fromkeys(variants or VARIANTS)}
+        checkpoints = {name: synthetic_weights(config, seed) for name, config in configs.items()}
+    return {
+        name: Network(
+            checkpoint.config, checkpoint, _inputs(checkpoint.config, own, default_inputs(checkpoint.config, seed))
+        )
+        for name, checkpoint in checkpoints.items()
+    }
+
+
+def _inputs(config: ResNetConfig, own: Sequence[Any], usual: Sequence[Any]) -> list[Any]:
+    """The usual inputs, the photograph replaced by the user's own pictures where there are any."""
+    if not own:
+        return list(usual)
+    if config.in_channels != 3:
+        raise ValueError(f"pictures have 3 channels, and this network takes {config.in_channels}")
+    return [*own, *(input for input in usual if input.name != "photograph")]
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not (name and separator and value):
+        raise ValueError(f"{option} takes NAME=PATH, not {text!r}")
+    return name, value
+
+
+@contextlib.contextmanager
+def _bad_input_is_told() -> Iterator[None]:
+    """One message and exit code 2 for what the user gave wrongly; every such error is a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        click.echo(f"conformance: {error}", err=True)
+        sys.exit(BAD_INPUT)
+
+
+@contextlib.contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    """Where traces go: the user's folder, or one that is removed whatever happens."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    directory = Path(tempfile.mkdtemp(prefix="conformance-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _progress(plan: Any) -> Iterator[Notify]:
+    """A bar on a terminal, a line per worker elsewhere; both on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[Path, Any] = {}
+
+        def notify(event: Any) -> None:
+            job = event.job
+            title = f"{job.implementation.name} {job.precision}"
+            if job.directory not in tasks:
+                tasks[job.directory] = progress.add_task(title, total=len(job.cases))
+            if event.kind == "traced":
+                progress.advance(tasks[job.directory])
+            if event.kind in ("done", "failed"):
+                progress.remove_task(tasks[job.directory])
+                if not console.is_terminal:
+                    click.echo(f"{title}: {event.kind}", err=True)
+
+        yield notify
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Comparing: two traces in, one verdict per array out. Knows no framework, and cannot pass on nothing.
+
+A missing name, another shape or dtype, a NaN or infinity on either side, an oracle that is constant: each is a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import activation_names, dot_lengths, statistic_names
+from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32, STATISTICS_FLOAT64, Absolute
+from conformance.trace import Trace
+from impls.config import ResNetConfig
+from weights_convert.shapes import expected_shapes
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What correct builds err by: the relative L2 errors of the best and of the worst reference build."""
+
+    best: float
+    worst: float
+
+
+Floors = Mapping[str, Floor]
+"""By name of the array."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How far an array is from the oracle's."""
+
+    relative_l2: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One array of one implementation held against the oracle's.
+
+    Attributes:
+        implementation, variant, precision, mode, input, name: What was compared.
+        error: Relative L2 error; None where none can be computed.
+        limit: The largest error allowed; None where none applies.
+        floor: What correct builds err by: the worst reference build's error, in float32.
+        passed: The verdict.
+        reason: Why it failed; empty where it passed.
+    """
+
+    implementation: str
+    variant: str
+    precision: str
+    mode: str
+    input: str
+    name: str
+    error: float | None
+    limit: float | None
+    passed: bool
+    reason: str = ""
+    floor: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+class Incomparable(ValueError):
+    """Two arrays between which no error can be computed: that is a failure, and this says why."""
+
+
+def measure(oracle: np.ndarray, candidate: np.ndarray) -> Measurement:
+    """The error of an array.
+
+    Raises:
+        Incomparable: If shapes differ, either side holds NaN or infinity, or the oracle is empty or constant.
+
+    Example:
+        >>> measure(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
+        Measurement(relative_l2=0.1, largest=0.125)
+    """
+    if oracle.shape != candidate.shape:
+        raise Incomparable(f"shape {candidate.shape} where {oracle.shape} is expected")
+    if oracle.size == 0:
+        raise Incomparable("there are no numbers to compare")
+    wide, other = oracle.astype(np.float64, copy=False).ravel(), candidate.astype(np.float64).ravel()
+    if wide.size > 1 and wide.min() == wide.max():
+        raise Incomparable("the oracle's numbers are all the same: equality would prove nothing")
+    norm, scale = float(np.sqrt(wide @ wide)), float(np.abs(wide).max())
+    other -= wide
+    distance, largest = float(np.sqrt(other @ other)), float(max(other.max(), -other.min()))
+    if not np.isfinite(norm):
+        raise Incomparable("the oracle holds NaN or infinity")
+    if not np.isfinite(distance):
+        raise Incomparable("it holds NaN or infinity")
+    return Measurement(distance / norm, largest / scale)
+
+
+def compare_traces(
+    oracle: Trace, candidate: Trace, config: ResNetConfig, floors: Floors | None = None
+) -> list[Comparison]:
+    """Every array that the case promises, in the order the network computes them; then the running statistics.
+
+    Args:
+        oracle: The float64 oracle's trace of the same case.
+        candidate: The implementation's.
+        config: The network.
+        floors: The reference builds' errors; needed where the candidate is float32.
+
+    Raises:
+        ValueError: If the traces are of different cases, inputs or networks.
+    """
+    about = candidate.about
+    case = about["case"]
+    for key in ("case", "input"):
+        if oracle.about[key] != about[key]:
+            raise ValueError(f"traces of different {key}: {oracle.about[key]} and {about[key]}")
+    identity = (about["implementation"], case["variant"], about["precision"], case["mode"], case["input"])
+    statistics = statistic_names(config) if case["mode"] == "train" else []
+    lengths = dict(dot_lengths(config))
+    comparisons = []
+    for name in [*activation_names(config, case["layers"]), *statistics]:
+        layer = name.removesuffix(".running_mean").removesuffix(".running_var")
+        verdict = judge(name, oracle, candidate, (floors or {}).get(name), lengths[layer], name in statistics)
+        comparisons.append(Comparison(*identity, name, *verdict))
+    return comparisons
+
+
+Verdict = tuple[float | None, float | None, bool, str, float | None]
+
+
+def judge(name: str, oracle: Trace, candidate: Trace, floor: Floor | None, length: int, statistic: bool) -> Verdict:
+    """Error, limit, verdict, reason and floor of one array."""
+    precision = candidate.about["precision"]
+    for side, trace in (("the oracle has", oracle), ("it has", candidate)):
+        if name not in trace.arrays:
+            return None, None, False, f"{side} no such array", None
+    array = candidate.arrays[name]
+    if array.dtype.name != precision:
+        return None, None, False, f"{array.dtype} where {precision} was asked for", None
+    try:
+        measured = measure(oracle.arrays[name], array)
+    except Incomparable as error:
+        return None, None, False, str(error), None
+    if precision == "float64":
+        limits = STATISTICS_FLOAT64 if statistic else ACTIVATIONS_FLOAT64
+        return measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits), None
+    if floor is None:
+        return measured.relative_l2, None, False, "no reference build was measured for it", None
+    limit = FLOAT32.limit(floor.worst, length)
+    return measured.relative_l2, limit, *judge_by_builds(measured.relative_l2, limit, floor), floor.worst
+
+
+def judge_absolute(measured: Measurement, limits: Absolute) -> tuple[bool, str]:
+    """Whether both errors stay within their limits, and if not, which does not."""
+    if measured.relative_l2 > limits.relative_l2:
+        return False, f"relative L2 error {measured.relative_l2:.1e}, limit {limits.relative_l2:.0e}"
+    if measured.largest > limits.largest:
+        return False, f"largest error {measured.largest:.1e} of the largest value, limit {limits.largest:.0e}"
+    return True, ""
+
+
+def judge_by_builds(error: float, limit: float, floor: Floor) -> tuple[bool, str]:
+    """Whether a float32 error is what correct builds show: not more, and not suspiciously less."""
+    if error > FLOAT32.leak * floor.worst:
+        reason = f"error {error:.1e} is {error / floor.worst:.0f} times that of correct float32 builds: a wrong network, or TF32 or"
+        return False, f"{reason} bfloat16 in force"
+    if error > limit:
+        return False, f"error {error:.1e}, limit {limit:.1e} (correct float32 builds: {floor.worst:.1e})"
+    if error < FLOAT32.suspicious * floor.best:
+        return (
+            False,
+            f"error {error:.1e} is too small for float32 ({floor.best:.1e}): float64, or the oracle compared with itself",
+        )
+    return True, ""
+
+
+def error_floors(oracle: Trace, builds: Sequence[Trace]) -> Floors:
+    """What the reference builds err by, array by array.
+
+    Raises:
+        Incomparable: If a build's array cannot be compared; a build that is broken is no reference.
+    """
+    floors = {}
+    for name, array in oracle.arrays.items():
+        errors = [measure(array, build.arrays[name]).relative_l2 for build in builds]
+        floors[name] = Floor(min(errors), max(errors))
+    return floors
+
+
+def compare_parameters(candidate: Trace, config: ResNetConfig) -> Comparison:
+    """Whether the model itself lists exactly the arrays that the network has, each in its shape."""
+    about, expected = candidate.about, expected_shapes(config)
+    found = {name: tuple(shape) for name, shape in about["parameters"].items()}
+    problems = list(_differences(expected, found))
+    return Comparison(
+        about["implementation"],
+        about["case"]["variant"],
+        about["precision"],
+        mode="-",
+        input="-",
+        name="parameters",
+        error=float(len(problems)),
+        limit=0.0,
+        passed=not problems,
+        reason="; ".join(problems[:3]),
+    )
+
+
+def _differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    for name in expected.keys() | found.keys():
+        if expected.get(name) != found.get(name):
+            yield f"{name}: {found.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"

@@ -1,0 +1,68 @@
+"""The limits: what counts as equal, why, and on what measurement each number stands. The only place that holds them.
+
+Two precisions make two claims. In float64, rounding is so small that any difference of the mathematics stands out: the
+limits are absolute. In float32, rounding depends on weights and depth (1.4e-6 on one set of weights, 1.5e-5 on another)
+far more than on the build (a factor of 1.3): the limit is relative to what correct builds err by in the same run, and
+bounded from above by what the length of the dot products explains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+FLOAT32_UNIT = 2.0**-24
+"""Half the distance from 1 to the next float32: the relative error of one rounding."""
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """A fixed limit.
+
+    Attributes:
+        relative_l2: Of the whole array: norm of the difference over norm of the oracle's.
+        largest: Of any one number: largest difference over the oracle's largest value.
+        why: The measurement behind them.
+    """
+
+    relative_l2: float
+    largest: float
+    why: str
+
+
+@dataclass(frozen=True)
+class RelativeToBuilds:
+    """A limit that follows the correct float32 builds of the same run.
+
+    Attributes:
+        times_floor: Error allowed, as a multiple of the worst reference build's.
+        times_bound: Error allowed, as a multiple of sqrt(dot length) * 2^-24.
+        leak: From this multiple of the worst reference build's error on, a lower precision is in force.
+        suspicious: Below this multiple of the best reference build's error, the numbers are no float32 computation.
+        why: The measurement behind them.
+    """
+
+    times_floor: float
+    times_bound: float
+    leak: float
+    suspicious: float
+    why: str
+
+    def limit(self, floor: float, dot_length: int) -> float:
+        """The largest error allowed, given the reference builds' own."""
+        return min(self.times_floor * floor, self.times_bound * sqrt(dot_length) * FLOAT32_UNIT)
+
+
+ACTIVATIONS_FLOAT64 = Absolute(
+    1e-12,
+    1e-11,
+    "correct implementations differ by 4e-16 to 5e-14 through 50 layers; an epsilon of 1.001e-5 for 1e-5 moves logits by 6e-7",
+)
+STATISTICS_FLOAT64 = Absolute(1e-11, 1e-10, "sums over a batch: correct implementations differ by up to 2e-14")
+FLOAT32 = RelativeToBuilds(
+    2.0,
+    2.0,
+    100.0,
+    0.1,
+    "correct builds differ from each other by a factor of 1.3 at most, and stay below sqrt(sum of K) * 2^-24",
+)

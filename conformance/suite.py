@@ -1,0 +1,320 @@
+"""The suite: puts the four strangers together. Plans the jobs, has them run, compares what comes, finds the first wrong layer."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from conformance.cases import MODES, Case
+from conformance.compare import Comparison, Floors, compare_parameters, compare_traces, error_floors
+from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
+from conformance.inputs import Input, content_hash
+from conformance.run import Event, Job, run_jobs
+from conformance.trace import Trace
+from impls.config import ResNetConfig
+from weights_convert import Checkpoint
+
+THREADS_PER_WORKER = 4
+"""More threads than this gain little on one image; further processors run further workers."""
+
+Notify = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the run, with its weights and its inputs."""
+
+    config: ResNetConfig
+    weights: Checkpoint
+    inputs: Sequence[Input]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run is.
+
+    Attributes:
+        networks: By variant.
+        implementations: That are held against the oracle.
+        precisions: Of "float64", "float32".
+        directory: Where workers leave their traces; the caller removes it.
+        device: "cpu", "gpu" or "auto".
+        timeout: Seconds that one worker may take.
+        interpreters: Implementation name to a Python of another environment.
+        keep_traces: Whether traces stay after they are compared.
+        seed: Of weights and noise, for the report.
+    """
+
+    networks: Mapping[str, Network]
+    implementations: Sequence[Implementation]
+    precisions: Sequence[str]
+    directory: Path
+    device: str = "auto"
+    timeout: float = 900.0
+    interpreters: Mapping[str, str] = field(default_factory=dict)
+    keep_traces: bool = False
+    seed: int = 0
+
+    def cases(self, precision: str) -> list[Case]:
+        """Every forward run of an implementation in that precision, in order.
+
+        Batches and odd sizes are there to show differences of the mathematics; float64 sees them, and float32 would only see
+        them less well. float32 runs what its own claim is about: one image at full size, each picture and the noise.
+        """
+        return [
+            Case(variant, input.name, mode)
+            for variant, network in self.networks.items()
+            for input in network.inputs
+            for mode in MODES
+            if precision == "float64" or len(input.images) == 1
+        ]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An implementation that could not run, in one precision."""
+
+    implementation: str
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where a port first goes wrong.
+
+    Attributes:
+        implementation, variant, precision, mode, input: Where it was seen.
+        layer: The first array, in the order of computation, that is out of its limit.
+        reason: How far.
+    """
+
+    implementation: str
+    variant: str
+    precision: str
+    mode: str
+    input: str
+    layer: str
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """What came of a run, gathered as it goes."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    divergences: list[Divergence] = field(default_factory=list)
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """ "diverges" if anything does; else "incomplete" if anything could not run; else "conforms"."""
+        if not all(comparison.passed for comparison in self.comparisons):
+            return "diverges"
+        return "incomplete" if self.failures or not self.comparisons else "conforms"
+
+
+def run_suite(plan: Plan, notify: Notify) -> Outcome:
+    """Run a plan: every case in every implementation, then, where one diverges, the layers of its first diverging case."""
+    started = time.monotonic()
+    files = write_files(plan)
+    cases = {precision: plan.cases(precision) for precision in plan.precisions}
+    outcome = run_cases(plan, files, cases, plan.implementations, "cases", notify)
+    for first in first_failures(outcome.comparisons):
+        outcome.divergences.append(localise(plan, files, first, notify))
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+@dataclass(frozen=True)
+class Files:
+    """The weights and inputs of a plan as workers find them."""
+
+    networks: Mapping[str, Mapping[str, Any]]
+    inputs: Mapping[str, Mapping[str, str]]
+
+
+def write_files(plan: Plan) -> Files:
+    """Write each network's weights and inputs, once for all workers."""
+    networks, inputs = {}, {}
+    for variant, network in plan.networks.items():
+        weights = plan.directory / f"{variant}.weights.safetensors"
+        network.weights.to("canonical").save(weights)
+        networks[variant] = {"config": network.config.to_dict(), "weights": str(weights)}
+        inputs[variant] = {}
+        for number, input in enumerate(network.inputs):
+            file = plan.directory / f"{variant}.input{number}.safetensors"
+            Trace({"images": input.images}, {"name": input.name}).save(file)
+            inputs[variant][input.name] = str(file)
+    return Files(networks, inputs)
+
+
+def run_cases(
+    plan: Plan,
+    files: Files,
+    cases: Mapping[str, Sequence[Case]],
+    implementations: Sequence[Implementation],
+    folder: str,
+    notify: Notify,
+) -> Outcome:
+    """Run cases, given by precision, in the oracle, the reference builds where float32 needs them, and implementations."""
+    every_case = list(dict.fromkeys(case for some in cases.values() for case in some))
+    builds = REFERENCE_BUILDS if "float32" in cases else ()
+    pairs = [(ORACLE, "float64"), *((build, "float32") for build in builds)]
+    pairs += [(implementation, precision) for precision in cases for implementation in implementations]
+    processors = os.cpu_count() or 1
+    parallel = max(1, min(len(pairs), max(2, processors // THREADS_PER_WORKER), processors))
+    jobs = [
+        Job(
+            implementation,
+            precision,
+            every_case if implementation == ORACLE else cases[precision],
+            files.networks,
+            files.inputs,
+            plan.directory / folder / f"{implementation.name}-{precision}",
+            "cpu" if implementation in (ORACLE, *REFERENCE_BUILDS) else plan.device,
+            timeout=plan.timeout,
+            threads=max(1, processors // parallel),
+            **({"python": plan.interpreters[implementation.name]} if implementation.name in plan.interpreters else {}),
+        )
+        for implementation, precision in sorted(pairs, key=lambda pair: -pair[0].cost)
+    ]
+    judging = Judging(plan, {job.directory.name: job for job in jobs}, len(builds))
+    for event in run_jobs(jobs, parallel):
+        judging.take(event)
+        notify(event)
+    order = {(case.variant, case.input, case.mode): position for position, case in enumerate(every_case)}
+    judging.outcome.comparisons.sort(
+        key=lambda c: (c.implementation, c.precision, order.get((c.variant, c.input, c.mode), -1))
+    )
+    return judging.outcome
+
+
+class Judging:
+    """Takes events as they come and compares traces as soon as all that a comparison needs is there."""
+
+    def __init__(self, plan: Plan, jobs: Mapping[str, Job], builds: int) -> None:
+        self.plan, self.builds = plan, builds
+        self.candidates = [job for job in jobs.values() if job.implementation not in (ORACLE, *REFERENCE_BUILDS)]
+        self.outcome = Outcome()
+        self.oracle: dict[Case, Path] = {}
+        self.build_traces: dict[Case, list[Path]] = {}
+        self.floors: dict[Case, Floors] = {}
+        self.waiting: dict[Case, list[Path]] = {}
+        self.unsettled: dict[Case, int] = {}
+        self.checked_parameters: set[tuple[str, str, str]] = set()
+
+    def take(self, event: Event) -> None:
+        """Note an event; compare what it makes comparable."""
+        name = f"{event.job.implementation.name} {event.job.precision}"
+        record = self.outcome.workers.setdefault(name, {"seconds": None})
+        if event.kind == "traced":
+            self._take_trace(event.job, Case(**event.facts["case"]), Path(event.facts["file"]))
+        elif event.kind == "failed":
+            self.outcome.failures.append(
+                Failure(event.job.implementation.name, event.job.precision, event.facts["reason"])
+            )
+        else:
+            record.update(event.facts)
+
+    def _take_trace(self, job: Job, case: Case, file: Path) -> None:
+        if job.implementation == ORACLE:
+            self.oracle[case] = file
+        elif job.implementation in REFERENCE_BUILDS:
+            self.build_traces.setdefault(case, []).append(file)
+        else:
+            self.waiting.setdefault(case, []).append(file)
+        if case not in self.oracle:
+            return
+        if case not in self.floors and self.builds and len(self.build_traces.get(case, [])) == self.builds:
+            builds = self.build_traces.pop(case)
+            self.floors[case] = error_floors(Trace.load(self.oracle[case]), [Trace.load(build) for build in builds])
+            self._forget(builds)
+        self._compare(case)
+
+    def _compare(self, case: Case) -> None:
+        config = self.plan.networks[case.variant].config
+        ready, later = [], []
+        for file in self.waiting.pop(case, []):
+            float32 = file.parent.name.endswith("float32")
+            (later if float32 and case not in self.floors else ready).append(file)
+        if later:
+            self.waiting[case] = later
+        if not ready:
+            return
+        oracle = Trace.load(self.oracle[case])
+        for file in ready:
+            candidate = Trace.load(file)
+            self.outcome.comparisons += compare_traces(oracle, candidate, config, self.floors.get(case))
+            network = (candidate.about["implementation"], candidate.about["precision"], case.variant)
+            if network not in self.checked_parameters:
+                self.checked_parameters.add(network)
+                self.outcome.comparisons.append(compare_parameters(candidate, config))
+        self._forget(ready)
+        self.unsettled[case] = self.unsettled.get(case, sum(case in job.cases for job in self.candidates)) - len(ready)
+        if self.unsettled[case] == 0:
+            self._forget([self.oracle[case]])
+
+    def _forget(self, files: Iterable[Path]) -> None:
+        if not self.plan.keep_traces:
+            for file in files:
+                file.unlink()
+
+
+def first_failures(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The first failed comparison of each implementation and variant, float64 before float32, activations first."""
+    failed = [comparison for comparison in comparisons if not comparison.passed]
+    failed.sort(key=lambda c: (c.precision != "float64", c.mode == "-"))
+    firsts: dict[tuple[str, str], Comparison] = {}
+    for comparison in failed:
+        firsts.setdefault((comparison.implementation, comparison.variant), comparison)
+    return list(firsts.values())
+
+
+def localise(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
+    """Run a diverging case again with every convolution and norm recorded, and name the first that is out of its limit."""
+    where = (first.implementation, first.variant, first.precision, first.mode, first.input)
+    if first.mode == "-":
+        return Divergence(*where, first.name, first.reason)
+    case = Case(first.variant, first.input, first.mode, layers=True)  # type: ignore[arg-type]  # a mode, out of a JSON value
+    implementations = [i for i in plan.implementations if i.name == first.implementation]
+    folder = f"layers-{first.implementation}-{first.variant}"
+    outcome = run_cases(plan, files, [case], implementations, [first.precision], folder, notify)
+    failed = [comparison for comparison in outcome.comparisons if not comparison.passed and comparison.mode != "-"]
+    found = failed[0] if failed else first
+    return Divergence(*where, found.name, found.reason)
+
+
+def environment(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    """Versions, machine, devices, precision in force, and the hashes of weights and inputs."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "seed": plan.seed,
+        "device": plan.device,
+        "versions": {i.name: i.versions() for i in (ORACLE, *plan.implementations)},
+        "workers": outcome.workers,
+        "weights": {
+            variant: {"source": network.weights.where, "sha256": network.weights.content_hash()}
+            for variant, network in plan.networks.items()
+        },
+        "inputs": {
+            variant: {
+                input.name: {
+                    "source": input.source,
+                    "shape": list(input.images.shape),
+                    "sha256": content_hash(input.images),
+                }
+                for input in network.inputs
+            }
+            for variant, network in plan.networks.items()
+        },
+    }

@@ -1,0 +1,99 @@
+"""The worker: one process, one implementation, one precision; a job file in, a trace file per case out.
+
+Run by the parent as `python -m conformance.worker JOB.json`. It says what happens as one JSON object a line on its standard
+output; whatever a framework prints goes to standard error instead. It knows no limits and judges nothing.
+
+Events: {"event": "ready", "device", "switches", "in_force"}, {"event": "traced", "case", "file", "seconds"} for each case,
+{"event": "failed", "reason"} at the end of one that could not go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conformance.adapters import Adapter, DeviceMissing, load_adapter
+from conformance.cases import Case
+from conformance.inputs import content_hash
+from conformance.precision import measure_precision
+from conformance.trace import Trace
+from impls.config import ResNetConfig
+
+Say = Callable[..., None]
+
+
+def main(job_file: str) -> int:
+    """Work through a job file; 0 when every case is traced."""
+    say = take_standard_output()
+    job = json.loads(Path(job_file).read_text())
+    try:
+        work(job, say)
+    except (ImportError, DeviceMissing, WrongPrecision) as error:
+        say(event="failed", reason=str(error))
+        return 1
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        say(event="failed", reason=f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+class WrongPrecision(RuntimeError):
+    """The framework multiplies in a lower precision than was asked for."""
+
+
+def work(job: dict[str, Any], say: Say) -> None:
+    """Prepare the implementation, then run every case of the job."""
+    adapter = load_adapter(job["adapter"])
+    device = adapter.prepare(job["device"], job["precision"])
+    in_force = check_precision(adapter, job["precision"])
+    say(event="ready", device=device, switches=dict(adapter.switches()), in_force=in_force)
+    about = {"implementation": job["implementation"], "precision": job["precision"], "device": device}
+    for variant, network in job["networks"].items():
+        adapter.build(ResNetConfig.from_dict(network["config"]), Path(network["weights"]))
+        parameters = {name: list(shape) for name, shape in adapter.parameters().items()}
+        for case in [Case(**fields) for fields in job["cases"] if fields["variant"] == variant]:
+            images = Trace.load(Path(job["inputs"][variant][case.input])).arrays["images"]
+            started = time.perf_counter()
+            arrays = adapter.run(images, case.mode == "train", case.layers)
+            seconds = time.perf_counter() - started
+            facts = {"case": case.to_dict(), "parameters": parameters, "input": content_hash(images)}
+            file = Path(job["directory"]) / f"{case.slug}.safetensors"
+            Trace(arrays, about | facts).save(file)
+            say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
+
+
+def check_precision(adapter: Adapter, precision: str) -> dict[str, str]:
+    """Measure what is in force.
+
+    Raises:
+        WrongPrecision: If it is not what was asked for.
+    """
+    in_force = measure_precision(adapter, precision)
+    lower = [f"{operation} is computed in {found}" for operation, found in in_force.items() if found != precision]
+    if lower:
+        raise WrongPrecision(f"{precision} was asked for, but by measurement a {' and a '.join(lower)}")
+    return in_force
+
+
+def take_standard_output() -> Say:
+    """Keep standard output for events alone: everything else that writes there goes to standard error."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def say(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    return say
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,45 @@
+"""Adapters whose process comes to a bad end; NumPy underneath, so that they start at once."""
+
+import os
+import signal
+import sys
+import time
+
+from conformance.adapters.numpy import Oracle
+
+
+class Killed(Oracle):
+    def run(self, images, train, layers):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hanging(Oracle):
+    def run(self, images, train, layers):
+        time.sleep(600)
+
+
+class Crashing(Oracle):
+    def run(self, images, train, layers):
+        raise RuntimeError("the sky fell")
+
+
+class Exiting(Oracle):
+    def run(self, images, train, layers):
+        sys.stderr.write("a library complains\n")
+        os._exit(7)
+
+
+class Chattering(Oracle):
+    """Correct, but it prints to standard output, where the worker's own words go."""
+
+    def run(self, images, train, layers):
+        print("a library greets you")
+        os.write(1, b"so does its C++ half\n")
+        return super().run(images, train, layers)
+
+
+class Imprecise(Oracle):
+    """Multiplies as a GPU with TF32 does."""
+
+    def multiply(self, left, right):
+        return left.astype("float16") @ right.astype("float16")

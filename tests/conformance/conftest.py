@@ -1,0 +1,44 @@
+"""A small network with weights, as files that the command takes, and the command itself as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conformance.weights import synthetic_weights
+from impls.config import VARIANTS, ResNetConfig
+
+HERE = Path(__file__).parent
+collect_ignore = ["broken"]  # adapters that workers import, not tests
+
+
+def small(variant: str) -> ResNetConfig:
+    """A network of the variant small enough to run in milliseconds."""
+    return replace(VARIANTS[variant], depths=(2, 2, 2, 2), width=8, num_classes=10)
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    files = {variant: folder / f"{variant}.safetensors" for variant in VARIANTS}
+    for variant, file in files.items():
+        synthetic_weights(small(variant), seed=0).save(file)
+    return files
+
+
+@pytest.fixture(scope="session")
+def conformance() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command as a user does; adapters in `broken` can be named, and modules in `without` cannot be found."""
+
+    def run(*arguments: object, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(HERE / "broken"), "HIDDEN_PACKAGES": ",".join(without)}
+        command = [sys.executable, "-m", "conformance.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250, check=False)
+
+    return run

@@ -1,0 +1,181 @@
+"""The command: the main job on the real network, and one clear message for each wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from conformance.cli import main
+from conformance.trace import Trace
+
+
+def test_the_real_network_conforms_in_every_framework(conformance, tmp_path):
+    report_file = tmp_path / "report.json"
+    done = conformance("run", "--variant=v1.5", "--report", report_file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(report_file.read_text())
+    assert report["verdict"] == "conforms"
+    seen = {(c["implementation"], c["precision"], c["mode"], c["input"]) for c in report["comparisons"] if c["mode"] != "-"}
+    inputs = ("photograph", "noise-224x224", "noise-65x97", "noise-64x96")
+    assert seen == {
+        (implementation, precision, mode, input)
+        for implementation in ("torch", "flax", "keras")
+        for precision in ("float64", "float32")
+        for mode in ("inference", "train")
+        for input in inputs
+    }
+    for precision, worst in (("float64", 1e-12), ("float32", 2e-4)):
+        errors = [c["error"] for c in report["comparisons"] if c["precision"] == precision and c["mode"] != "-"]
+        assert 0 < max(errors) <= worst
+    shapes = {name: input["shape"] for name, input in report["environment"]["inputs"]["v1.5"].items()}
+    assert shapes["photograph"] == [1, 3, 224, 224]
+    assert {shape[0] for shape in shapes.values()} == {1, 3}
+    for worker, said in report["environment"]["workers"].items():
+        assert said["in_force"]["convolution"] == worker.split()[1]
+
+
+@pytest.mark.parametrize("variant", ["tutorial", "v1", "keras", "flax"])
+def test_the_other_variants_conform_in_float64(conformance, small_weights, variant, tmp_path):
+    report = tmp_path / "report.json"
+    done = conformance("run", "--weights", small_weights[variant], "--precision=float64", "--report", report)
+    assert done.returncode == 0, done.stdout + done.stderr
+    compared = json.loads(report.read_text())["comparisons"]
+    assert {c["implementation"] for c in compared} == {"torch", "flax", "keras"}
+    assert {c["variant"] for c in compared} == {variant}
+
+
+def test_a_single_framework_is_compared_and_the_rest_is_said_to_be_left_out(conformance, small_weights):
+    done = conformance(
+        *("run", "--weights", small_weights["v1.5"], "--precision=float64"),
+        without=("jax", "flax", "keras", "tensorflow"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "left out: flax is not installed" in done.stdout
+    assert "left out: keras is not installed" in done.stdout
+    assert "conforms" in done.stdout
+
+
+def test_an_implementation_asked_for_by_name_must_be_installed(conformance, small_weights):
+    done = conformance(
+        *("run", "--impl=torch", "--impl=flax", "--weights", small_weights["v1.5"], "--precision=float64"),
+        without=("jax", "flax"),
+    )
+    assert done.returncode == 3
+    assert "flax is not installed" in done.stdout
+    assert "torch" in done.stdout
+
+
+def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(conformance, small_weights):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU: the run on it is the test below")
+    done = conformance(
+        *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64", "--device=gpu"),
+    )
+    assert done.returncode == 3
+    assert "PyTorch sees no GPU" in done.stdout
+
+
+def test_a_gpu_that_is_there_conforms(conformance, small_weights, tmp_path):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU that PyTorch sees")
+    report = tmp_path / "report.json"
+    done = conformance("run", "--impl=torch", "--weights", small_weights["v1.5"], "--device=gpu", "--report", report)
+    assert done.returncode == 0, done.stdout + done.stderr
+    workers = json.loads(report.read_text())["environment"]["workers"]
+    assert workers["torch float64"]["device"] != "cpu"
+
+
+def test_traces_are_kept_where_asked(conformance, small_weights, tmp_path):
+    folder = tmp_path / "traces"
+    done = conformance(
+        *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64", "--keep-traces", folder),
+    )
+    assert done.returncode == 0, done.stderr
+    kept = Trace.load(folder / "cases" / "torch-float64" / "v1.5--photograph--inference.safetensors")
+    assert kept.arrays["logits"].shape == (1, 10)
+    again = CliRunner().invoke(main, ["run", "--keep-traces", str(folder)])
+    assert again.exit_code == 2
+    assert "new or empty folder" in again.output
+
+
+def test_ones_own_picture_takes_the_photographs_place(conformance, small_weights, tmp_path):
+    picture, report = tmp_path / "grey.png", tmp_path / "report.json"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)).save(picture)
+    done = conformance(
+        *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64"),
+        *("--images", picture, "--report", report),
+    )
+    assert done.returncode == 0, done.stderr
+    inputs = json.loads(report.read_text())["environment"]["inputs"]["v1.5"]
+    assert "grey.png" in inputs
+    assert "photograph" not in inputs
+
+
+def not_a_picture(folder: Path) -> Path:
+    file = folder / "cat.jpg"
+    file.write_text("meow")
+    return file
+
+
+def truncated(weights: Path, folder: Path) -> Path:
+    file = folder / "cut.safetensors"
+    file.write_bytes(weights.read_bytes()[:-1000])
+    return file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda w, f: ["--impl", "theano"], "there is no implementation 'theano'; there are torch, flax, keras"),
+        (lambda w, f: ["--variant", "v2"], "there is no variant v2; the variants are tutorial, v1, v1.5, keras, flax"),
+        (lambda w, f: ["--images", str(not_a_picture(f))], "cat.jpg"),
+        (lambda w, f: ["--images", str(f / "none.jpg")], "none.jpg"),
+        (lambda w, f: ["--weights", str(truncated(w["v1"], f))], "cut.safetensors"),
+        (lambda w, f: ["--weights", str(f / "none.safetensors")], "none.safetensors"),
+        (lambda w, f: ["--weights", str(w["v1"]), "--variant", "v1.5"], "it holds variant v1"),
+        (lambda w, f: ["--weights", str(w["v1"]), "--variant", "v1", "--variant", "v1.5"], "one variant"),
+        (lambda w, f: ["--python", "flax"], "NAME=PATH"),
+        (lambda w, f: ["--impl", "torch", "--python", "flax=/bin/python"], "which is not run"),
+        (lambda w, f: ["--variant", "v1.5", "--report", str(f / "none" / "r.json")], "no folder"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(small_weights, tmp_path, arguments, message):
+    result = CliRunner().invoke(main, ["run", *arguments(small_weights, tmp_path)])
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert result.output.startswith("conformance: ")
+
+
+def test_list_says_what_there_is():
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 0
+    for word in ("torch", "flax", "keras", "tutorial", "v1.5", "photograph", "float64"):
+        assert word in result.output
+
+
+def test_help_imports_no_framework_and_is_there_at_once():
+    code = (
+        "import sys; sys.argv = ['conformance', '--help']\n"
+        "from conformance.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'jax', 'flax', 'tensorflow', 'keras', 'numpy'} & set(sys.modules)))"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - started
+    assert done.stdout.endswith("[]\n")
+    assert seconds < 3  # a sanity bound: the import list above is what keeps it fast

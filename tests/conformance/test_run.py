@@ -1,0 +1,54 @@
+"""Workers that come to a bad end cost their own implementation, with a clear word, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def mixed_run(conformance, small_weights, tmp_path_factory):
+    """One run with a correct implementation between broken ones."""
+    report = tmp_path_factory.mktemp("report") / "report.json"
+    names = ("Killed", "Hanging", "Chattering", "Crashing", "Exiting", "Imprecise")
+    adapters = [f"--impl={name.lower()}=broken_processes:{name}" for name in names]
+    done = conformance(
+        *("run", *adapters, "--impl=absent=no_such_module:Adapter", "--weights", small_weights["v1.5"]),
+        *("--precision=float64", "--timeout=15", "--report", report),
+    )
+    assert "Traceback" not in done.stdout
+    return done, json.loads(report.read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("killed", "killed by signal 9"),
+        ("hanging", "longer than --timeout 15 allows"),
+        ("crashing", "RuntimeError: the sky fell"),
+        ("exiting", "exit code 7"),
+        ("imprecise", "a matrix product is computed in tf32"),
+        ("absent", "No module named 'no_such_module'"),
+    ],
+)
+def test_each_bad_end_is_told(mixed_run, name, reason):
+    done, report = mixed_run
+    (failure,) = [failure for failure in report["failures"] if failure["implementation"] == name]
+    assert reason in failure["reason"]
+    assert f"{name} (float64) could not run" in done.stdout
+
+
+def test_the_others_keep_their_verdict(mixed_run):
+    done, report = mixed_run
+    compared = report["comparisons"]
+    assert {comparison["implementation"] for comparison in compared} == {"chattering"}
+    assert compared
+    assert all(comparison["passed"] for comparison in compared)
+    assert (done.returncode, report["verdict"]) == (3, "incomplete")
+
+
+def test_what_a_library_prints_does_not_disturb(mixed_run):
+    _, report = mixed_run
+    assert "chattering float64" in report["environment"]["workers"]
+    assert report["environment"]["workers"]["chattering float64"]["in_force"]["convolution"] == "float64"
