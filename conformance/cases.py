@@ -64,8 +64,8 @@ def statistic_names(config: ResNetConfig) -> list[str]:
 def dot_lengths(config: ResNetConfig) -> Iterator[tuple[str, int]]:
     """Every activation in order, and the products summed into one of its numbers by the layers up to there.
 
-    The rounding error of a dot product of length K grows like sqrt(K), and errors of successive layers add up likewise; the
-    sum of K so far is therefore what an error may be held against.
+    The rounding error of a dot product of length K grows like sqrt(K), and errors of successive layers add up likewise;
+    the sum of K so far is therefore what an error may be held against.
     """
     total = config.in_channels * 7 * 7
     yield from (("conv1", total), ("bn1", total), ("stem", total))

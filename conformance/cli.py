@@ -87,7 +87,7 @@ def run(
     keep_traces: Path | None,
     interpreters: Sequence[str],
 ) -> None:
-    """Run implementations beside the oracle and compare all they compute.
+    r"""Run implementations beside the oracle and compare all they compute.
 
     Without options: every installed implementation, all five variants, float64 and float32, on a photograph and noise.
 
@@ -104,7 +104,7 @@ def run(
     from conformance.report import json_report, print_report, write_json
     from conformance.suite import Plan, run_suite
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     with _bad_input_is_told():
         others = dict(_pair(text, "--python") for text in interpreters)
         chosen, left_out, absent = _implementations(names, others)

@@ -41,7 +41,7 @@ REFERENCE_BUILDS = (
     Implementation("taps", "conformance.adapters.numpy:TapByTap", ("numpy",)),
     Implementation("blocks", "conformance.adapters.numpy:BlockedSums", ("numpy",)),
 )
-"""Correct float32 builds that differ in the order they sum and normalise in: what they err by is what rounding costs."""
+"""Correct float32 builds that sum and normalise in different orders: what they err by is what rounding costs."""
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     implementation.name: implementation
@@ -70,6 +70,6 @@ def find_implementation(text: str) -> Implementation:
     if name and module and attribute and name not in (*IMPLEMENTATIONS, ORACLE.name):
         return Implementation(name, adapter, ())
     raise ValueError(
-        f"there is no implementation {text!r}; there are {', '.join(IMPLEMENTATIONS)}, and NAME=MODULE:CLASS names an adapter "
-        "of your own (a name that is not taken)"
+        f"there is no implementation {text!r}; there are {', '.join(IMPLEMENTATIONS)}, and NAME=MODULE:CLASS names an "
+        "adapter of your own (a name that is not taken)"
     )

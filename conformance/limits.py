@@ -56,7 +56,7 @@ class RelativeToBuilds:
 ACTIVATIONS_FLOAT64 = Absolute(
     1e-12,
     1e-11,
-    "correct implementations differ by 4e-16 to 5e-14 through 50 layers; an epsilon of 1.001e-5 for 1e-5 moves logits by 6e-7",
+    "correct implementations differ by 4e-16 to 5e-14 through 50 layers; eps 1.001e-5 for 1e-5 moves logits by 6e-7",
 )
 STATISTICS_FLOAT64 = Absolute(1e-11, 1e-10, "sums over a batch: correct implementations differ by up to 2e-14")
 FLOAT32 = RelativeToBuilds(

@@ -46,7 +46,8 @@ def measure_precision(multiplier: Multiplier, dtype: str) -> dict[str, str]:
 def multiply_as_convolution(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """The unpadded convolution, written as one einsum over all windows."""
     windows = np.lib.stride_tricks.sliding_window_view(images, kernel.shape[2:], axis=(2, 3))
-    return np.einsum("nchwij,ocij->nohw", windows, kernel, optimize=True)
+    product: np.ndarray = np.einsum("nchwij,ocij->nohw", windows, kernel, optimize=True)
+    return product
 
 
 def name_precision(result: np.ndarray, exact: np.ndarray) -> str:

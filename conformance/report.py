@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,10 @@ from conformance.suite import Outcome, Plan, environment
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 CLAIMS = {
-    "float64": f"the mathematics: worst relative L2 error against the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}",
+    "float64": f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}",
     "float32": (
         "the arithmetic: worst error as a multiple of what correct float32 builds err by, "
         f"limit {FLOAT32.times_floor:g} (and the bound of the dot lengths)"
@@ -42,7 +42,7 @@ def write_json(report: dict[str, Any], path: Path) -> None:
     """Write a report, completely or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console: Console) -> None:
@@ -53,7 +53,8 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
     for divergence in outcome.divergences:
         where = f"{divergence.variant}, {divergence.precision}, {divergence.mode}, {divergence.input}"
         console.print(
-            f"[bold red]{divergence.implementation} diverges[/] ({where}); first at [bold]{divergence.layer}[/]: {divergence.reason}",
+            f"[bold red]{divergence.implementation} diverges[/] ({where}); "
+            f"first at [bold]{divergence.layer}[/]: {divergence.reason}",
             highlight=False,
         )
     for failure in outcome.failures:
@@ -66,7 +67,7 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
     console.print(_closing(plan, outcome), highlight=False)
 
 
-def _table(plan: Plan, outcome: Outcome, precision: str):
+def _table(plan: Plan, outcome: Outcome, precision: str) -> Table:
     from rich.table import Table
 
     table = Table(title=precision, title_justify="left", title_style="bold")
@@ -105,5 +106,6 @@ def _closing(plan: Plan, outcome: Outcome) -> str:
     inputs = ", ".join(dict.fromkeys(i.name for network in plan.networks.values() for i in network.inputs))
     return (
         f"inputs: {inputs}; each in inference and train mode\n"
-        f"[{style}]{outcome.verdict}[/]: {passed:,} of {len(outcome.comparisons):,} comparisons passed in {outcome.seconds:.0f} s"
+        f"[{style}]{outcome.verdict}[/]: {passed:,} of {len(outcome.comparisons):,} comparisons passed"
+        f" in {outcome.seconds:.0f} s"
     )

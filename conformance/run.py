@@ -1,7 +1,7 @@
 """Running: plans a run, starts a worker process per implementation and precision, and gathers what they trace.
 
-Workers are started at most `parallel` at a time. One that crashes, hangs or lacks its framework costs its own implementation's
-verdict and nothing else.
+Workers are started at most `parallel` at a time. One that crashes, hangs or lacks its framework costs its own
+implementation's verdict and nothing else.
 """
 
 from __future__ import annotations

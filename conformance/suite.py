@@ -1,4 +1,4 @@
-"""The suite: puts the four strangers together. Plans the jobs, has them run, compares what comes, finds the first wrong layer."""
+"""The suite: plans the jobs, has them run, compares what comes, and finds the first wrong layer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conformance.cases import MODES, Case
+from conformance.cases import MODES, Case, Mode
 from conformance.compare import Comparison, Floors, compare_parameters, compare_traces, error_floors
 from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.inputs import Input, content_hash
@@ -63,8 +63,8 @@ class Plan:
     def cases(self, precision: str) -> list[Case]:
         """Every forward run of an implementation in that precision, in order.
 
-        Batches and odd sizes are there to show differences of the mathematics; float64 sees them, and float32 would only see
-        them less well. float32 runs what its own claim is about: one image at full size, each picture and the noise.
+        Batches and odd sizes are there to show differences of the mathematics: float64 sees them, float32 would only
+        see them less well. float32 runs what its own claim is about, single images.
         """
         return [
             Case(variant, input.name, mode)
@@ -115,14 +115,14 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """ "diverges" if anything does; else "incomplete" if anything could not run; else "conforms"."""
+        """One word: "diverges" if anything does; else "incomplete" if anything could not run; else "conforms"."""
         if not all(comparison.passed for comparison in self.comparisons):
             return "diverges"
         return "incomplete" if self.failures or not self.comparisons else "conforms"
 
 
 def run_suite(plan: Plan, notify: Notify) -> Outcome:
-    """Run a plan: every case in every implementation, then, where one diverges, the layers of its first diverging case."""
+    """Run a plan: every case in every implementation; then, where one diverges, the layers of its first such case."""
     started = time.monotonic()
     files = write_files(plan)
     cases = {precision: plan.cases(precision) for precision in plan.precisions}
@@ -143,7 +143,8 @@ class Files:
 
 def write_files(plan: Plan) -> Files:
     """Write each network's weights and inputs, once for all workers."""
-    networks, inputs = {}, {}
+    networks: dict[str, Mapping[str, Any]] = {}
+    inputs: dict[str, dict[str, str]] = {}
     for variant, network in plan.networks.items():
         weights = plan.directory / f"{variant}.weights.safetensors"
         network.weights.to("canonical").save(weights)
@@ -164,7 +165,7 @@ def run_cases(
     folder: str,
     notify: Notify,
 ) -> Outcome:
-    """Run cases, given by precision, in the oracle, the reference builds where float32 needs them, and implementations."""
+    """Run cases, given by precision, in the oracle, in the reference builds for float32, and in the implementations."""
     every_case = list(dict.fromkeys(case for some in cases.values() for case in some))
     builds = REFERENCE_BUILDS if "float32" in cases else ()
     pairs = [(ORACLE, "float64"), *((build, "float32") for build in builds)]
@@ -190,7 +191,7 @@ def run_cases(
     for event in run_jobs(jobs, parallel):
         judging.take(event)
         notify(event)
-    order = {(case.variant, case.input, case.mode): position for position, case in enumerate(every_case)}
+    order: dict[tuple[str, str, str], int] = {(c.variant, c.input, c.mode): n for n, c in enumerate(every_case)}
     judging.outcome.comparisons.sort(
         key=lambda c: (c.implementation, c.precision, order.get((c.variant, c.input, c.mode), -1))
     )
@@ -241,7 +242,8 @@ class Judging:
 
     def _compare(self, case: Case) -> None:
         config = self.plan.networks[case.variant].config
-        ready, later = [], []
+        ready: list[Path] = []
+        later: list[Path] = []
         for file in self.waiting.pop(case, []):
             float32 = file.parent.name.endswith("float32")
             (later if float32 and case not in self.floors else ready).append(file)
@@ -279,14 +281,15 @@ def first_failures(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def localise(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
-    """Run a diverging case again with every convolution and norm recorded, and name the first that is out of its limit."""
+    """Run a diverging case again with every convolution and norm recorded, and name the first out of its limit."""
     where = (first.implementation, first.variant, first.precision, first.mode, first.input)
     if first.mode == "-":
         return Divergence(*where, first.name, first.reason)
-    case = Case(first.variant, first.input, first.mode, layers=True)  # type: ignore[arg-type]  # a mode, out of a JSON value
+    mode: Mode = "train" if first.mode == "train" else "inference"
+    case = Case(first.variant, first.input, mode, layers=True)
     implementations = [i for i in plan.implementations if i.name == first.implementation]
     folder = f"layers-{first.implementation}-{first.variant}"
-    outcome = run_cases(plan, files, [case], implementations, [first.precision], folder, notify)
+    outcome = run_cases(plan, files, {first.precision: [case]}, implementations, folder, notify)
     failed = [comparison for comparison in outcome.comparisons if not comparison.passed and comparison.mode != "-"]
     found = failed[0] if failed else first
     return Divergence(*where, found.name, found.reason)

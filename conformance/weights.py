@@ -1,8 +1,8 @@
 """Synthetic weights that expose bugs: every norm away from 1, 0, 0, 1, every layer's output of a healthy scale.
 
-Freshly initialised weights hide most porting bugs: with a running mean of 0 and a variance of 1 an exchanged pair, a wrong
-epsilon or a missing norm changes nothing or little. Here scales and offsets are random, and the running statistics are
-those of real activations, so that signals keep their scale through the depth, as in a trained network.
+Freshly initialised weights hide most porting bugs: with a running mean of 0 and a variance of 1 an exchanged pair, a
+wrong epsilon or a missing norm changes nothing or little. Here scales and offsets are random, and the running
+statistics are those of real activations, so that signals keep their scale through the depth, as in a trained network.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The worker: one process, one implementation, one precision; a job file in, a trace file per case out.
 
-Run by the parent as `python -m conformance.worker JOB.json`. It says what happens as one JSON object a line on its standard
-output; whatever a framework prints goes to standard error instead. It knows no limits and judges nothing.
+Run by the parent as `python -m conformance.worker JOB.json`. It says what happens as one JSON object a line on its
+standard output; whatever a framework prints goes to standard error instead. It knows no limits and judges nothing.
 
-Events: {"event": "ready", "device", "switches", "in_force"}, {"event": "traced", "case", "file", "seconds"} for each case,
-{"event": "failed", "reason"} at the end of one that could not go on.
+Events: {"event": "ready", "device", "switches", "in_force"}; {"event": "traced", "case", "file", "seconds"} for each
+case; {"event": "failed", "reason"} at the end of one that could not go on.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class FlaxAdapter:
     def switches(self) -> Mapping[str, str]:
         """The precision settings, read back."""
         return {
-            "jax_enable_x64": str(jax.config.jax_enable_x64),
-            "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+            "jax_enable_x64": str(jax.config.read("jax_enable_x64")),
+            "jax_default_matmul_precision": str(jax.config.read("jax_default_matmul_precision")),
         }
 
     def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ class FlaxAdapter:
         """Activations, and running statistics after a train-mode run."""
         statistics = running_statistics(self.model, self.model.config, "flax")
         before = {name: variable[...] for name, variable in statistics.items()}
-        self.model.train() if train else self.model.eval()
+        self.model.set_attributes(use_running_average=not train, raise_if_not_found=False)
         activations = self.activations(jax.numpy.asarray(channels_last(images), self.precision), layers)
         arrays = {name: channels_first(np.asarray(value)) for name, value in activations.items()}
         if train:

@@ -96,7 +96,7 @@ def _prepare_jax() -> str:
 def _prepare_torch() -> str:
     import torch
 
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # set at run time
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.use_deterministic_algorithms(True)
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

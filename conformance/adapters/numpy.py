@@ -45,7 +45,8 @@ class Oracle:
 
     def multiply(self, left: Array, right: Array) -> Array:
         """NumPy's product."""
-        return left @ right
+        product: Array = left @ right
+        return product
 
     def convolve(self, images: Array, kernel: Array) -> Array:
         """NumPy's einsum over windows."""
@@ -83,7 +84,8 @@ def convolve_tap_by_tap(x: Array, weight: Array, stride: int) -> Array:
     total = next(taps)
     for product in taps:
         total = total + product
-    return total.transpose(0, 3, 1, 2)
+    summed: Array = total.transpose(0, 3, 1, 2)
+    return summed
 
 
 def convolve_in_blocks(x: Array, weight: Array, stride: int, block: int = 64) -> Array:

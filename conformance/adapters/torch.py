@@ -23,7 +23,7 @@ class TorchAdapter:
             raise DeviceMissing("PyTorch sees no GPU (torch.cuda.is_available() is False)")
         self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         self.precision = precision
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # set at run time
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.use_deterministic_algorithms(True)
         torch.set_grad_enabled(False)
@@ -32,7 +32,7 @@ class TorchAdapter:
     def switches(self) -> Mapping[str, str]:
         """The precision and determinism settings, read back."""
         return {
-            "cudnn.conv.fp32_precision": torch.backends.cudnn.conv.fp32_precision,
+            "cudnn.conv.fp32_precision": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]  # likewise
             "cuda.matmul.fp32_precision": torch.backends.cuda.matmul.fp32_precision,
             "deterministic algorithms": str(torch.are_deterministic_algorithms_enabled()),
             "threads": str(torch.get_num_threads()),

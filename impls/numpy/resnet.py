@@ -2,13 +2,13 @@
 
 Layout: images are (batch, channels, height, width), kernels (out, in, height, width), as in PyTorch.
 
-Sources: He et al. 2015 (arXiv:1512.03385); the batch norm is that of Ioffe and Szegedy 2015 (arXiv:1502.03167), with the
-running variance corrected by n / (n - 1) as PyTorch does it.
+Sources: He et al. 2015 (arXiv:1512.03385); the batch norm is that of Ioffe and Szegedy 2015 (arXiv:1502.03167), with
+the running variance corrected by n / (n - 1) as PyTorch does it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -62,12 +62,18 @@ def normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Array
     return (x - mean) / deviation * weight + bias
 
 
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel."""
+    values = x.swapaxes(0, 1).reshape(x.shape[1], -1)  # a row per channel: NumPy sums rows pairwise, columns not
+    return values.mean(1), values.var(1)
+
+
 class Convolution:
     """A padded, strided convolution. `convolve` may be replaced by another that sums in another order."""
 
     def __init__(self, weight: Array, bias: Array | None, stride: int, same: bool) -> None:
         self.weight, self.bias, self.stride, self.same = weight, bias, stride, same
-        self.convolve = convolve
+        self.convolve: Callable[[Array, Array, int], Array] = convolve
 
     def __call__(self, x: Array) -> Array:
         y = self.convolve(pad(x, self.weight.shape[2], self.stride, self.same), self.weight, self.stride)
@@ -75,18 +81,19 @@ class Convolution:
 
 
 class BatchNorm:
-    """Batch normalisation over batch, height and width. `normalise` may be replaced by another rounding order."""
+    """Batch normalisation over batch, height and width. `moments` and `normalise` may be replaced to round anew."""
 
     def __init__(self, channels: int, scale: float, config: ResNetConfig) -> None:
         self.weight, self.bias = np.full(channels, scale), np.zeros(channels)
         self.running_mean, self.running_var = np.zeros(channels), np.ones(channels)
         self.eps, self.decay, self.training = config.norm_eps, config.norm_decay, False
-        self.normalise = normalise
+        self.moments: Callable[[Array], tuple[Array, Array]] = moments
+        self.normalise: Callable[[Array, Array, Array, Array, Array, float], Array] = normalise
 
     def __call__(self, x: Array) -> Array:
         mean, variance = self.running_mean, self.running_var
         if self.training:
-            mean, variance, count = x.mean((0, 2, 3)), x.var((0, 2, 3)), x.size // x.shape[1]
+            (mean, variance), count = self.moments(x), x.size // x.shape[1]
             if count == 1:
                 raise ValueError(
                     "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
@@ -210,8 +217,7 @@ class ResNet:
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
         """Images (batch, channels, height, width) to logits (batch, num_classes)."""
-        _, channels, height, width = x.shape
-        self.config.check_input(height, width, channels)
+        self.config.check_images(x.shape, "NCHW")
         x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         x = tap("stem", max_pool(x, self.config))
         for name, block in self.blocks():
@@ -220,7 +226,7 @@ class ResNet:
         return tap("logits", self.fc(x)) if self.config.num_classes else x
 
     def activations(self, x: Array, layers: bool = False) -> dict[str, Array]:
-        """The output of stem, every block, pool and classifier by name; with `layers`, of every convolution and norm."""
+        """The output of stem, every block, pool and classifier; with `layers`, of every convolution and norm, too."""
         activations: dict[str, Array] = {}
         self(x, tap=recording(activations, layers))
         return activations

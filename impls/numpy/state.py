@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from impls.numpy.resnet import ResNet
 from impls.paths import follow, variables
 from weights_convert import Checkpoint, Source, load

@@ -33,7 +33,7 @@ class Chattering(Oracle):
     """Correct, but it prints to standard output, where the worker's own words go."""
 
     def run(self, images, train, layers):
-        print("a library greets you")
+        sys.stdout.write("a library greets you\n")
         os.write(1, b"so does its C++ half\n")
         return super().run(images, train, layers)
 
