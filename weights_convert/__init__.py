@@ -8,7 +8,8 @@ Example:
     >>> checkpoint.to("flax").save("resnet50.flax.safetensors")  # doctest: +SKIP
 """
 
-from weights_convert.checkpoint import Checkpoint, Source, load
+from weights_convert.checkpoint import Checkpoint
 from weights_convert.errors import ConversionError
+from weights_convert.inspection import Inspection, Source, inspect, load
 
-__all__ = ["Checkpoint", "ConversionError", "Source", "load"]
+__all__ = ["Checkpoint", "ConversionError", "Inspection", "Source", "inspect", "load"]

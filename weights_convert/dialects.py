@@ -1,9 +1,8 @@
 """The dialects: how each library spells the path of a layer.
 
-A dialect says how its library spells each layer of the network, and whose column of the table its arrays follow. Rows are
-patterns with named numbers: {stage} and {stage0} count stages from one and from zero, {block} and {block1} blocks from
-zero and from one, {k} and {k0} the layers of a block from one and from zero. Patterns are read in both directions, so the
-inverse of a row is the row. A further library is a further value here.
+A dialect says how its library spells each layer of the network, and whose column of the table its arrays follow. Rows
+are patterns with named numbers, which `NUMBERS` explains. Patterns are read in both directions, so the inverse of a row
+is the row. A further library is a further value here.
 """
 
 from __future__ import annotations
@@ -112,7 +111,9 @@ def _numbers(match: re.Match[str]) -> dict[str, int]:
 
 
 def _fill(pattern: str, numbers: Mapping[str, int]) -> str:
-    return pattern.format_map({name: numbers[plain] + add for name, (plain, add, _) in NUMBERS.items() if plain in numbers})
+    return pattern.format_map(
+        {name: numbers[plain] + add for name, (plain, add, _) in NUMBERS.items() if plain in numbers}
+    )
 
 
 AS_CANONICAL = {plain: plain for plain in CANONICAL_LAYERS}
@@ -121,7 +122,9 @@ BATCH_COUNTER = {r".*\.num_batches_tracked": "PyTorch's counter of training batc
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
-        Dialect("canonical", "torch", AS_CANONICAL, "this project's exchange form; impls.torch's state_dict", BATCH_COUNTER),
+        Dialect(
+            "canonical", "torch", AS_CANONICAL, "this project's exchange form; impls.torch's state_dict", BATCH_COUNTER
+        ),
         Dialect("flax", "flax", AS_CANONICAL, "impls.flax: attribute paths joined by dots"),
         Dialect("keras", "keras", AS_CANONICAL, "impls.keras: attribute paths joined by dots"),
         Dialect(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from impls.config import EXPANSION, VARIANTS, ResNetConfig
+from impls.config import EXPANSION, ResNetConfig
 
 Shape = tuple[int, ...]
 
@@ -15,7 +16,7 @@ def expected_shapes(config: ResNetConfig) -> dict[str, Shape]:
     """Every array of the network by canonical name, with its shape, in the order the network runs.
 
     Example:
-        >>> shapes = expected_shapes(VARIANTS["v1.5"])
+        >>> shapes = expected_shapes(ResNetConfig())
         >>> len(shapes), shapes["stage1.0.conv2.weight"]
         (267, (64, 64, 3, 3))
     """
@@ -43,35 +44,47 @@ def _convolutions(config: ResNetConfig) -> Iterator[tuple[str, Shape]]:
             yield f"{block.name}.downsample_conv", (block.out_channels, block.in_channels, 1, 1)
 
 
-def infer_sizes(shapes: Mapping[str, Shape], variant: str) -> ResNetConfig:
-    """The variant's network in the size that the arrays have.
+def infer_sizes(shapes: Mapping[str, Shape], network: ResNetConfig) -> ResNetConfig:
+    """The same network in the size that the arrays have.
+
+    The width is the one that most arrays agree on, so that a few of a wrong shape do not make all others look wrong.
 
     Args:
         shapes: Shape by canonical name.
-        variant: One of `impls.config.VARIANTS`.
+        network: Says everything that shapes do not tell.
 
     Raises:
-        ValueError: If the arrays are no bottleneck ResNet's, or the variant has other arrays than these.
+        ValueError: If the arrays are no bottleneck ResNet's.
+
+    Example:
+        >>> infer_sizes(expected_shapes(ResNetConfig(depths=(3, 4, 23, 3))), ResNetConfig()).depths
+        (3, 4, 23, 3)
     """
-    stem = shapes.get("conv1.weight", ())
-    depths = [
-        1 + max((int(m[1]) for name in shapes if (m := re.match(rf"stage{stage}\.(\d+)\.", name))), default=-1)
-        for stage in (1, 2, 3, 4)
-    ]
-    if len(stem) != 4 or min(depths) < 1:
-        raise ValueError("no bottleneck ResNet: it needs a stem 'conv1.weight' of 4 axes and blocks in each of stage1 to stage4")
-    if has_conv_bias(shapes) != VARIANTS[variant].conv_bias:
-        held, wanted = ("holds", "has none") if has_conv_bias(shapes) else ("holds no", "has them")
-        raise ValueError(f"it {held} biases of convolutions, and variant {variant} {wanted}")
+    depths = (_depth(shapes, 1), _depth(shapes, 2), _depth(shapes, 3), _depth(shapes, 4))
+    if min(depths) < 1 or not any(name.endswith(".conv3.weight") for name in shapes):
+        raise ValueError("no bottleneck ResNet: it needs blocks of three convolutions in each of stage1 to stage4")
+    narrow = expected_shapes(replace(network, depths=depths, width=1, num_classes=0))
+    widths = Counter(shapes[name][0] // shape[0] for name, shape in narrow.items() if name in shapes)
     return replace(
-        VARIANTS[variant],
-        depths=tuple(depths),
-        width=stem[0],
-        in_channels=stem[1],
-        num_classes=shapes["fc.weight"][0] if "fc.weight" in shapes else 0,
+        network,
+        depths=depths,
+        width=widths.most_common(1)[0][0],
+        in_channels=shapes["conv1.weight"][1] if "conv1.weight" in shapes else network.in_channels,
+        num_classes=next((shapes[name][0] for name in ("fc.weight", "fc.bias") if name in shapes), 0),
     )
 
 
+def _depth(shapes: Mapping[str, Shape], stage: int) -> int:
+    """Blocks of a stage: up to the last one named, and no more than there are arrays."""
+    blocks = (int(match[1]) for name in shapes if (match := re.match(rf"stage{stage}\.(\d+)\.", name)))
+    return min(1 + max(blocks, default=-1), len(shapes))
+
+
 def has_conv_bias(names: Mapping[str, Shape]) -> bool:
-    """Whether convolutions have a bias of their own, which only variant keras gives them."""
-    return "conv1.bias" in names
+    """Whether convolutions have a bias of their own, which only variant keras gives them.
+
+    Example:
+        >>> has_conv_bias(expected_shapes(ResNetConfig(conv_bias=True))), has_conv_bias(expected_shapes(ResNetConfig()))
+        (True, False)
+    """
+    return any(re.search(r"conv\d?\.bias$", name) for name in names)

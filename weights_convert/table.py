@@ -1,7 +1,7 @@
 """The conversion table: what each framework calls an array, and in which order it keeps its axes.
 
-Seven facts carry the whole conversion. The canonical form is PyTorch's: its names, out-in-height-width kernels. A letter
-names an axis (O out, I in, H height, W width, C channels); permutations and inverses are derived from the letters.
+Seven facts carry the whole conversion. The canonical form is PyTorch's: its names, out-in-height-width kernels. A
+letter names an axis (O out, I in, H height, W width, C channels); permutations and inverses are derived from them.
 
 Sources: the parameter pages of `torch.nn`, `flax.nnx` and `keras.layers`.
 """

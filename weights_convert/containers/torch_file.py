@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from weights_convert.errors import ConversionError
+
+ONLY_WEIGHTS = "Save `model.state_dict()` alone."
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -18,41 +23,57 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         ConversionError: If PyTorch is not installed, or the file holds anything else than tensors by name.
     """
     torch = _import_torch(path)
-    held = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if (wanted := re.search(r"GLOBAL (\S+)", str(error))) is None:
+            raise
+        problem = f"it holds more than tensors: reading it would call {wanted[1]}, which is refused"
+        raise ConversionError(str(path), [problem], ONLY_WEIGHTS) from error
     if not isinstance(held, Mapping):
-        raise ConversionError(str(path), [f"it holds a {type(held).__name__}, where a state_dict is expected"])
+        problem = f"it is of type {type(held).__name__}, where a state_dict is expected"
+        raise ConversionError(str(path), [problem], ONLY_WEIGHTS)
     problems = [
-        f"{name!r} is a {type(value).__name__}, where a tensor is expected"
+        f"{name!r} is of type {type(value).__name__}, where a tensor with a name is expected"
         for name, value in held.items()
-        if not isinstance(value, torch.Tensor)
+        if not (isinstance(name, str) and isinstance(value, torch.Tensor))
     ]
     if problems:
-        raise ConversionError(str(path), problems, "Save `model.state_dict()` alone.")
-    return {str(name): _to_numpy(torch, tensor) for name, tensor in held.items()}, {}
+        raise ConversionError(str(path), problems, ONLY_WEIGHTS)
+    return {name: _to_numpy(torch, tensor.detach()) for name, tensor in held.items()}, {}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a `state_dict`. It has no place for the metadata: a state_dict with one more entry would not load strictly."""
+    """Write a `state_dict`. It has no place for the metadata: with one more entry it would not load strictly.
+
+    Raises:
+        ConversionError: If PyTorch is not installed.
+    """
     torch = _import_torch(path)
     torch.save({name: _to_torch(torch, array) for name, array in arrays.items()}, path)
 
 
-def _to_numpy(torch, tensor) -> np.ndarray:
+def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
+    """The same bits; NumPy knows bfloat16 through ml_dtypes only."""
     if tensor.dtype is torch.bfloat16:
-        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+        bits: np.ndarray = tensor.contiguous().view(torch.int16).numpy()
+        return bits.view(ml_dtypes.bfloat16)
+    array: np.ndarray = tensor.numpy()
+    return array
 
 
-def _to_torch(torch, array: np.ndarray):
+def _to_torch(torch: Any, array: np.ndarray) -> Any:
     array = np.array(array, order="C")
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
-def _import_torch(path: Path):
+def _import_torch(path: Path) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise ConversionError(str(path), ["a PyTorch file needs PyTorch"], "pip install 'resnet-parity[torch]'") from error
+        raise ConversionError(
+            str(path), ["a PyTorch file needs PyTorch"], "pip install 'resnet-parity[torch]'"
+        ) from error
     return torch

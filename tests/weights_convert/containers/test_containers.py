@@ -1,0 +1,189 @@
+"""The containers: bits survive each, whatever is damaged is refused, and a failed write leaves no trace."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weights_convert import Checkpoint, ConversionError, containers
+from weights_convert.containers import CONTAINERS, safetensors_file
+from weights_convert.inspection import FLOATS
+
+MakeBits = Callable[..., np.ndarray]
+BitsOf = Callable[..., object]
+ENDINGS = [ending for container in CONTAINERS for ending in container.endings]
+each_ending = pytest.mark.parametrize("ending", ENDINGS)
+
+
+@each_ending
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
+    dtype=st.sampled_from(FLOATS),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=25, deadline=None)
+def test_bits_survive(
+    ending: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    seed: int,
+    random_bits: MakeBits,
+    bits_of: BitsOf,
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    path = tmp_path_factory.getbasetemp() / f"bits{ending}"
+    array = random_bits(shape, dtype, seed)
+    arrays = {"as it is": array, "turned": array.T, "every second": array[..., ::2], "ä.\n": array[:1]}
+    containers.write(path, arrays, {})
+    assert bits_of(containers.read(path)[0]) == bits_of(arrays)
+
+
+@each_ending
+def test_metadata_are_kept_where_the_container_says_so(ending: str, tmp_path: Path):
+    path = tmp_path / f"a{ending}"
+    containers.write(path, {"a": np.zeros(2)}, {"variant": "v1"})
+    kept = containers.read(path)[1] == {"variant": "v1"}
+    assert kept is containers.writable(path).keeps_metadata
+
+
+@each_ending
+def test_a_file_is_known_by_its_first_bytes(ending: str, tmp_path: Path):
+    containers.write(tmp_path / f"a{ending}", {"a": np.ones(2)}, {})
+    (tmp_path / f"a{ending}").rename(tmp_path / "a.bin")
+    np.testing.assert_array_equal(containers.read(tmp_path / "a.bin")[0]["a"], np.ones(2))
+
+
+@each_ending
+@pytest.mark.parametrize("kept", [0.3, 0.99])
+def test_a_truncated_file_is_refused(ending: str, kept: float, tmp_path: Path):
+    path = tmp_path / f"a{ending}"
+    containers.write(path, {"a": np.ones(1000)}, {})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(ConversionError, match=r"it is no whole (safetensors|PyTorch) file: \S"):
+        containers.read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+        (b"\x80\x04\x95\x10", "it is a pickle"),
+        (b"<!DOCTYPE html>", "it is a web page"),
+        (
+            b"\x89HDF\r\n\x1a\n",
+            r"it is of no kind that can be read \(safetensors, PyTorch\); it starts with b'\\x89HDF",
+        ),
+        (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "it is no whole safetensors file"),
+        (b"PK\x03\x04 and no more", "it is no whole PyTorch file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(content: bytes, problem: str, tmp_path: Path):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(ConversionError, match=problem):
+        containers.read(tmp_path / "a.pth")
+
+
+def test_what_cannot_be_opened_is_refused(tmp_path: Path):
+    with pytest.raises(ConversionError, match="cannot be opened: No such file"):
+        containers.read(tmp_path / "none.pth")
+    with pytest.raises(ConversionError, match="cannot be opened: Is a directory"):
+        containers.read(tmp_path)
+
+
+class TestAWriteThatFails:
+    """Midway, like a full disk; the error is each library's own."""
+
+    @pytest.fixture(params=[OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed\n\nat 1")])
+    def failing(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        def write(path: Path, *_: object) -> None:
+            path.write_bytes(b"half of it")
+            raise request.param
+
+        monkeypatch.setattr(safetensors_file, "write", write)
+        return f"it cannot be written: {containers.first_line(request.param)}"
+
+    def test_leaves_the_old_file(self, failing: str, tmp_path: Path):
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(b"old")
+        with pytest.raises(ConversionError, match=rf"{re.escape(failing)}$"):
+            containers.write(path, {"a": np.zeros(2)}, {})
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_leaves_no_new_file(self, failing: str, tmp_path: Path):
+        with pytest.raises(ConversionError, match=re.escape(failing)):
+            containers.write(tmp_path / "a.safetensors", {"a": np.zeros(2)}, {})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_is_not_an_error_of_its_own_when_interrupted(self, tmp_path: Path):
+        def interrupted(path: Path) -> None:
+            path.write_bytes(b"half of it")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            containers.write_atomically(tmp_path / "a.pth", interrupted)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestATarget:
+    def test_of_no_known_ending_is_refused(self, tmp_path: Path):
+        with pytest.raises(ConversionError, match=r"known are \.safetensors, \.pth, \.pt$"):
+            containers.write(tmp_path / "a.bin", {}, {})
+
+    def test_in_no_directory_is_refused(self, tmp_path: Path):
+        with pytest.raises(ConversionError, match=r"the directory '.*none' does not exist"):
+            containers.write(tmp_path / "none" / "a.pth", {}, {})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_that_is_no_file_is_left_alone(self, tmp_path: Path):
+        (tmp_path / "a.pth").mkdir()
+        os.mkfifo(tmp_path / "b.pth")
+        (tmp_path / "c.pth").symlink_to(tmp_path / "b.pth")
+        for name in ("a.pth", "b.pth", "c.pth"):
+            with pytest.raises(ConversionError, match="it is no file, and is left alone"):
+                containers.write(tmp_path / name, {}, {})
+        assert stat.S_ISFIFO((tmp_path / "b.pth").stat().st_mode)
+
+    def test_that_is_write_protected_is_left_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(b"old")
+        monkeypatch.setattr(os, "access", lambda *_: False)  # an administrator may write to protected files
+        with pytest.raises(ConversionError, match="it is write-protected"):
+            containers.write(path, {"a": np.zeros(2)}, {})
+        assert path.read_bytes() == b"old"
+
+    def test_in_a_directory_that_takes_no_files_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        def touch(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "touch", touch)
+        with pytest.raises(ConversionError, match="it cannot be written: Permission denied"):
+            containers.write(tmp_path / "a.safetensors", {"a": np.zeros(2)}, {})
+
+    def test_that_is_a_link_stays_one(self, tmp_path: Path):
+        (tmp_path / "real").mkdir()
+        (tmp_path / "a.safetensors").symlink_to(tmp_path / "real" / "a.safetensors")
+        containers.write(tmp_path / "a.safetensors", {"a": np.ones(2)}, {})
+        assert (tmp_path / "a.safetensors").is_symlink()
+        assert list(containers.read(tmp_path / "real" / "a.safetensors")[0]) == ["a"]
+
+    @each_ending
+    def test_is_as_readable_as_any_new_file(self, ending: str, tmp_path: Path):
+        (tmp_path / "plain").touch()
+        containers.write(tmp_path / f"a{ending}", {"a": np.ones(2)}, {})
+        assert (tmp_path / f"a{ending}").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+    def test_is_replaced_whole(self, tmp_path: Path, checkpoint_of: Callable[..., Checkpoint]):
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(b"old" * 1_000_000)
+        checkpoint_of().save(path)
+        assert containers.read(path)[1]["variant"] == "v1.5"

@@ -1,0 +1,291 @@
+"""The command: what it writes, what it says, what it refuses, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.numpy import save_file
+
+from impls.config import ResNetConfig
+from weights_convert import Checkpoint, load
+from weights_convert.cli import main
+from weights_convert.containers import safetensors_file
+from weights_convert.dialects import DIALECTS
+
+MakeCheckpoint = Callable[..., Checkpoint]
+BitsOf = Callable[..., object]
+FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "torchvision")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(*arguments: object) -> str:
+    """What a refusal says; it says it on standard error only, and without a traceback."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    return result.stderr
+
+
+@pytest.fixture
+def torchvision_file(tmp_path: Path, checkpoint_of: MakeCheckpoint) -> Path:
+    """What a user has: names of torchvision's, counters of batches, no word about the variant."""
+    arrays = dict(checkpoint_of(dialect="torchvision").arrays) | {"bn1.num_batches_tracked": np.array(3)}
+    save_file(arrays, tmp_path / "a.safetensors")
+    return tmp_path / "a.safetensors"
+
+
+@pytest.fixture
+def flax_file(tmp_path: Path, checkpoint_of: MakeCheckpoint) -> Path:
+    """A file that says what it is."""
+    checkpoint_of(dialect="flax").save(tmp_path / "b.flax.safetensors")
+    return tmp_path / "b.flax.safetensors"
+
+
+class TestConvert:
+    @pytest.mark.parametrize(
+        ("name", "dialect"),
+        [
+            ("x.flax.safetensors", "flax"),
+            ("x.keras.safetensors", "keras"),
+            ("x.keras.applications.safetensors", "keras.applications"),
+            ("x.torchvision.pth", "torchvision"),
+            ("x.canonical.safetensors", "canonical"),
+            ("x.torch.pt", "canonical"),
+            ("v1.5.flax.safetensors", "flax"),
+            ("flax.safetensors", "flax"),
+        ],
+    )
+    def test_the_name_tells_the_dialect(
+        self, name: str, dialect: str, torchvision_file: Path, checkpoint_of: MakeCheckpoint, bits_of: BitsOf
+    ):
+        target = torchvision_file.with_name(name)
+        assert run("convert", torchvision_file, target, "--variant", "v1.5").exit_code == 0
+        written = load(target, variant="v1.5")
+        assert written.dialect is DIALECTS[dialect]
+        assert bits_of(written.to("canonical").arrays) == bits_of(checkpoint_of().arrays)
+
+    @pytest.mark.parametrize("name", ["x.safetensors", "x.caffe.safetensors", "xflax.safetensors"])
+    def test_a_name_that_tells_none_is_refused(self, name: str, flax_file: Path):
+        message = refused("convert", flax_file, flax_file.with_name(name))
+        assert "its name tells no dialect to write; say --to" in message
+        assert "The dialects are canonical, flax, keras, torchvision, keras.applications, torch." in message
+        assert not flax_file.with_name(name).exists()
+
+    def test_an_option_tells_it_better(self, flax_file: Path):
+        target = flax_file.with_name("x.flax.safetensors")
+        assert run("convert", flax_file, target, "--to", "keras").exit_code == 0
+        assert load(target).dialect.name == "keras"
+
+    def test_says_what_it_did(self, torchvision_file: Path):
+        target = torchvision_file.with_name("x.torchvision.pth")
+        result = run("convert", torchvision_file, target, "--variant", "v1")
+        assert result.stdout.splitlines() == [
+            f"{torchvision_file} -> {target}",
+            "  dialect       torchvision -> torchvision",
+            "  variant       v1 (known by: as it was said to be)",
+            "  network       ResNet-17, width 4",
+            "  arrays        102, float32",
+            f"  content hash  {load(target, variant='v1').content_hash()}",
+            "  dropped       1, PyTorch's counter of training batches; no other framework has it",
+            "  note          torchvision's own ResNet is variant v1.5; with the weights of v1 it computes "
+            "another function",
+            "  note          a PyTorch file cannot say its variant; say --variant v1 when it is read",
+        ]
+
+    def test_says_it_as_json(self, torchvision_file: Path):
+        target = torchvision_file.with_name("x.flax.safetensors")
+        said = json.loads(run("convert", torchvision_file, target, "--variant", "v1.5", "--json").stdout)
+        assert said == {
+            "source": str(torchvision_file),
+            "target": str(target),
+            "from": "torchvision",
+            "to": "flax",
+            "variant": "v1.5",
+            "recognised_by": "as it was said to be",
+            "network": "ResNet-17, width 4",
+            "arrays": 102,
+            "dtypes": ["float32"],
+            "content_hash": load(target).content_hash(),
+            "dropped": {"bn1.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"},
+            "notes": [],
+        }
+
+    def test_a_variant_is_not_guessed(self, torchvision_file: Path):
+        target = torchvision_file.with_name("x.flax.safetensors")
+        message = refused("convert", torchvision_file, target)
+        assert "fit several: tutorial, v1, v1.5, flax\nSay it with variant (--variant)" in message
+        assert not target.exists()
+
+    def test_a_file_is_never_written_over_itself(self, flax_file: Path):
+        before = flax_file.read_bytes()
+        other = flax_file.with_name("link.keras.safetensors")
+        other.symlink_to(flax_file)
+        for target in (flax_file, other):
+            assert "it is the source, too" in refused("convert", flax_file, target)
+        assert flax_file.read_bytes() == before
+
+    def test_a_failure_leaves_the_old_target(self, flax_file: Path, monkeypatch: pytest.MonkeyPatch):
+        target = flax_file.with_name("x.keras.safetensors")
+        target.write_bytes(b"old")
+
+        def write(path: Path, *_: object) -> None:
+            path.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(safetensors_file, "write", write)
+        assert (
+            refused("convert", flax_file, target) == f"Error: {target}: it cannot be written: No space left on device\n"
+        )
+        assert target.read_bytes() == b"old"
+        assert set(flax_file.parent.iterdir()) == {flax_file, target}
+
+    def test_a_damaged_source_leaves_the_old_target(self, flax_file: Path):
+        target = flax_file.with_name("x.keras.safetensors")
+        target.write_bytes(b"old")
+        flax_file.write_bytes(flax_file.read_bytes()[:-1])
+        assert "it is no whole safetensors file" in refused("convert", flax_file, target)
+        assert target.read_bytes() == b"old"
+
+    @pytest.mark.parametrize(
+        ("source", "target", "message"),
+        [
+            ("none.safetensors", "x.flax.safetensors", "none.safetensors: it cannot be opened: No such file"),
+            ("b.flax.safetensors", "x.flax.bin", "x.flax.bin: its ending names no kind of file"),
+            ("b.flax.safetensors", "none/x.flax.safetensors", "the directory '{}/none' does not exist"),
+        ],
+    )
+    def test_what_cannot_be_is_said(self, source: str, target: str, message: str, flax_file: Path):
+        folder = flax_file.parent
+        assert message.format(folder) in refused("convert", folder / source, folder / target)
+
+    def test_a_dialect_that_does_not_fit_is_refused(self, flax_file: Path):
+        message = refused("convert", flax_file, flax_file.with_name("x.keras.safetensors"), "--from", "keras")
+        assert "keras has no rule for 'bn1.scale'" in message
+        assert "'bn1.gamma' is missing" not in message.splitlines()[-1]
+        assert message.splitlines()[-1].endswith("more of the kind")
+
+
+class TestInspect:
+    def test_says_all_of_a_file_of_ours(self, flax_file: Path, checkpoint_of: MakeCheckpoint):
+        result = run("inspect", flax_file)
+        assert result.exit_code == 0
+        assert result.stdout.splitlines() == [
+            str(flax_file),
+            "  container     safetensors",
+            "  dialect       flax: impls.flax: attribute paths joined by dots",
+            "  variant       v1.5 (known by: its metadata)",
+            "  network       ResNet-17, width 4",
+            "  blocks        2, 1, 1, 1",
+            "  classes       5",
+            "  in channels   3",
+            "  arrays        102, float32",
+            "  parameters    33,961 and 1,256 running statistics",
+            f"  content hash  {checkpoint_of().content_hash()}",
+            "  problem       none",
+            "  converts to   canonical, flax, keras, torchvision, keras.applications",
+        ]
+
+    def test_says_that_the_variant_cannot_be_told(self, torchvision_file: Path):
+        result = run("inspect", torchvision_file)
+        assert result.exit_code == 0
+        assert (
+            "  variant       the file cannot tell tutorial, v1, v1.5 and flax apart: say --variant; "
+            "torchvision's own published weights are v1.5\n" in result.stdout
+        )
+
+    def test_says_it_as_json(self, torchvision_file: Path, checkpoint_of: MakeCheckpoint):
+        assert json.loads(run("inspect", torchvision_file, "--json").stdout) == {
+            "file": str(torchvision_file),
+            "container": "safetensors",
+            "dialect": "torchvision",
+            "variant": None,
+            "recognised_by": None,
+            "candidates": ["tutorial", "v1", "v1.5", "flax"],
+            "network": "ResNet-17, width 4",
+            "depths": [2, 1, 1, 1],
+            "num_classes": 5,
+            "in_channels": 3,
+            "dtypes": ["float32", "int64"],
+            "arrays": 103,
+            "parameters": 33961,
+            "running_statistics": 1256,
+            "content_hash": checkpoint_of().content_hash(),
+            "dropped": {"bn1.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"},
+            "problems": [],
+            "converts_to": list(DIALECTS),
+        }
+
+    def test_takes_the_users_word(self, torchvision_file: Path):
+        said = json.loads(run("inspect", torchvision_file, "--variant", "v1", "--json").stdout)
+        assert (said["variant"], said["recognised_by"]) == ("v1", "as it was said to be")
+
+    def test_recognises_biases_of_convolutions(self, tmp_path: Path, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
+        save_file(dict(checkpoint_of(replace(tiny, conv_bias=True)).arrays), tmp_path / "a.safetensors")
+        assert (
+            "variant       keras (known by: no other variant has such arrays)"
+            in run("inspect", tmp_path / "a.safetensors").stdout
+        )
+
+    def test_says_what_is_missing_and_extra(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
+        arrays = {name: array for name, array in checkpoint_of().arrays.items() if not name.startswith("stage4.0.bn")}
+        save_file(arrays | {"ema.weight": np.zeros(1)}, tmp_path / "a.safetensors")
+        result = run("inspect", tmp_path / "a.safetensors")
+        assert result.exit_code == 0
+        problems = [line for line in result.stdout.splitlines() if line.startswith("  problem")]
+        assert problems[0] == "  problem       canonical has no rule for 'ema.weight'"
+        assert problems[1] == "  problem       'stage4.0.bn1.weight' is missing"
+        assert problems[-1] == "  problem       and 1 more"
+        assert result.stdout.splitlines()[-1].strip() == "converts to"
+
+    def test_says_what_it_can_of_anything_else(self, tmp_path: Path):
+        save_file({"weight": np.zeros((2, 3))}, tmp_path / "a.safetensors")
+        result = run("inspect", tmp_path / "a.safetensors")
+        assert result.exit_code == 0
+        assert "dialect       not recognised" in result.stdout
+        assert "variant       not recognised" in result.stdout
+        assert "arrays        1, float64" in result.stdout
+        assert "problem       it has no name that a known dialect uses ('weight'); say which" in result.stdout
+
+    def test_what_cannot_be_read_is_refused(self, tmp_path: Path):
+        (tmp_path / "a.pth").touch()
+        assert refused("inspect", tmp_path / "a.pth") == f"Error: {tmp_path / 'a.pth'}: it is empty\n"
+
+
+@pytest.mark.parametrize("command", [[], ["convert"], ["inspect"]])
+def test_help_shows_examples(command: list[str]):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Examples:\n    weights-convert " in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["inspect", "{file}"], ["convert", "{file}", "{file}.keras.safetensors"]], ids=" ".join
+)
+def test_no_framework_is_imported(arguments: list[str], flax_file: Path):
+    arguments = [argument.format(file=flax_file) for argument in arguments]
+    program = f"""
+import sys
+from weights_convert.cli import main
+main({arguments!r}, standalone_mode=False)
+sys.exit(sorted(set({FRAMEWORKS!r}) & set(sys.modules)) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_package_is_a_program():
+    done = subprocess.run([sys.executable, "-m", "weights_convert", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: weights-convert ")

@@ -1,0 +1,109 @@
+"""The dialects: every name of every network is written and read back, and no two names are written alike."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from impls.config import ResNetConfig
+from weights_convert.dialects import ALIASES, CANONICAL_LAYERS, DIALECTS, find_dialect
+from weights_convert.shapes import expected_shapes
+
+DEEPEST = (3, 8, 36, 3)
+
+networks = st.builds(
+    ResNetConfig,
+    depths=st.tuples(*(st.integers(1, depth) for depth in DEEPEST)),
+    width=st.integers(1, 4096),
+    num_classes=st.integers(0, 30_000),
+    in_channels=st.integers(1, 16),
+    conv_bias=st.booleans(),
+)
+each_dialect = pytest.mark.parametrize("name", DIALECTS)
+
+
+@each_dialect
+@given(network=networks)
+@settings(max_examples=25, deadline=None)
+def test_every_name_is_written_once_and_read_back(name: str, network: ResNetConfig):
+    dialect, canonical = DIALECTS[name], list(expected_shapes(network))
+    written = [dialect.write_name(each) for each in canonical]
+    assert len({own for own, _ in written}) == len(canonical)
+    assert [dialect.read_name(own) for own, _ in written] == [
+        (each, rule) for each, (_, rule) in zip(canonical, written, strict=True)
+    ]
+
+
+@each_dialect
+def test_every_layer_has_a_row(name: str):
+    assert set(DIALECTS[name].layers) == set(CANONICAL_LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name", "canonical"),
+    [
+        ("torchvision", "layer4.2.bn3.running_var", "stage4.2.bn3.running_var"),
+        ("torchvision", "layer1.0.downsample.0.weight", "stage1.0.downsample_conv.weight"),
+        ("torchvision", "layer1.0.downsample.1.bias", "stage1.0.downsample_bn.bias"),
+        ("flax", "stage2.3.conv2.kernel", "stage2.3.conv2.weight"),
+        ("flax", "bn1.scale", "bn1.weight"),
+        ("flax", "bn1.mean", "bn1.running_mean"),
+        ("keras", "bn1.moving_variance", "bn1.running_var"),
+        ("keras", "fc.kernel", "fc.weight"),
+        ("keras.applications", "conv1_conv.bias", "conv1.bias"),
+        ("keras.applications", "conv2_block1_0_conv.kernel", "stage1.0.downsample_conv.weight"),
+        ("keras.applications", "conv5_block3_2_bn.beta", "stage4.2.bn2.bias"),
+        ("keras.applications", "predictions.kernel", "fc.weight"),
+    ],
+)
+def test_names_as_the_libraries_spell_them(dialect: str, name: str, canonical: str):
+    reading = DIALECTS[dialect].read_name(name)
+    assert reading is not None
+    assert reading[0] == canonical
+    assert DIALECTS[dialect].write_name(canonical) == (name, reading[1])
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name"),
+    [
+        ("torchvision", "layer0.0.conv1.weight"),
+        ("torchvision", "layer5.0.conv1.weight"),
+        ("torchvision", "layer1.01.conv1.weight"),
+        ("torchvision", "layer1.0.conv4.weight"),
+        ("torchvision", "layer1.0.conv1.kernel"),
+        ("torchvision", "layer1x0.conv1.weight"),
+        ("torchvision", "module.conv1.weight"),
+        ("torchvision", "conv1.weight.old"),
+        ("torchvision", "conv1"),
+        ("torchvision", ""),
+        ("keras.applications", "conv1_block1_1_conv.kernel"),
+        ("keras.applications", "conv2_block0_1_conv.kernel"),
+        ("keras.applications", "conv2_block1_1_bn.scale"),
+        ("canonical", "stage1.٣.conv1.weight"),
+    ],
+)
+def test_a_name_that_is_not_spelled_so_is_not_read(dialect: str, name: str):
+    assert DIALECTS[dialect].read_name(name) is None
+
+
+@each_dialect
+@pytest.mark.parametrize("canonical", ["stage5.0.conv1.weight", "conv1.kernel", "fc", "stage1.0.conv1.running_mean"])
+def test_what_is_not_canonical_is_not_written(name: str, canonical: str):
+    with pytest.raises(KeyError, match=canonical):
+        DIALECTS[name].write_name(canonical)
+
+
+def test_only_pytorch_counts_batches():
+    counter = "layer1.0.bn1.num_batches_tracked"
+    assert "counter" in (DIALECTS["torchvision"].why_dropped(counter) or "")
+    assert DIALECTS["torchvision"].why_dropped("layer1.0.bn1.weight") is None
+    assert DIALECTS["keras"].why_dropped(counter) is None
+
+
+def test_dialects_are_found_by_name_and_alias():
+    assert [find_dialect(name) for name in DIALECTS] == list(DIALECTS.values())
+    assert find_dialect("torch") is DIALECTS["canonical"]
+    assert not set(ALIASES) & set(DIALECTS)
+    with pytest.raises(ValueError, match=r"no dialect 'caffe'; the dialects are canonical, .*torch"):
+        find_dialect("caffe")

@@ -1,0 +1,87 @@
+"""The table: permutations are derived and invertible, and no row can be mistaken for another."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weights_convert.table import RULES, RUNNING_STATISTICS, Framework, Kind, Rule, find_rule, permutation, reorder
+
+FRAMEWORKS = get_args(Framework)
+PAIRS = list(product(FRAMEWORKS, repeat=2))
+
+
+@given(st.sampled_from(RULES), st.sampled_from(PAIRS), st.lists(st.integers(1, 4), min_size=4, max_size=4))
+def test_a_permutation_and_its_inverse_are_the_identity(
+    rule: Rule, pair: tuple[Framework, Framework], sides: list[int]
+):
+    source, target = pair
+    shape = tuple(sides[: len(rule.leaf(source).axes)])
+    array = np.arange(np.prod(shape)).reshape(shape)
+    there = reorder(array, rule, source, target)
+    assert np.shares_memory(there, array)
+    np.testing.assert_array_equal(reorder(there, rule, target, source), array)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind} {rule.torch}")
+def test_every_column_has_the_same_axes_each_once(rule: Rule):
+    axes = [sorted(rule.leaf(framework).axes) for framework in FRAMEWORKS]
+    assert axes.count(axes[0]) == len(FRAMEWORKS)
+    assert len(set(axes[0])) == len(axes[0])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_kind_of_layer_has_no_two_rows_of_one_name(framework: Framework):
+    names = [(rule.kind, rule.leaf(framework).name) for rule in RULES]
+    assert len(set(names)) == len(RULES)
+    assert [find_rule(kind, framework, name) for kind, name in names] == list(RULES)
+
+
+def test_every_kind_has_rows():
+    assert {rule.kind for rule in RULES} == set(get_args(Kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "framework", "shape", "expected"),
+    [
+        ("conv", "flax", (2, 3, 5, 7), (5, 7, 3, 2)),
+        ("conv", "keras", (2, 3, 5, 7), (5, 7, 3, 2)),
+        ("linear", "flax", (2, 3), (3, 2)),
+        ("linear", "keras", (2, 3), (3, 2)),
+        ("norm", "flax", (2,), (2,)),
+    ],
+)
+def test_axes_go_where_the_frameworks_document_them(
+    kind: Kind, framework: Framework, shape: tuple[int, ...], expected: tuple[int, ...]
+):
+    rule = find_rule(kind, "torch", "weight")
+    assert rule is not None
+    array = np.arange(np.prod(shape)).reshape(shape)
+    turned = reorder(array, rule, "torch", framework)
+    assert turned.shape == expected
+    if kind == "conv":
+        assert turned[4, 6, 2, 1] == array[1, 2, 4, 6]
+
+
+def test_an_unknown_leaf_has_no_rule():
+    assert find_rule("norm", "torch", "gamma") is None
+    assert find_rule("conv", "torch", "running_mean") is None
+
+
+def test_axes_that_differ_have_no_permutation():
+    with pytest.raises(ValueError, match="substring not found"):
+        permutation("OI", "OX")
+
+
+def test_an_array_of_other_axes_is_refused():
+    with pytest.raises(ValueError, match="axes don't match array"):
+        reorder(np.zeros((2, 3)), RULES[0], "torch", "flax")
+
+
+def test_running_statistics_are_rows_of_norms():
+    assert all(find_rule("norm", "torch", leaf) for leaf in RUNNING_STATISTICS)
