@@ -87,17 +87,18 @@ def measure(oracle: np.ndarray, candidate: np.ndarray) -> Measurement:
         raise Incomparable(f"shape {candidate.shape} where {oracle.shape} is expected")
     if oracle.size == 0:
         raise Incomparable("there are no numbers to compare")
-    wide, other = oracle.astype(np.float64, copy=False).ravel(), candidate.astype(np.float64).ravel()
-    if wide.size > 1 and wide.min() == wide.max():
-        raise Incomparable("the oracle's numbers are all the same: equality would prove nothing")
-    norm, scale = float(np.sqrt(wide @ wide)), float(np.abs(wide).max())
-    other -= wide
-    distance, largest = float(np.sqrt(other @ other)), float(max(other.max(), -other.min()))
-    if not np.isfinite(norm):
+    wide = oracle.astype(np.float64, copy=False).ravel()
+    difference = np.subtract(candidate.ravel(), wide, dtype=np.float64)
+    smallest, largest = float(wide.min()), float(wide.max())
+    if not (np.isfinite(smallest) and np.isfinite(largest)):
         raise Incomparable("the oracle holds NaN or infinity")
-    if not np.isfinite(distance):
+    if smallest == largest and (wide.size > 1 or smallest == 0):
+        raise Incomparable("the oracle's numbers are all the same: equality would prove nothing")
+    worst = float(max(difference.max(), -difference.min()))
+    if not np.isfinite(worst):
         raise Incomparable("it holds NaN or infinity")
-    return Measurement(distance / norm, largest / scale)
+    distance, norm = (float(np.sqrt(vector @ vector)) for vector in (difference, wide))
+    return Measurement(distance / norm, worst / max(largest, -smallest))
 
 
 def compare_traces(

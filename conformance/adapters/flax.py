@@ -32,8 +32,8 @@ class FlaxAdapter:
     def switches(self) -> Mapping[str, str]:
         """The precision settings, read back."""
         return {
-            "jax_enable_x64": str(jax.config.read("jax_enable_x64")),
-            "jax_default_matmul_precision": str(jax.config.read("jax_default_matmul_precision")),
+            "jax_enable_x64": str(jax.config.values["jax_enable_x64"]),
+            "jax_default_matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
         }
 
     def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
