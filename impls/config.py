@@ -1,7 +1,8 @@
 """The facts of the network, in no framework's dialect.
 
-"ResNet-50" names at least five functions that differ in a stride, a padding, a ReLU or an epsilon, and whose weights have
-the same shapes. `ResNetConfig` says every one of those facts; `VARIANTS` names the combinations that exist in the world.
+"ResNet-50" names at least five functions that differ in a stride, a padding, a ReLU or an epsilon, and whose weights
+have the same shapes. `ResNetConfig` says every one of those facts; `VARIANTS` names the combinations that exist in the
+world.
 
 Example:
     >>> from impls.config import VARIANTS
@@ -11,7 +12,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -24,6 +25,9 @@ STAGE_STRIDES = (1, 2, 2, 2)
 TOTAL_STRIDE = 32
 """Input pixels per pixel of the last feature map. Every layer rounds up, so a map has ceil(size / 32) pixels a side."""
 
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""The names that all three frameworks have for floating-point dtypes."""
+
 
 @dataclass(frozen=True)
 class ResNetConfig:
@@ -34,25 +38,26 @@ class ResNetConfig:
         width: Channels of the stem, and of the middle of a stage-1 block; each later stage doubles it.
         num_classes: Length of the logits. 0 leaves the classifier out: the network returns the pooled features.
         in_channels: Channels of the input image.
-        strided_layer: The convolution that carries a strided block's stride: the first 1x1 ("conv1", He et al. 2015) or the
-            3x3 ("conv2", known as ResNet v1.5).
+        strided_layer: The convolution that carries a strided block's stride: the first 1x1 ("conv1", He et al. 2015) or
+            the 3x3 ("conv2", known as ResNet v1.5).
         relu_before_addition: Whether a ReLU follows bn3, before the shortcut is added (the tutorial's habit).
-        same_padding: Whether the strided 3x3 convolutions and the max pool pad as TensorFlow's SAME does: on the right and
-            bottom only, where the size is even. False pads both sides alike.
+        same_padding: Whether the strided 3x3 convolutions and the max pool pad as TensorFlow's SAME does: on the right
+            and bottom only, where the size is even. False pads both sides alike.
         conv_bias: Whether convolutions have a bias of their own, though a norm follows each.
         norm_eps: Added to the variance before the square root.
         norm_decay: Share of the old running statistic kept at a training step (0.9 here is PyTorch's momentum=0.1).
-        head_pool: Side of the average-pooling window at the end, moved by its own size; None averages over the whole map.
-        zero_init_last_scale: Whether bn3 scales start at zero, so that each block starts as the identity (Goyal et al. 2017).
+        head_pool: Side of the average-pooling window at the end, moved by its own size; None averages over the map.
+        zero_init_last_scale: Whether bn3 scales start at zero, so that each block starts as the identity (Goyal et al.
+            2017).
         dtype: Name of the parameters' dtype ("float32", "float64", "bfloat16"); None is the framework's own default.
-        compute_dtype: Name of the dtype to compute in, where it is not that of the parameters ("bfloat16"). Flax and Keras
-            take it; PyTorch has `torch.autocast` for the same.
+        compute_dtype: Name of the dtype to compute in, where it is not that of the parameters ("bfloat16"). Flax and
+            Keras take it; PyTorch has `torch.autocast` for the same.
 
     Raises:
         ValueError: If a field has a value that no network can have.
     """
 
-    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
     num_classes: int = 1000
     in_channels: int = 3
@@ -79,6 +84,8 @@ class ResNetConfig:
                 ("norm_eps", "positive", self.norm_eps > 0),
                 ("norm_decay", "between 0 and 1", 0 <= self.norm_decay <= 1),
                 ("head_pool", "a positive integer or None", self.head_pool is None or self.head_pool > 0),
+                ("dtype", f"one of {', '.join(DTYPES)} or None", self.dtype in (None, *DTYPES)),
+                ("compute_dtype", f"one of {', '.join(DTYPES)} or None", self.compute_dtype in (None, *DTYPES)),
             )
             if not holds
         ]
@@ -99,6 +106,25 @@ class ResNetConfig:
                 yield Block(f"stage{stage + 1}.{index}", in_channels, channels, stage_stride if index == 0 else 1)
                 in_channels = channels * EXPANSION
 
+    def check_images(self, shape: Sequence[int | None], axes: Literal["NCHW", "NHWC"]) -> None:
+        """Refuse a batch of images that this network cannot take.
+
+        A size of None is not known yet (a symbolic shape) and passes.
+
+        Raises:
+            ValueError: If the axes are not four, or as `check_input` says.
+
+        Example:
+            >>> VARIANTS["v1"].check_images((224, 224, 3), "NHWC")
+            Traceback (most recent call last):
+            ...
+            ValueError: a batch of images has the axes NHWC; this input has the shape (224, 224, 3)
+        """
+        if len(shape) != len(axes):
+            raise ValueError(f"a batch of images has the axes {axes}; this input has the shape {tuple(shape)}")
+        sizes = dict(zip(axes, shape, strict=True))
+        self.check_input(sizes["H"], sizes["W"], sizes["C"])
+
     def check_input(self, height: int | None, width: int | None, channels: int | None) -> None:
         """Refuse an image that this network cannot take.
 
@@ -111,7 +137,7 @@ class ResNetConfig:
             >>> VARIANTS["tutorial"].check_input(64, 64, 3)
             Traceback (most recent call last):
             ...
-            ValueError: an image of 64x64 reaches the 7x7 head pool as a 2x2 map; this network takes sides from 193 to 416
+            ValueError: a 64x64 image reaches the 7x7 head pool as a 2x2 map; this network takes sides from 193 to 416
         """
         if channels is not None and channels != self.in_channels:
             hint = (
@@ -124,7 +150,7 @@ class ResNetConfig:
         if not all(self.head_pool <= feature_size(side) < 2 * self.head_pool for side in (height, width)):
             window, smallest = self.head_pool, (self.head_pool - 1) * TOTAL_STRIDE + 1
             raise ValueError(
-                f"an image of {height}x{width} reaches the {window}x{window} head pool as a {feature_size(height)}x"
+                f"a {height}x{width} image reaches the {window}x{window} head pool as a {feature_size(height)}x"
                 f"{feature_size(width)} map; this network takes sides from {smallest} to "
                 f"{(2 * window - 1) * TOTAL_STRIDE}"
             )

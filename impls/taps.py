@@ -1,7 +1,7 @@
 """Taps: how a model hands out its activations.
 
-A tap is a function `(name, value) -> value`. Models pass each named activation through it and go on with what comes back.
-`recording` keeps them, so that `model.activations(x)` returns them as an ordinary value and works unchanged under
+A tap is a function `(name, value) -> value`. Models pass each named activation through it and go on with what comes
+back. `recording` keeps them, so that `model.activations(x)` returns them as an ordinary value and works unchanged under
 `torch.compile`, `nnx.jit` and `tf.function`; a tap may just as well compare and forget, which needs no memory.
 """
 

@@ -2,7 +2,8 @@
 
 Layout: images are (batch, height, width, channels), kernels (height, width, in, out).
 
-The same classes, functions and lines stand in `impls/torch/resnet.py` and `impls/keras/resnet.py`; read them side by side.
+The same classes, functions and lines stand in `impls/torch/resnet.py` and `impls/keras/resnet.py`; read them
+side by side.
 
 Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv:1502.01852) and Goyal et al. 2017
 (arXiv:1706.02677, section 5.1).
@@ -10,10 +11,13 @@ Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import avg_pool, relu
@@ -24,9 +28,6 @@ from impls.taps import Tap, recording, untapped, within
 
 if TYPE_CHECKING:
     from weights_convert import Source
-
-fan_out_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-small_normal = nnx.initializers.normal(0.01)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -68,7 +69,7 @@ def conv(
         stride,
         padding="SAME" if same else kernel // 2,
         use_bias=config.conv_bias,
-        kernel_init=fan_out_normal,
+        kernel_init=normal(math.sqrt(2 / (out_channels * kernel**2))),
         dtype=config.compute_dtype,
         param_dtype=config.dtype or jnp.float32,
         rngs=rngs,
@@ -96,11 +97,34 @@ def linear(in_features: int, out_features: int, config: ResNetConfig, rngs: nnx.
     return nnx.Linear(
         in_features,
         out_features,
-        kernel_init=small_normal,
+        kernel_init=normal(0.01),
         dtype=config.compute_dtype,
         param_dtype=config.dtype or jnp.float32,
         rngs=rngs,
     )
+
+
+def normal(deviation: float) -> Callable[..., Array]:
+    """An initialiser that draws normal values, as `nnx.initializers.normal` does but compiled sooner.
+
+    XLA compiles a generator for every shape, at half a second or more each; so values are drawn in a few lengths and
+    what is too much is cut off.
+    """
+
+    def initializer(key: Array, shape: Sequence[int], dtype: Any, out_sharding: Any = None) -> Array:
+        size = math.prod(shape)
+        drawn = jax.random.normal(
+            key, (max(2**16, 2 ** (size - 1).bit_length()),), jnp.promote_types(dtype, jnp.float32)
+        )
+        return scaled(drawn, deviation, tuple(shape), dtype)
+
+    return initializer
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def scaled(drawn: Array, deviation: float, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The first values, multiplied, in a shape and a dtype."""
+    return (deviation * drawn[: math.prod(shape)]).reshape(shape).astype(dtype)
 
 
 def max_pool(x: Array, config: ResNetConfig) -> Array:
@@ -194,8 +218,7 @@ class ResNet(nnx.Module):
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
         """Images (batch, height, width, channels) to logits (batch, num_classes)."""
-        _, height, width, channels = x.shape
-        self.config.check_input(height, width, channels)
+        self.config.check_images(x.shape, "NHWC")
         x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         x = tap("stem", max_pool(x, self.config))
         for name, block in self.blocks():
@@ -204,7 +227,7 @@ class ResNet(nnx.Module):
         return tap("logits", self.fc(x)) if self.config.num_classes else x
 
     def activations(self, x: Array, layers: bool = False) -> dict[str, Array]:
-        """The output of stem, every block, pool and classifier by name; with `layers`, of every convolution and norm."""
+        """The output of stem, every block, pool and classifier; with `layers`, of every convolution and norm, too."""
         activations: dict[str, Array] = {}
         self(x, tap=recording(activations, layers))
         return activations
@@ -224,7 +247,7 @@ def stage(
     stride: int,
     config: ResNetConfig,
     rngs: nnx.Rngs,
-) -> nnx.List:
+) -> nnx.List[Bottleneck]:
     """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
     blocks = [block(in_channels, channels, stride, config, rngs)]
     for _ in range(depth - 1):
@@ -234,12 +257,14 @@ def stage(
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0) -> ResNet:
     """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
-    rngs = nnx.Rngs(seed)
-    model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rngs=rngs)
-    if weights is not None:
-        from impls.flax.state import write_weights  # here, since it imports this module
+    if weights is None:
+        return ResNet(Bottleneck, config.depths, config.num_classes, config=config, rngs=nnx.Rngs(seed))
+    from impls.flax.state import write_weights  # here, since it imports this module
 
-        write_weights(model, weights)
+    model = nnx.eval_shape(  # shapes without values: drawing random ones first would cost seconds of compilation
+        lambda: ResNet(Bottleneck, config.depths, config.num_classes, config=config)
+    )
+    write_weights(model, weights)
     return model
 
 

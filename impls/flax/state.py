@@ -27,4 +27,4 @@ def write_weights(model: ResNet, source: Source) -> None:
     dtypes = {name: np.dtype(variable.dtype) for name, variable in own.items()}
     arrays = load(source, config=model.config).arrays_for("flax", dtypes)
     for name, variable in own.items():
-        variable[...] = jnp.asarray(arrays[name], dtypes[name])
+        variable.set_value(jnp.asarray(arrays[name], dtypes[name]))

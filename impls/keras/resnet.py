@@ -2,7 +2,8 @@
 
 Layout: images are (batch, height, width, channels), kernels (height, width, in, out).
 
-The same classes, functions and lines stand in `impls/torch/resnet.py` and `impls/flax/resnet.py`; read them side by side.
+The same classes, functions and lines stand in `impls/torch/resnet.py` and `impls/flax/resnet.py`; read them
+side by side.
 
 Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv:1502.01852) and Goyal et al. 2017
 (arXiv:1706.02677, section 5.1).
@@ -123,7 +124,7 @@ def linear(
 
 def dtype_policy(config: ResNetConfig) -> str | None:
     """Keras's name for the dtypes of parameters and computation; None is the global policy."""
-    if config.compute_dtype is None:
+    if config.compute_dtype in (None, config.dtype):
         return config.dtype
     if config.dtype not in (None, "float32"):
         raise ValueError(
@@ -142,7 +143,8 @@ def max_pool(x: Tensor, config: ResNetConfig) -> Tensor:
 def average_pool(x: Tensor, config: ResNetConfig) -> Tensor:
     """The mean of each channel, over the head's window or the whole map: (batch, channels)."""
     if config.head_pool:
-        return ops.squeeze(ops.average_pool(x, config.head_pool, config.head_pool, "valid", "channels_last"), (1, 2))
+        x = ops.average_pool(x, config.head_pool, config.head_pool, "valid", "channels_last")
+        return ops.reshape(x, (ops.shape(x)[0], x.shape[-1]))
     return ops.mean(x, (1, 2))
 
 
@@ -174,6 +176,7 @@ class Bottleneck(keras.layers.Layer):
         if self.projects:
             self.downsample_conv = conv(in_channels, out_channels, 1, stride, config, seeds)
             self.downsample_bn = norm(out_channels, config)
+        self.build((None, None, None, in_channels))  # its layers are; so Keras may count, show and save it
 
     def call(self, x: Tensor, training: bool | None = None, tap: Tap[Tensor] = untapped) -> Tensor:
         """(batch, height, width, in_channels) to (batch, height / stride, width / stride, 4 * channels)."""
@@ -185,6 +188,12 @@ class Bottleneck(keras.layers.Layer):
         if self.projects:
             x = tap("downsample_bn", self.downsample_bn(tap("downsample_conv", self.downsample_conv(x))))
         return relu(y + x)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
+        """For `summary()`."""
+        for layer in (self.conv1, self.conv2, self.conv3):
+            input_shape = layer.compute_output_shape(input_shape)
+        return input_shape
 
 
 @registered
@@ -227,11 +236,11 @@ class ResNet(keras.Model):
         self.stage4 = stage(block, width * 4 * block.expansion, width * 8, layers[3], STAGE_STRIDES[3], config, seeds)
         if num_classes:
             self.fc = linear(features, num_classes, config, seeds)
+        self.build((None, None, None, config.in_channels))
 
     def call(self, x: Tensor, training: bool | None = None, tap: Tap[Tensor] = untapped) -> Tensor:
         """Images (batch, height, width, channels) to logits (batch, num_classes)."""
-        _, height, width, channels = x.shape
-        self.config.check_input(height, width, channels)
+        self.config.check_images(x.shape, "NHWC")
         x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         x = tap("stem", max_pool(x, self.config))
         for name, block in self.blocks():
@@ -240,7 +249,7 @@ class ResNet(keras.Model):
         return tap("logits", self.fc(x)) if self.config.num_classes else x
 
     def activations(self, x: Tensor, layers: bool = False, training: bool | None = None) -> dict[str, Tensor]:
-        """The output of stem, every block, pool and classifier by name; with `layers`, of every convolution and norm."""
+        """The output of stem, every block, pool and classifier; with `layers`, of every convolution and norm, too."""
         activations: dict[str, Tensor] = {}
         self(x, training=training, tap=recording(activations, layers))
         return activations
@@ -253,7 +262,8 @@ class ResNet(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """What a `.keras` file needs to build the network again."""
-        return {"name": self.name, "config": self.config.to_dict()}
+        dtypes = {"dtype": self.variable_dtype, "compute_dtype": self.compute_dtype}  # a global policy is not saved
+        return {"name": self.name, "config": self.config.to_dict() | dtypes}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ResNet:

@@ -128,6 +128,11 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
     return BatchNorm(channels, scale, config)
 
 
+def linear(in_features: int, out_features: int, config: ResNetConfig, rng: np.random.Generator) -> Linear:
+    """A dense layer, its weight normal with deviation 0.01, its bias zero."""
+    return Linear(rng.standard_normal((out_features, in_features)) * 0.01, np.zeros(out_features))
+
+
 def max_pool(x: Array, config: ResNetConfig) -> Array:
     """The largest value of each 3x3 window, every second pixel; nothing around the image can win."""
     return windows(pad(x, 3, 2, config.same_padding, -np.inf), 3, 2).max((4, 5))
@@ -213,7 +218,7 @@ class ResNet:
         self.stage3 = stage(block, width * 2 * block.expansion, width * 4, layers[2], STAGE_STRIDES[2], config, rng)
         self.stage4 = stage(block, width * 4 * block.expansion, width * 8, layers[3], STAGE_STRIDES[3], config, rng)
         if num_classes:
-            self.fc = Linear(rng.standard_normal((num_classes, features)) * 0.01, np.zeros(num_classes))
+            self.fc = linear(features, num_classes, config, rng)
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
         """Images (batch, channels, height, width) to logits (batch, num_classes)."""

@@ -2,7 +2,8 @@
 
 Layout: images are (batch, channels, height, width), kernels (out, in, height, width).
 
-The same classes, functions and lines stand in `impls/flax/resnet.py` and `impls/keras/resnet.py`; read them side by side.
+The same classes, functions and lines stand in `impls/flax/resnet.py` and `impls/keras/resnet.py`; read them
+side by side.
 
 Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv:1502.01852) and Goyal et al. 2017
 (arXiv:1706.02677, section 5.1).
@@ -28,8 +29,19 @@ if TYPE_CHECKING:
 class Conv(nn.Conv2d):
     """A convolution that can also pad as TensorFlow's SAME does, which PyTorch leaves out for strided convolutions."""
 
-    def __init__(self, *args: int, same: bool, bias: bool, dtype: torch.dtype | None) -> None:
-        super().__init__(*args, padding=0 if same else args[2] // 2, bias=bias, dtype=dtype)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        *,
+        same: bool,
+        bias: bool,
+        dtype: torch.dtype | None,
+    ) -> None:
+        padding = 0 if same else kernel // 2
+        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=bias, dtype=dtype)
         self.same = same
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,8 +186,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor, tap: Tap[Tensor] = untapped) -> Tensor:
         """Images (batch, channels, height, width) to logits (batch, num_classes)."""
-        _, channels, height, width = x.shape
-        self.config.check_input(height, width, channels)
+        self.config.check_images(x.shape, "NCHW")
         x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         x = tap("stem", max_pool(x, self.config))
         for name, block in self.blocks():
@@ -184,7 +195,7 @@ class ResNet(nn.Module):
         return tap("logits", self.fc(x)) if self.config.num_classes else x
 
     def activations(self, x: Tensor, layers: bool = False) -> dict[str, Tensor]:
-        """The output of stem, every block, pool and classifier by name; with `layers`, of every convolution and norm."""
+        """The output of stem, every block, pool and classifier; with `layers`, of every convolution and norm, too."""
         activations: dict[str, Tensor] = {}
         self(x, tap=recording(activations, layers))
         return activations
@@ -214,7 +225,7 @@ def stage(
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | None = None) -> ResNet:
     """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
-    rng = None if seed is None else torch.Generator().manual_seed(seed)
+    rng = None if seed is None else torch.Generator(torch.get_default_device()).manual_seed(seed)
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
     if weights is not None:
         from impls.torch.state import write_weights  # here, since it imports this module

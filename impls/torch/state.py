@@ -29,7 +29,7 @@ def write_weights(model: ResNet, source: Source) -> None:
     arrays = load(source, config=model.config).arrays_for("torch", dtypes)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(np.array(arrays[name], dtypes[name]).view(_carrier(dtypes[name]))).view(tensor.dtype))
+            tensor.copy_(_to_torch(arrays[name].astype(dtypes[name])))
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -40,6 +40,8 @@ def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def _carrier(dtype: np.dtype) -> np.dtype:
-    """A dtype of the same width that PyTorch can take from NumPy."""
-    return np.dtype(np.int16) if dtype == ml_dtypes.bfloat16 else dtype
+def _to_torch(array: np.ndarray) -> torch.Tensor:
+    """The same memory."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
