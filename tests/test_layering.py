@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,19 +51,28 @@ def test_what_is_not_named_after_a_framework_imports_none():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("package", "own"),
-    [
-        ("impls.torch", {"torch"}),
-        ("impls.flax", {"flax", "jax", "jaxlib", "optax", "orbax"}),
-        ("impls.keras", {"keras", "tensorflow"}),
-    ],
-)
-def test_an_implementation_imports_its_own_framework_alone(package, own):
-    done = run(f"importlib.import_module({package!r})", set(FRAMEWORKS) - own)
-    assert done.returncode == 0, done.stderr
-    done = run(f"importlib.import_module({package!r})", FRAMEWORKS)
-    assert "is blocked" in done.stderr
+OWN = {
+    "impls.torch": {"torch"},
+    "impls.flax": {"flax", "jax", "jaxlib", "optax", "orbax"},
+    "impls.keras": {"keras", "tensorflow"},
+}
+
+
+@pytest.fixture(scope="module")
+def with_its_own_alone():
+    """Each implementation imported where its own framework is the only one, all at once."""
+    with ThreadPoolExecutor() as pool:
+        runs = {
+            package: pool.submit(run, f"importlib.import_module({package!r})", set(FRAMEWORKS) - own)
+            for package, own in OWN.items()
+        }
+    return {package: running.result() for package, running in runs.items()}
+
+
+@pytest.mark.parametrize("package", OWN)
+def test_an_implementation_imports_its_own_framework_alone(with_its_own_alone, package):
+    assert with_its_own_alone[package].returncode == 0, with_its_own_alone[package].stderr
+    assert "is blocked" in run(f"importlib.import_module({package!r})", FRAMEWORKS).stderr
 
 
 def test_the_blocker_blocks():

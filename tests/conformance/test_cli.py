@@ -75,10 +75,15 @@ def test_an_implementation_asked_for_by_name_must_be_installed(conformance, smal
     assert "torch" in done.stdout
 
 
-def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(conformance, small_weights):
-    import torch
+@pytest.fixture(scope="module")
+def gpu_is_seen() -> bool:
+    """Whether PyTorch sees a GPU, asked in a process of its own: the answer depends on what was imported before."""
+    code = "import torch; print(torch.cuda.is_available())"
+    return "True" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
-    if torch.cuda.is_available():
+
+def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(conformance, small_weights, gpu_is_seen):
+    if gpu_is_seen:
         pytest.skip("this machine has a GPU: the run on it is the test below")
     done = conformance(
         *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64", "--device=gpu"),
@@ -87,10 +92,8 @@ def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(conformance, small
     assert "PyTorch sees no GPU" in done.stdout
 
 
-def test_a_gpu_that_is_there_conforms(conformance, small_weights, tmp_path):
-    import torch
-
-    if not torch.cuda.is_available():
+def test_a_gpu_that_is_there_conforms(conformance, small_weights, tmp_path, gpu_is_seen):
+    if not gpu_is_seen:
         pytest.skip("needs a GPU that PyTorch sees")
     report = tmp_path / "report.json"
     done = conformance("run", "--impl=torch", "--weights", small_weights["v1.5"], "--device=gpu", "--report", report)

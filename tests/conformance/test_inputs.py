@@ -546,7 +546,7 @@ class TestDefaultInputs:
             assert (content_hash(one.images) == content_hash(different.images)) == (one.name == "photograph")
 
     def test_refuses_a_size_that_the_network_does_not_take(self) -> None:
-        with pytest.raises(InputError, match=r"64x64 reaches the 7x7 head pool.*sides from 193 to 416"):
+        with pytest.raises(InputError, match=r"64x64 image reaches the 7x7 head pool.*sides from 193 to 416"):
             default_inputs(VARIANTS["tutorial"], seed=0, size=64)
 
     @pytest.mark.parametrize("size", [0, -1])

@@ -13,6 +13,9 @@ from impls.config import VARIANTS
 from impls.torch import Bottleneck, ResNet, resnet, resnet50
 from weights_convert.shapes import expected_shapes
 
+# Where there is no GPU, and TensorFlow has asked for one before in the same process, PyTorch warns as it asks again.
+pytestmark = pytest.mark.filterwarnings("ignore:CUDA initialization:UserWarning")
+
 
 @pytest.fixture(scope="module")
 def model(small, random_weights):
