@@ -39,46 +39,14 @@ def logits(model, images):
     return model.predict(images, verbose=0)
 
 
-PREDICT = """
-import sys, keras, numpy, impls.keras
-from impls.config import ResNetConfig
-backend, folder = keras.backend.backend(), sys.argv[1]
-if backend == "tensorflow":
-    model = keras.models.load_model(f"{folder}/model.keras")
-else:
-    # On JAX, each shape of random values takes a second to compile; these will be overwritten.
-    keras.initializers.VarianceScaling = keras.initializers.RandomNormal = lambda *_, **__: "zeros"
-    model = impls.keras.resnet(ResNetConfig(depths=(2, 1, 1, 1), width=8, num_classes=10), f"{folder}/weights.safetensors")
-numpy.save(f"{folder}/{backend}.npy", model.predict(numpy.load(f"{folder}/images.npy"), verbose=0))
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fresh_processes(model, weights, images, tmp_path_factory):
-    """What a fresh process per backend predicts; they start first and work while the other tests run."""
-    folder = tmp_path_factory.mktemp("fresh")
-    model.save(folder / "model.keras")
-    weights.save(folder / "weights.safetensors")
-    np.save(folder / "images.npy", images)
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
-    processes = {
-        backend: subprocess.Popen(
-            [sys.executable, "-c", PREDICT, str(folder)],
-            env=environment | {"KERAS_BACKEND": backend},
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / f"{backend}.log").open("w"),
-        )
-        for backend in ("jax", "torch", "tensorflow")
-    }
-
-    def predicted(backend):
-        assert processes[backend].wait(timeout=200) == 0, (folder / f"{backend}.log").read_text()
-        return np.load(folder / f"{backend}.npy")
-
-    yield predicted
-    for process in processes.values():
-        process.kill()
-        process.wait()
+def python(*arguments, backend="tensorflow"):
+    """What a fresh process prints."""
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +102,16 @@ def test_a_keras_file_loads_without_custom_objects(model, images, logits, tmp_pa
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.config == replace(model.config, dtype="float32", compute_dtype="float32")
     np.testing.assert_array_equal(loaded.predict(images, verbose=0), logits)
+
+
+def test_a_keras_file_loads_in_a_fresh_process_that_knows_the_model(model, images, logits, tmp_path):
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", images)
+    code = "import sys, numpy, impls.keras, keras; folder = sys.argv[1] + '/'"
+    code += "; model = keras.models.load_model(folder + 'model.keras')"
+    code += "; numpy.save(folder + 'logits.npy', model.predict(numpy.load(folder + 'images.npy'), verbose=0))"
+    python(code, tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), logits)
 
 
 def test_a_weights_file_loads_into_a_new_model(model, small, images, logits, tmp_path):
@@ -219,9 +197,15 @@ def test_the_global_seed_decides_unless_a_seed_is_given():
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_the_other_backends_compute_the_same(fresh_processes, backend, logits):
-    np.testing.assert_allclose(fresh_processes(backend), logits, rtol=1e-4, atol=1e-4)
-
-
-def test_a_keras_file_loads_in_a_fresh_process_that_knows_the_model(fresh_processes, logits):
-    np.testing.assert_array_equal(fresh_processes("tensorflow"), logits)
+def test_the_other_backends_compute_the_same(backend, weights, images, logits, tmp_path):
+    weights.save(tmp_path / "weights.safetensors")
+    np.save(tmp_path / "images.npy", images)
+    code = "import sys, numpy, impls.keras, keras; folder = sys.argv[1] + '/'; from impls.config import *"
+    # On JAX, each shape of random values takes a second to compile; these will be overwritten.
+    code += "; keras.initializers.VarianceScaling = keras.initializers.RandomNormal = lambda *_, **__: 'zeros'"
+    code += "; config = ResNetConfig(depths=(2, 1, 1, 1), width=8, num_classes=10)"
+    code += "; model = impls.keras.resnet(config, folder + 'weights.safetensors')"
+    code += "; numpy.save(folder + 'logits.npy', model.predict(numpy.load(folder + 'images.npy'), verbose=0))"
+    code += "; print(keras.backend.backend())"
+    assert python(code, tmp_path, backend=backend).split()[-1] == backend
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), logits, rtol=1e-4, atol=1e-4)
