@@ -127,8 +127,7 @@ def run_suite(plan: Plan, notify: Notify) -> Outcome:
     files = write_files(plan)
     cases = {precision: plan.cases(precision) for precision in plan.precisions}
     outcome = run_cases(plan, files, cases, plan.implementations, "cases", notify)
-    for first in first_failures(outcome.comparisons):
-        outcome.divergences.append(localise(plan, files, first, notify))
+    outcome.divergences = localise(plan, files, first_failures(outcome.comparisons), notify)
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -280,19 +279,33 @@ def first_failures(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return list(firsts.values())
 
 
-def localise(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
-    """Run a diverging case again with every convolution and norm recorded, and name the first out of its limit."""
+def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Notify) -> list[Divergence]:
+    """Run each diverging case again with every convolution and norm recorded, and name the first out of its limit.
+
+    Implementations that diverge in the same case run it side by side.
+    """
+    groups: dict[tuple[str, Case], list[Comparison]] = {}
+    divergences = []
+    for first in firsts:
+        if first.mode == "-":
+            divergences.append(_divergence(first))
+            continue
+        mode: Mode = "train" if first.mode == "train" else "inference"
+        groups.setdefault((first.precision, Case(first.variant, first.input, mode, layers=True)), []).append(first)
+    for (precision, case), group in groups.items():
+        implementations = [i for i in plan.implementations if i.name in {first.implementation for first in group}]
+        folder = f"layers-{precision}-{case.slug}"
+        outcome = run_cases(plan, files, {precision: [case]}, implementations, folder, notify)
+        failed = [comparison for comparison in outcome.comparisons if not comparison.passed and comparison.mode != "-"]
+        for first in group:
+            found = next((c for c in failed if c.implementation == first.implementation), first)
+            divergences.append(_divergence(found))
+    return divergences
+
+
+def _divergence(first: Comparison) -> Divergence:
     where = (first.implementation, first.variant, first.precision, first.mode, first.input)
-    if first.mode == "-":
-        return Divergence(*where, first.name, first.reason)
-    mode: Mode = "train" if first.mode == "train" else "inference"
-    case = Case(first.variant, first.input, mode, layers=True)
-    implementations = [i for i in plan.implementations if i.name == first.implementation]
-    folder = f"layers-{first.implementation}-{first.variant}"
-    outcome = run_cases(plan, files, {first.precision: [case]}, implementations, folder, notify)
-    failed = [comparison for comparison in outcome.comparisons if not comparison.passed and comparison.mode != "-"]
-    found = failed[0] if failed else first
-    return Divergence(*where, found.name, found.reason)
+    return Divergence(*where, first.name, first.reason)
 
 
 def environment(plan: Plan, outcome: Outcome) -> dict[str, Any]:
