@@ -11,9 +11,9 @@ PORTS = {
     "stride": ("broken_ports:StrideOfStage2", "stage2.0.conv1"),
     "epsilon": ("broken_ports:EpsilonOfStage4", "stage4.1.bn2"),
     "swapped": ("broken_ports:SwappedKernels", "stage1.0.conv3"),
-    "variance": ("broken_ports:BiasedVariance", "bn1.running_var"),
-    "extra": ("broken_ports:ExtraParameter", "parameters"),
-    "leak": ("broken_ports:ReducedPrecision", "conv1"),
+    "variance": ("broken_oracles:BiasedVariance", "bn1.running_var"),
+    "extra": ("broken_oracles:ExtraParameter", "parameters"),
+    "leak": ("broken_oracles:ReducedPrecision", "conv1"),
     "flax": ("broken_flax:PaddingOfStem", "conv1"),
     "keras": ("broken_keras:DefaultEpsilon", "bn1"),
 }

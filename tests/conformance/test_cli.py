@@ -44,7 +44,8 @@ def test_the_real_network_conforms_in_every_framework(conformance, tmp_path):
         assert said["in_force"]["convolution"] == worker.split()[1]
 
 
-@pytest.mark.parametrize("variant", ["tutorial", "v1", "keras", "flax"])
+# Each fact by which variants differ is held against the oracle in tests/impls/test_models.py; these two differ the most.
+@pytest.mark.parametrize("variant", ["tutorial", "keras"])
 def test_the_other_variants_conform_in_float64(conformance, small_weights, variant, tmp_path):
     report = tmp_path / "report.json"
     done = conformance("run", "--weights", small_weights[variant], "--precision=float64", "--report", report)

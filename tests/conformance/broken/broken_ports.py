@@ -1,18 +1,6 @@
 """Ports of the PyTorch model with one bug each, made through the framework's own structures."""
 
-import torch
-
 from conformance.adapters.torch import TorchAdapter
-
-
-class ReducedPrecision(TorchAdapter):
-    """float64 asked for, float32 computed, float64 claimed."""
-
-    def activations(self, images, layers):
-        self.model.float()
-        found = self.model.activations(images.float(), layers)
-        self.model.double()
-        return {name: value.double() for name, value in found.items()}
 
 
 class PaddingOfStage3(TorchAdapter):
@@ -48,22 +36,3 @@ class SwappedKernels(TorchAdapter):
         super().build(config, weights)
         first, second = self.model.stage1[1].conv3.weight, self.model.stage1[0].conv3.weight
         first.data, second.data = second.data, first.data
-
-
-class BiasedVariance(TorchAdapter):
-    """The running variance without its correction: seen in the statistics alone."""
-
-    def run(self, images, train, layers):
-        arrays = super().run(images, train, layers)
-        name = "bn1.running_var"
-        if train:
-            arrays[name] = arrays[name] * (1 - 1e-6)
-        return arrays
-
-
-class ExtraParameter(TorchAdapter):
-    """A layer that nothing uses."""
-
-    def build(self, config, weights):
-        super().build(config, weights)
-        self.model.conv9 = torch.nn.Conv2d(1, 1, 1)

@@ -1,0 +1,35 @@
+"""The NumPy network with one bug each: what these show does not depend on the framework, and NumPy starts at once."""
+
+import numpy as np
+
+from conformance.adapters.numpy import Oracle
+
+
+class ReducedPrecision(Oracle):
+    """float64 asked for, float32 computed, float64 claimed."""
+
+    def build(self, config, weights):
+        super().build(config, weights)
+        self.model.astype("float32")
+
+    def run(self, images, train, layers):
+        found = super().run(images.astype("float32"), train, layers)
+        return {name: array.astype("float32").astype("float64") for name, array in found.items()}
+
+
+class BiasedVariance(Oracle):
+    """The running variance of the first norm without its correction: seen in the statistics alone."""
+
+    def run(self, images, train, layers):
+        arrays = dict(super().run(images, train, layers))
+        if train:
+            count = np.prod(arrays["stem"].shape) / arrays["stem"].shape[1] * 4
+            arrays["bn1.running_var"] = arrays["bn1.running_var"] * (1 - 0.1 / count)
+        return arrays
+
+
+class ExtraParameter(Oracle):
+    """A layer that nothing uses."""
+
+    def parameters(self):
+        return super().parameters() | {"conv9.weight": (1, 1, 1, 1)}
