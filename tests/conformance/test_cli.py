@@ -44,7 +44,7 @@ def test_the_real_network_conforms_in_every_framework(conformance, tmp_path):
         assert said["in_force"]["convolution"] == worker.split()[1]
 
 
-# Each fact by which variants differ is held against the oracle in tests/impls/test_models.py; these two differ the most.
+    """Whether PyTorch sees a GPU, asked in a process of its own: the answer depends on earlier imports."""
 @pytest.mark.parametrize("variant", ["tutorial", "keras"])
 def test_the_other_variants_conform_in_float64(conformance, small_weights, variant, tmp_path):
     report = tmp_path / "report.json"
