@@ -44,7 +44,7 @@ def test_the_real_network_conforms_in_every_framework(conformance, tmp_path):
         assert said["in_force"]["convolution"] == worker.split()[1]
 
 
-    """Whether PyTorch sees a GPU, asked in a process of its own: the answer depends on earlier imports."""
+# Each fact by which variants differ is held against the oracle in tests/impls/test_models.py; these two differ most.
 @pytest.mark.parametrize("variant", ["tutorial", "keras"])
 def test_the_other_variants_conform_in_float64(conformance, small_weights, variant, tmp_path):
     report = tmp_path / "report.json"
@@ -78,7 +78,7 @@ def test_an_implementation_asked_for_by_name_must_be_installed(conformance, smal
 
 @pytest.fixture(scope="module")
 def gpu_is_seen() -> bool:
-    """Whether PyTorch sees a GPU, asked in a process of its own: the answer depends on what was imported before."""
+    """Whether PyTorch sees a GPU, asked in a process of its own: the answer depends on earlier imports."""
     code = "import torch; print(torch.cuda.is_available())"
     return "True" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
