@@ -23,6 +23,24 @@ BAD_INPUT = 2
 PRECISIONS = ("float64", "float32")
 
 
+class SeveralValues(click.Command):
+    """A command whose repeatable options also take several values in a row, as a shell makes of `--images *.jpg`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Spell `--images a b` as `--images a --images b`."""
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        spelled: list[str] = []
+        name, values = "", 0
+        for argument in args:
+            if argument.startswith("-"):
+                name, values = argument, 0
+            elif name in repeatable:
+                values += 1
+                spelled += [name] * (values > 1)
+            spelled.append(argument)
+        return super().parse_args(ctx, spelled)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Compare implementations of ResNet-50 with a float64 oracle, layer by layer."""
@@ -52,17 +70,11 @@ def list_command() -> None:
     click.echo("                running statistics after a train-mode run")
 
 
-@main.command()
-@click.option(
-    "--impl", "names", multiple=True, metavar="NAME", help="torch, flax, keras, or NAME=MODULE:CLASS; repeatable."
-)
-@click.option("--variant", "variants", multiple=True, metavar="NAME", help=f"{', '.join(VARIANTS)}; repeatable.")
-@click.option(
-    "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Repeatable; default both."
-)
-@click.option(
-    "--images", multiple=True, type=click.Path(path_type=Path), help="Your own picture, for the photograph; repeatable."
-)
+@main.command(cls=SeveralValues)
+@click.option("--impl", "names", multiple=True, metavar="NAME", help="torch, flax, keras, or NAME=MODULE:CLASS.")
+@click.option("--variant", "variants", multiple=True, metavar="NAME", help=f"{', '.join(VARIANTS)}.")
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Default both.")
+@click.option("--images", multiple=True, type=click.Path(path_type=Path), help="Your own pictures, for the photograph.")
 @click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint, for the synthetic weights.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of synthetic weights and noise.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]))
@@ -71,9 +83,7 @@ def list_command() -> None:
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write everything to this JSON file.")
 @click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep what each implementation computed, here.")
-@click.option(
-    "--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another interpreter; repeatable."
-)
+@click.option("--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another interpreter.")
 def run(
     names: Sequence[str],
     variants: Sequence[str],
@@ -95,9 +105,11 @@ def run(
     Exit code 0: all conform. 1: something diverges; the first diverging layer is named. 2: bad input.
     3: an implementation that was asked for could not run (and nothing that ran diverges).
 
+    --impl, --variant, --precision, --images and --python take several values.
+
     \b
     conformance run --impl torch --impl flax --variant v1.5
-    conformance run --weights resnet50.pth --variant v1.5 --images cat.jpg --report report.json
+    conformance run --weights resnet50.pth --variant v1.5 --images cat.jpg dog.png --report report.json
     """
     from rich.console import Console
 

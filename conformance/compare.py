@@ -113,11 +113,11 @@ def compare_traces(
         floors: The reference builds' errors; needed where the candidate is float32.
 
     Raises:
-        ValueError: If the traces are of different cases, inputs or networks.
+        ValueError: If the traces are of different cases, weights or inputs.
     """
     about = candidate.about
     case = about["case"]
-    for key in ("case", "input"):
+    for key in ("case", "weights", "input"):
         if oracle.about[key] != about[key]:
             raise ValueError(f"traces of different {key}: {oracle.about[key]} and {about[key]}")
     identity = (about["implementation"], case["variant"], about["precision"], case["mode"], case["input"])

@@ -35,7 +35,7 @@ class Job:
         implementation: Whose adapter runs.
         precision: In what.
         cases: In the order they run.
-        networks: Variant to config (plain values) and weights file.
+        networks: Variant to config (plain values), weights file and the weights' content hash.
         inputs: Variant to input name to file.
         directory: Where job file, traces and log go; the worker's own.
         device: "cpu", "gpu" or "auto".
@@ -63,6 +63,7 @@ class Job:
         content = {
             "implementation": self.implementation.name,
             "adapter": self.implementation.adapter,
+            "packages": self.implementation.packages,
             "precision": self.precision,
             "device": self.device,
             "directory": str(self.directory),

@@ -146,8 +146,9 @@ def write_files(plan: Plan) -> Files:
     inputs: dict[str, dict[str, str]] = {}
     for variant, network in plan.networks.items():
         weights = plan.directory / f"{variant}.weights.safetensors"
-        network.weights.to("canonical").save(weights)
-        networks[variant] = {"config": network.config.to_dict(), "weights": str(weights)}
+        network.weights.to("canonical").save(weights)  # with its hash, which each worker's loading verifies
+        sha256 = network.weights.content_hash()
+        networks[variant] = {"config": network.config.to_dict(), "weights": str(weights), "sha256": sha256}
         inputs[variant] = {}
         for number, input in enumerate(network.inputs):
             file = plan.directory / f"{variant}.input{number}.safetensors"
@@ -316,7 +317,7 @@ def environment(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "seed": plan.seed,
         "device": plan.device,
-        "versions": {i.name: i.versions() for i in (ORACLE, *plan.implementations)},
+        "versions": {name: facts.get("versions", {}) for name, facts in outcome.workers.items()},
         "workers": outcome.workers,
         "weights": {
             variant: {"source": network.weights.where, "sha256": network.weights.content_hash()}

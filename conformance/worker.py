@@ -3,8 +3,8 @@
 Run by the parent as `python -m conformance.worker JOB.json`. It says what happens as one JSON object a line on its
 standard output; whatever a framework prints goes to standard error instead. It knows no limits and judges nothing.
 
-Events: {"event": "ready", "device", "switches", "in_force"}; {"event": "traced", "case", "file", "seconds"} for each
-case; {"event": "failed", "reason"} at the end of one that could not go on.
+Events: {"event": "ready", "device", "versions", "switches", "in_force"}; per case {"event": "traced", "case", "file",
+"seconds"}; at the end of one that could not go on {"event": "failed", "reason"}.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,10 @@ def work(job: dict[str, Any], say: Say) -> None:
     adapter = load_adapter(job["adapter"])
     device = adapter.prepare(job["device"], job["precision"])
     in_force = check_precision(adapter, job["precision"])
-    say(event="ready", device=device, switches=dict(adapter.switches()), in_force=in_force)
+    versions = {package: metadata.version(package) for package in job["packages"]}
+    say(event="ready", device=device, versions=versions, switches=dict(adapter.switches()), in_force=in_force)
     about = {"implementation": job["implementation"], "precision": job["precision"], "device": device}
+    about |= {"versions": versions, "in_force": in_force}
     for variant, network in job["networks"].items():
         adapter.build(ResNetConfig.from_dict(network["config"]), Path(network["weights"]))
         parameters = {name: list(shape) for name, shape in adapter.parameters().items()}
@@ -64,7 +67,8 @@ def work(job: dict[str, Any], say: Say) -> None:
             started = time.perf_counter()
             arrays = adapter.run(images, case.mode == "train", case.layers)
             seconds = time.perf_counter() - started
-            facts = {"case": case.to_dict(), "parameters": parameters, "input": content_hash(images)}
+            facts: dict[str, Any] = {"case": case.to_dict(), "parameters": parameters}
+            facts |= {"weights": network["sha256"], "input": content_hash(images)}
             file = Path(job["directory"]) / f"{case.slug}.safetensors"
             Trace(arrays, about | facts).save(file)
             say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)

@@ -12,7 +12,7 @@ from conformance.adapters import DeviceMissing, running_statistics
 from conformance.precision import multiply_as_convolution
 from impls.config import ResNetConfig
 from impls.numpy import read_weights, resnet
-from impls.numpy.resnet import BatchNorm, Convolution, convolve, moments, normalise, windows
+from impls.numpy.resnet import BatchNorm, Convolution, Linear, convolve, moments, multiply, normalise, windows
 from impls.paths import follow
 
 Array = np.ndarray
@@ -25,6 +25,7 @@ class Arithmetic:
     convolve: Callable[[Array, Array, int], Array] = convolve
     moments: Callable[[Array], tuple[Array, Array]] = moments
     normalise: Callable[[Array, Array, Array, Array, Array, float], Array] = normalise
+    multiply: Callable[[Array, Array], Array] = multiply
 
 
 class Oracle:
@@ -60,6 +61,8 @@ class Oracle:
                 layer.convolve = self.arithmetic.convolve
             if isinstance(layer, BatchNorm):
                 layer.moments, layer.normalise = self.arithmetic.moments, self.arithmetic.normalise
+            if isinstance(layer, Linear):
+                layer.multiply = self.arithmetic.multiply
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """Name and shape of every array."""
@@ -109,14 +112,22 @@ def normalise_folded(x: Array, mean: Array, variance: Array, weight: Array, bias
     return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
 
 
+def multiply_in_sequence(x: Array, weight: Array) -> Array:
+    """One input feature after the other, into one running sum: XLA and Eigen do so for a single row."""
+    total = np.zeros((len(x), len(weight)), x.dtype)
+    for feature in range(x.shape[1]):
+        total += x[:, feature, None] * weight[:, feature]
+    return total
+
+
 class OneProduct(Oracle):
     """All products of a number in one matrix product."""
 
 
 class TapByTap(Oracle):
-    """Sums by kernel position, moments in float64, norms folded."""
+    """Sums by kernel position, moments in float64, norms folded, the classifier summed feature by feature."""
 
-    arithmetic = Arithmetic(convolve_tap_by_tap, moments_in_double, normalise_folded)
+    arithmetic = Arithmetic(convolve_tap_by_tap, moments_in_double, normalise_folded, multiply_in_sequence)
 
 
 class BlockedSums(Oracle):

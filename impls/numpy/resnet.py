@@ -103,14 +103,20 @@ class BatchNorm:
         return self.normalise(x, mean, variance, self.weight, self.bias, self.eps)
 
 
+def multiply(x: Array, weight: Array) -> Array:
+    """`x` (batch, in) times the transpose of `weight` (out, in): one matrix product."""
+    return x @ weight.T
+
+
 class Linear:
-    """y = x weight^T + bias, `weight` of shape (out, in)."""
+    """y = x weight^T + bias, `weight` of shape (out, in). `multiply` may be replaced by another order of summing."""
 
     def __init__(self, weight: Array, bias: Array) -> None:
         self.weight, self.bias = weight, bias
+        self.multiply: Callable[[Array, Array], Array] = multiply
 
     def __call__(self, x: Array) -> Array:
-        return x @ self.weight.T + self.bias
+        return self.multiply(x, self.weight) + self.bias
 
 
 def conv(

@@ -42,6 +42,7 @@ def test_the_real_network_conforms_in_every_framework(conformance, tmp_path):
     assert {shape[0] for shape in shapes.values()} == {1, 3}
     for worker, said in report["environment"]["workers"].items():
         assert said["in_force"]["convolution"] == worker.split()[1]
+        assert all(said["versions"].values())
 
 
 # Each fact by which variants differ is held against the oracle in tests/impls/test_models.py; these two differ most.
@@ -117,15 +118,16 @@ def test_traces_are_kept_where_asked(conformance, small_weights, tmp_path):
 
 
 def test_ones_own_picture_takes_the_photographs_place(conformance, small_weights, tmp_path):
-    picture, report = tmp_path / "grey.png", tmp_path / "report.json"
+    picture, other, report = tmp_path / "grey.png", tmp_path / "colour.jpg", tmp_path / "report.json"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)).save(picture)
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (100, 150, 3), np.uint8)).save(other)
     done = conformance(
         *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64"),
-        *("--images", picture, "--report", report),
+        *("--images", picture, other, "--report", report),
     )
     assert done.returncode == 0, done.stderr
     inputs = json.loads(report.read_text())["environment"]["inputs"]["v1.5"]
-    assert "grey.png" in inputs
+    assert {"grey.png", "colour.jpg"} < set(inputs)
     assert "photograph" not in inputs
 
 

@@ -34,7 +34,7 @@ def trace(precision: str = "float64", mode: str = "inference", noise: float = 0.
     arrays = {name: (a + noise * off.standard_normal(a.shape)).astype(precision) for name, a in arrays.items()}
     parameters = {name: list(shape) for name, shape in expected_shapes(CONFIG).items()}
     about = {"implementation": "port", "precision": precision, "case": Case("v1.5", "noise", mode).to_dict()}
-    return Trace(arrays, about | {"input": "the same", "parameters": parameters} | changes)
+    return Trace(arrays, about | {"input": "the same", "weights": "the same", "parameters": parameters} | changes)
 
 
 def with_array(changed: Trace, name: str, array: np.ndarray | None) -> Trace:
@@ -111,7 +111,7 @@ def test_empty_traces_fail_everywhere():
         measure(np.zeros((0, 3)), np.zeros((0, 3)))
 
 
-@pytest.mark.parametrize("key", ["case", "input"])
+@pytest.mark.parametrize("key", ["case", "weights", "input"])
 def test_traces_of_different_runs_are_refused(key):
     with pytest.raises(ValueError, match=f"different {key}"):
         compare_traces(trace(), trace(**{key: trace().about["case"] | {"input": "another"}}), CONFIG)
