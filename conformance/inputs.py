@@ -77,6 +77,7 @@ class Input:
         name: Unique within a run: "photograph", "noise-65x97" (height x width), or a picture's file name.
         images: (batch, channels, height, width) float32, normalised, finite, C-contiguous.
         source: One line for the report: where the images come from.
+        is_picture: Whether it shows something; noise does not.
 
     Raises:
         InputError: If the images are anything else.
@@ -85,6 +86,7 @@ class Input:
     name: str
     images: NDArray[np.float32]
     source: str
+    is_picture: bool = True
 
     def __post_init__(self) -> None:
         problems = [
@@ -176,7 +178,9 @@ def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> 
         raise InputError(f"noise: {'; '.join(problems)}")
     sequence = np.random.SeedSequence([seed, *shape.values()])
     values = np.random.RandomState(np.random.MT19937(sequence)).standard_normal(tuple(shape.values()))
-    return Input(f"noise-{height}x{width}", values.astype(np.float32), f"standard-normal noise, seed {seed}")
+    return Input(
+        f"noise-{height}x{width}", values.astype(np.float32), f"standard-normal noise, seed {seed}", is_picture=False
+    )
 
 
 def photograph(size: int = 224) -> Input:

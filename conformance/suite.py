@@ -63,16 +63,15 @@ class Plan:
     def cases(self, precision: str) -> list[Case]:
         """Every forward run of an implementation in that precision, in order.
 
-        Batches and odd sizes are there to show differences of the mathematics: float64 sees them, float32 would only
-        see them less well. float32 runs what its own claim is about, single images.
+        Noise, batches and odd sizes are there to show differences of the mathematics: float64 sees them, float32 would
+        only see them less well. float32 runs what its own claim is about: pictures, or one noise where there are none.
         """
-        return [
-            Case(variant, input.name, mode)
-            for variant, network in self.networks.items()
-            for input in network.inputs
-            for mode in MODES
-            if precision == "float64" or len(input.images) == 1
-        ]
+        cases = []
+        for variant, network in self.networks.items():
+            pictures = [input for input in network.inputs if input.is_picture] or network.inputs[:1]
+            inputs = network.inputs if precision == "float64" else pictures
+            cases += [Case(variant, input.name, mode) for input in inputs for mode in MODES]
+        return cases
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,9 @@ def run_cases(
             threads=max(1, processors // parallel),
             **({"python": plan.interpreters[implementation.name]} if implementation.name in plan.interpreters else {}),
         )
-        for implementation, precision in sorted(pairs, key=lambda pair: -pair[0].cost)
+        for implementation, precision in pairs
     ]
+    jobs.sort(key=lambda job: -job.implementation.cost * len(job.cases))
     judging = Judging(plan, {job.directory.name: job for job in jobs}, len(builds))
     for event in run_jobs(jobs, parallel):
         judging.take(event)

@@ -16,6 +16,7 @@ from conformance.cases import statistic_names
 from impls.config import ResNetConfig
 from impls.paths import follow
 from weights_convert.dialects import find_dialect
+from weights_convert.table import permutation
 
 
 class DeviceMissing(RuntimeError):
@@ -77,3 +78,17 @@ def running_statistics(model: Any, config: ResNetConfig, dialect: str) -> dict[s
     """The framework's own variables that training updates without a gradient, by canonical name."""
     spoken = find_dialect(dialect)
     return {name: follow(model, spoken.write_name(name)[0]) for name in statistic_names(config)}
+
+
+def canonical_shapes(shapes: Mapping[str, tuple[int, ...]], dialect: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes as a dialect has them, made canonical; a name that it does not know is kept."""
+    spoken, found = find_dialect(dialect), {}
+    for name, shape in shapes.items():
+        reading = spoken.read_name(name)
+        if reading is None:
+            found[name] = shape
+        else:
+            canonical, rule = reading
+            order = permutation(rule.leaf(spoken.framework).axes, rule.leaf("torch").axes)
+            found[canonical] = tuple(shape[axis] for axis in order)
+    return found

@@ -11,11 +11,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from conformance.adapters import DeviceMissing, channels_first, channels_last, running_statistics
+from conformance.adapters import DeviceMissing, canonical_shapes, channels_first, channels_last, running_statistics
 from impls.config import ResNetConfig
 from impls.flax import resnet
-from weights_convert.dialects import find_dialect
-from weights_convert.table import permutation
 
 
 class FlaxAdapter:
@@ -50,15 +48,8 @@ class FlaxAdapter:
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The model's own NNX state, its paths read by the table."""
-        dialect, found = find_dialect("flax"), {}
-        for path, variable in nnx.to_flat_state(nnx.state(self.model, (nnx.Param, nnx.BatchStat))):
-            name = ".".join(map(str, path))
-            canonical, shape = name, variable.shape
-            if (reading := dialect.read_name(name)) is not None:
-                canonical, rule = reading
-                shape = tuple(shape[axis] for axis in permutation(rule.leaf("flax").axes, rule.leaf("torch").axes))
-            found[canonical] = shape
-        return found
+        state = nnx.to_flat_state(nnx.state(self.model, (nnx.Param, nnx.BatchStat)))
+        return canonical_shapes({".".join(map(str, path)): variable.shape for path, variable in state}, "flax")
 
     def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
         """Activations, and running statistics after a train-mode run."""

@@ -13,9 +13,10 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 
-from conformance.adapters import DeviceMissing, channels_first, channels_last, running_statistics
+from conformance.adapters import DeviceMissing, canonical_shapes, channels_first, channels_last, running_statistics
 from impls.config import ResNetConfig
-from impls.keras import read_weights, resnet
+from impls.keras import resnet
+from impls.paths import variables
 
 
 class KerasAdapter:
@@ -49,10 +50,10 @@ class KerasAdapter:
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The arrays that the table reaches by attribute path, and any other that Keras itself lists."""
-        arrays = read_weights(self.model).to("canonical").arrays
+        reached = variables(self.model, self.model.config, "keras")
+        found = canonical_shapes({name: tuple(variable.shape) for name, variable in reached.items()}, "keras")
         listed = len(self.model.trainable_variables) + len(self.model.non_trainable_variables)
-        unreached = {f"unreached variable {number}": () for number in range(listed - len(arrays))}
-        return {name: array.shape for name, array in arrays.items()} | unreached
+        return found | {f"unreached variable {number}": () for number in range(listed - len(found))}
 
     def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
         """Activations, and running statistics after a train-mode run."""
