@@ -176,8 +176,6 @@ def _implementations(
 
 def _networks(variants: Sequence[str], weights: Path | None, images: Sequence[Path], seed: int) -> dict[str, Network]:
     """The networks to run, each with weights and inputs."""
-    from concurrent.futures import ThreadPoolExecutor
-
     import weights_convert
     from conformance.inputs import default_inputs, read_images
     from conformance.suite import Network
@@ -193,9 +191,7 @@ def _networks(variants: Sequence[str], weights: Path | None, images: Sequence[Pa
         checkpoints = {checkpoint.config.variant: checkpoint}
     else:
         configs = {name: VARIANTS[name] for name in dict.fromkeys(variants or VARIANTS)}
-        with ThreadPoolExecutor() as pool:
-            made = pool.map(lambda config: synthetic_weights(config, seed), configs.values())
-            checkpoints = dict(zip(configs, made, strict=True))
+        checkpoints = {name: synthetic_weights(config, seed) for name, config in configs.items()}
     return {
         name: Network(
             checkpoint.config, checkpoint, _inputs(checkpoint.config, own, default_inputs(checkpoint.config, seed))
