@@ -25,7 +25,7 @@ NAMES = [
 
 EXTRAS = {
     "numpy": {
-        *("relu", "pad", "windows", "convolve", "moments", "normalise"),  # what a framework brings along
+        *("relu", "pad", "windows", "convolve", "moments", "multiply", "normalise"),  # what a framework brings along
         *("Convolution", "Convolution.__init__", "Convolution.forward"),
         *("BatchNorm", "BatchNorm.__init__", "BatchNorm.forward"),
         *("Linear", "Linear.__init__", "Linear.forward"),
