@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,7 @@ class Judging:
         self.waiting: dict[Case, list[Path]] = {}
         self.unsettled: dict[Case, int] = {}
         self.checked_parameters: set[tuple[str, str, str]] = set()
+        self.load_oracle = lru_cache(maxsize=2)(Trace.load)
 
     def take(self, event: Event) -> None:
         """Note an event; compare what it makes comparable."""
@@ -236,7 +238,9 @@ class Judging:
             return
         if case not in self.floors and self.builds and len(self.build_traces.get(case, [])) == self.builds:
             builds = self.build_traces.pop(case)
-            self.floors[case] = error_floors(Trace.load(self.oracle[case]), [Trace.load(build) for build in builds])
+            self.floors[case] = error_floors(
+                self.load_oracle(self.oracle[case]), [Trace.load(build) for build in builds]
+            )
             self._forget(builds)
         self._compare(case)
 
@@ -251,7 +255,7 @@ class Judging:
             self.waiting[case] = later
         if not ready:
             return
-        oracle = Trace.load(self.oracle[case])
+        oracle = self.load_oracle(self.oracle[case])
         for file in ready:
             candidate = Trace.load(file)
             self.outcome.comparisons += compare_traces(oracle, candidate, config, self.floors.get(case))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from enum import Enum
 from typing import Any, Literal
 
 EXPANSION = 4
@@ -24,6 +25,16 @@ STAGE_STRIDES = (1, 2, 2, 2)
 
 TOTAL_STRIDE = 32
 """Input pixels per pixel of the last feature map. Every layer rounds up, so a map has ceil(size / 32) pixels a side."""
+
+
+class Blank(Enum):
+    """In place of a source of random numbers: kernels are not drawn, since the weights of a file follow."""
+
+    BLANK = "no initial weights"
+
+
+BLANK = Blank.BLANK
+"""Drawing 25 million numbers takes longer than reading them."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """The names that all three frameworks have for floating-point dtypes."""

@@ -9,6 +9,7 @@ Sources: the parameter pages of `torch.nn`, `flax.nnx` and `keras.layers`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ class Leaf:
     axes: str
 
     @classmethod
+    @cache
     def parse(cls, text: str) -> Leaf:
         """From "kernel HWIO".
 
@@ -66,6 +68,7 @@ RUNNING_STATISTICS = ("running_mean", "running_var")
 """The leaves, in PyTorch's names, that training updates without a gradient."""
 
 
+@cache
 def find_rule(kind: Kind, framework: Framework, leaf: str) -> Rule | None:
     """The row for an array of that name in a layer of that kind; None where there is none.
 

@@ -58,7 +58,7 @@ class KerasAdapter:
     def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
         """Activations, and running statistics after a train-mode run."""
         statistics = running_statistics(self.model, self.model.config, "keras")
-        before = {name: np.array(to_numpy(variable)) for name, variable in statistics.items()}
+        before = {name: np.array(to_numpy(variable)) for name, variable in statistics.items()} if train else {}
         activations = self.activations(channels_last(images).astype(self.precision), train, layers)
         arrays = {name: channels_first(to_numpy(value)) for name, value in activations.items()}
         if train:

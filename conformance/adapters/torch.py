@@ -25,7 +25,7 @@ class TorchAdapter:
         self.precision = precision
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # set at run time
         torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports the compiler, in 2 s
         torch.set_grad_enabled(False)
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
 

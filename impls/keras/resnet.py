@@ -20,7 +20,7 @@ from keras import KerasTensor as Tensor
 from keras import ops
 from keras.ops import relu
 
-from impls.config import EXPANSION, STAGE_STRIDES, VARIANTS, ResNetConfig, named_config
+from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNetConfig, named_config
 from impls.taps import Tap, recording, untapped, within
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def conv(
     kernel: int,
     stride: int,
     config: ResNetConfig,
-    seeds: keras.random.SeedGenerator,
+    seeds: keras.random.SeedGenerator | Blank,
 ) -> keras.layers.Conv2D:
     """A convolution with the config's padding and bias, its kernel fan-out normal."""
     same = config.same_padding and kernel == 3 and stride == 2
@@ -87,7 +87,9 @@ def conv(
         padding="same" if same else "valid",
         data_format="channels_last",
         use_bias=config.conv_bias,
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seeds),
+        kernel_initializer="zeros"
+        if seeds is BLANK
+        else keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seeds),
         dtype=dtype_policy(config),
     )
     layer.build((None, None, None, in_channels))
@@ -110,12 +112,12 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
 
 
 def linear(
-    in_features: int, out_features: int, config: ResNetConfig, seeds: keras.random.SeedGenerator
+    in_features: int, out_features: int, config: ResNetConfig, seeds: keras.random.SeedGenerator | Blank
 ) -> keras.layers.Dense:
     """A dense layer, its kernel normal with deviation 0.01, its bias zero."""
     layer = keras.layers.Dense(
         out_features,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=seeds),
+        kernel_initializer="zeros" if seeds is BLANK else keras.initializers.RandomNormal(stddev=0.01, seed=seeds),
         dtype=dtype_policy(config),
     )
     layer.build((None, in_features))
@@ -160,7 +162,7 @@ class Bottleneck(keras.layers.Layer):
         channels: int,
         stride: int,
         config: ResNetConfig,
-        seeds: keras.random.SeedGenerator,
+        seeds: keras.random.SeedGenerator | Blank,
     ) -> None:
         super().__init__(dtype=dtype_policy(config))
         out_channels = channels * self.expansion
@@ -205,7 +207,7 @@ class ResNet(keras.Model):
         layers: Blocks in each of the four stages.
         num_classes: Length of the logits; 0 for none.
         config: Every other fact of the network; its own depths and classes are ignored.
-        seeds: Source of the initial weights; None draws a random seed.
+        seeds: Source of the initial weights; None draws a random seed, `BLANK` leaves kernels zero.
         name: Of the Keras model.
 
     Example:
@@ -221,7 +223,7 @@ class ResNet(keras.Model):
         num_classes: int = 1000,
         *,
         config: ResNetConfig = VARIANTS["tutorial"],
-        seeds: keras.random.SeedGenerator | None = None,
+        seeds: keras.random.SeedGenerator | Blank | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name, dtype=dtype_policy(config))
@@ -279,7 +281,7 @@ def stage(
     depth: int,
     stride: int,
     config: ResNetConfig,
-    seeds: keras.random.SeedGenerator,
+    seeds: keras.random.SeedGenerator | Blank,
 ) -> list[Bottleneck]:
     """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
     blocks = [block(in_channels, channels, stride, config, seeds)]
@@ -290,7 +292,7 @@ def stage(
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | None = None) -> ResNet:
     """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
-    seeds = keras.random.SeedGenerator(seed)
+    seeds = keras.random.SeedGenerator(seed) if weights is None else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, seeds=seeds)
     if weights is not None:
         from impls.keras.state import write_weights  # here, since it imports this module

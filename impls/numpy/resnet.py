@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from impls.config import EXPANSION, STAGE_STRIDES, VARIANTS, ResNetConfig, named_config
+from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNetConfig, named_config
 from impls.taps import Tap, recording, untapped, within
 
 if TYPE_CHECKING:
@@ -120,11 +120,16 @@ class Linear:
 
 
 def conv(
-    in_channels: int, out_channels: int, kernel: int, stride: int, config: ResNetConfig, rng: np.random.Generator
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int,
+    config: ResNetConfig,
+    rng: np.random.Generator | Blank,
 ) -> Convolution:
     """A convolution without or with bias, its weight fan-out normal (He et al. 2015, arXiv:1502.01852)."""
     shape = (out_channels, in_channels, kernel, kernel)
-    weight = rng.standard_normal(shape) * np.sqrt(2 / (out_channels * kernel**2))
+    weight = np.empty(shape) if rng is BLANK else rng.standard_normal(shape) * np.sqrt(2 / (out_channels * kernel**2))
     bias = np.zeros(out_channels) if config.conv_bias else None
     return Convolution(weight, bias, stride, same=config.same_padding and kernel == 3 and stride == 2)
 
@@ -134,9 +139,11 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
     return BatchNorm(channels, scale, config)
 
 
-def linear(in_features: int, out_features: int, config: ResNetConfig, rng: np.random.Generator) -> Linear:
+def linear(in_features: int, out_features: int, config: ResNetConfig, rng: np.random.Generator | Blank) -> Linear:
     """A dense layer, its weight normal with deviation 0.01, its bias zero."""
-    return Linear(rng.standard_normal((out_features, in_features)) * 0.01, np.zeros(out_features))
+    shape = (out_features, in_features)
+    weight = np.empty(shape) if rng is BLANK else rng.standard_normal(shape) * 0.01
+    return Linear(weight, np.zeros(out_features))
 
 
 def max_pool(x: Array, config: ResNetConfig) -> Array:
@@ -161,7 +168,7 @@ class Bottleneck:
         channels: int,
         stride: int,
         config: ResNetConfig,
-        rng: np.random.Generator,
+        rng: np.random.Generator | Blank,
     ) -> None:
         out_channels = channels * self.expansion
         stride1, stride2 = (stride, 1) if config.strided_layer == "conv1" else (1, stride)
@@ -197,7 +204,7 @@ class ResNet:
         layers: Blocks in each of the four stages.
         num_classes: Length of the logits; 0 for none.
         config: Every other fact of the network; its own depths and classes are ignored.
-        seed: Of the initial weights.
+        rng: Source of the initial weights; None draws a random seed, `BLANK` draws no weights.
 
     Example:
         >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
@@ -212,9 +219,9 @@ class ResNet:
         num_classes: int = 1000,
         *,
         config: ResNetConfig = VARIANTS["tutorial"],
-        seed: int = 0,
+        rng: np.random.Generator | Blank | None = None,
     ) -> None:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng() if rng is None else rng
         self.config = config = replace(config, depths=tuple(layers), num_classes=num_classes)
         width, features = config.width, config.width * 8 * block.expansion
         self.conv1 = conv(config.in_channels, width, 7, 2, config, rng)
@@ -278,7 +285,7 @@ def stage(
     depth: int,
     stride: int,
     config: ResNetConfig,
-    rng: np.random.Generator,
+    rng: np.random.Generator | Blank,
 ) -> list[Bottleneck]:
     """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
     blocks = [block(in_channels, channels, stride, config, rng)]
@@ -289,7 +296,8 @@ def stage(
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0) -> ResNet:
     """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
-    model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, seed=seed)
+    rng = np.random.default_rng(seed) if weights is None else BLANK
+    model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
     if weights is not None:
         from impls.numpy.state import write_weights  # here, since it imports this module
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d, relu
 
-from impls.config import EXPANSION, STAGE_STRIDES, VARIANTS, ResNetConfig, named_config
+from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNetConfig, named_config
 from impls.taps import Tap, recording, untapped, within
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ class Conv(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride, padding, bias=bias, dtype=dtype)
         self.same = same
 
+    def reset_parameters(self) -> None:
+        """Nothing: `conv` draws the weight, and drawing it twice would cost half a second."""
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(pad_same(x, 3, 2, 0.0) if self.same else x)
 
@@ -55,12 +58,18 @@ def pad_same(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
 
 
 def conv(
-    in_channels: int, out_channels: int, kernel: int, stride: int, config: ResNetConfig, rng: torch.Generator | None
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int,
+    config: ResNetConfig,
+    rng: torch.Generator | Blank | None,
 ) -> Conv:
     """A convolution with the config's padding and bias, its weight fan-out normal."""
     same = config.same_padding and kernel == 3 and stride == 2
     layer = Conv(in_channels, out_channels, kernel, stride, same=same, bias=config.conv_bias, dtype=torch_dtype(config))
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=rng)
+    if rng is not BLANK:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=rng)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
@@ -76,10 +85,11 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> nn.BatchNor
     return layer
 
 
-def linear(in_features: int, out_features: int, config: ResNetConfig, rng: torch.Generator | None) -> nn.Linear:
+def linear(in_features: int, out_features: int, config: ResNetConfig, rng: torch.Generator | Blank | None) -> nn.Linear:
     """A dense layer, its weight normal with deviation 0.01, its bias zero."""
     layer = nn.Linear(in_features, out_features, dtype=torch_dtype(config))
-    nn.init.normal_(layer.weight, std=0.01, generator=rng)
+    if rng is not BLANK:
+        nn.init.normal_(layer.weight, std=0.01, generator=rng)
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -118,7 +128,7 @@ class Bottleneck(nn.Module):
         channels: int,
         stride: int,
         config: ResNetConfig,
-        rng: torch.Generator | None,
+        rng: torch.Generator | Blank | None,
     ) -> None:
         super().__init__()
         out_channels = channels * self.expansion
@@ -155,7 +165,7 @@ class ResNet(nn.Module):
         layers: Blocks in each of the four stages.
         num_classes: Length of the logits; 0 for none.
         config: Every other fact of the network; its own depths and classes are ignored.
-        rng: Source of the initial weights; None is PyTorch's global one (`torch.manual_seed`).
+        rng: Source of the initial weights; None is PyTorch's global one (`torch.manual_seed`), `BLANK` draws none.
 
     Example:
         >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
@@ -170,7 +180,7 @@ class ResNet(nn.Module):
         num_classes: int = 1000,
         *,
         config: ResNetConfig = VARIANTS["tutorial"],
-        rng: torch.Generator | None = None,
+        rng: torch.Generator | Blank | None = None,
     ) -> None:
         super().__init__()
         self.config = config = replace(config, depths=tuple(layers), num_classes=num_classes)
@@ -214,7 +224,7 @@ def stage(
     depth: int,
     stride: int,
     config: ResNetConfig,
-    rng: torch.Generator | None,
+    rng: torch.Generator | Blank | None,
 ) -> nn.Sequential:
     """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
     blocks = [block(in_channels, channels, stride, config, rng)]
@@ -225,7 +235,8 @@ def stage(
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | None = None) -> ResNet:
     """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
-    rng = None if seed is None else torch.Generator(torch.get_default_device()).manual_seed(seed)
+    seeded = None if seed is None else torch.Generator(torch.get_default_device()).manual_seed(seed)
+    rng = seeded if weights is None else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
     if weights is not None:
         from impls.torch.state import write_weights  # here, since it imports this module
