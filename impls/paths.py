@@ -15,8 +15,8 @@ def variables(model: Any, config: ResNetConfig, dialect: str) -> dict[str, Any]:
     Raises:
         AttributeError: If the model lacks a layer that the config promises.
     """
-    names = [find_dialect(dialect).write_name(canonical)[0] for canonical in expected_shapes(config)]
-    return {name: follow(model, name) for name in names}
+    names = find_dialect(dialect).write_names(expected_shapes(config)).values()
+    return {name: follow(model, name) for name, _ in names}
 
 
 def follow(model: Any, path: str) -> Any:

@@ -16,7 +16,7 @@ from impls.config import ResNetConfig
 from weights_convert import containers
 from weights_convert.dialects import Dialect, find_dialect
 from weights_convert.errors import ConversionError
-from weights_convert.table import Rule, reorder
+from weights_convert.table import reorder
 
 FORMAT = "resnet-parity"
 FORMAT_VERSION = "1"
@@ -48,10 +48,12 @@ class Checkpoint:
         Raises:
             ValueError: If there is no such dialect.
         """
-        target, arrays = find_dialect(dialect), {}
+        source, target, arrays = self.dialect, find_dialect(dialect), {}
+        readings = source.read_names(self.arrays)
+        written = target.write_names(canonical for canonical, _ in readings.values())
         for name, array in self.arrays.items():
-            canonical, rule = _known(self.dialect.read_name(name))
-            arrays[target.write_name(canonical)[0]] = reorder(array, rule, self.dialect.framework, target.framework)
+            canonical, rule = readings[name]  # a checkpoint holds only names of its dialect
+            arrays[written[canonical][0]] = reorder(array, rule, source.framework, target.framework)
         return replace(self, arrays=arrays, dialect=target)
 
     def arrays_for(self, dialect: str, dtypes: Mapping[str, np.dtype[Any]]) -> Mapping[str, np.ndarray]:
@@ -102,9 +104,3 @@ class Checkpoint:
             digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
             digest.update(array.view(np.uint8).data if array.size else b"")
         return digest.hexdigest()
-
-
-def _known(reading: tuple[str, Rule] | None) -> tuple[str, Rule]:
-    if reading is None:
-        raise AssertionError("a checkpoint holds only names of its dialect")
-    return reading

@@ -8,11 +8,13 @@ is the row. A further library is a further value here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 
-from weights_convert.table import Framework, Kind, Rule, find_rule
+from weights_convert.table import RUNNING_STATISTICS, Framework, Kind, Rule, find_rule
 
 CANONICAL_LAYERS: dict[str, Kind] = {
     "conv1": "conv",
@@ -36,6 +38,56 @@ NUMBERS: dict[str, tuple[str, int, str]] = {
 }
 """A number of a pattern: what it counts, what the spelling adds to it, and how it may look."""
 
+FLAT = "flat"
+"""The number of a block counted through all stages, from zero. Which stage it is in, depends on the depths."""
+
+ROOT = "root"
+"""Stands for the part of a name that a network without classifier is saved without."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a single name does not tell, and the names together do.
+
+    Attributes:
+        depths: Blocks in each stage.
+        headless: Whether there is no classifier.
+    """
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    headless: bool = False
+
+    @classmethod
+    def of(cls, canonical: Iterable[str]) -> Layout:
+        """The layout of a network with these canonical names.
+
+        Example:
+            >>> Layout.of(["stage1.0.bn1.weight", "stage1.1.bn1.weight", "stage2.0.bn1.weight"])
+            Layout(depths=(2, 1, 0, 0), headless=True)
+        """
+        depths, headless = [0, 0, 0, 0], True
+        for name in canonical:
+            if match := re.match(r"stage([1-4])\.(\d{1,4})\.", name):
+                stage, block = int(match[1]) - 1, int(match[2])
+                depths[stage] = max(depths[stage], block + 1)
+            headless &= not name.startswith("fc.")
+        return cls(tuple(depths), headless)
+
+    def block(self, flat: int) -> dict[str, int]:
+        """Stage and block of the block with that number.
+
+        Example:
+            >>> Layout().block(3)
+            {'stage': 2, 'block': 0}
+        """
+        starts = [0, *accumulate(self.depths[:-1])]
+        stage = bisect_right(starts, flat)
+        return {"stage": stage, "block": flat - starts[stage - 1]}
+
+    def flat(self, stage: int, block: int) -> int:
+        """The inverse of `block`."""
+        return sum(self.depths[: stage - 1]) + block
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -48,6 +100,8 @@ class Dialect:
         dropped: Regular expressions of names that are left out on purpose, with the reason.
         about: What it is, in one line.
         published_variant: The network that the library's own published weights belong to, as advice; never assumed.
+        collections: What stands before the names of parameters, and of running statistics.
+        root: What stands for `{root}` in a network with a classifier, and in one without.
     """
 
     name: str
@@ -56,29 +110,85 @@ class Dialect:
     about: str
     dropped: Mapping[str, str] | None = None
     published_variant: str | None = None
+    collections: tuple[str, str] = ("", "")
+    root: tuple[str, str] = ("", "")
 
     @cached_property
     def _readers(self) -> list[tuple[re.Pattern[str], str, Kind]]:
-        return [(_compile(spelled), plain, CANONICAL_LAYERS[plain]) for plain, spelled in self.layers.items()]
+        return [(self._compile(spelled), plain, CANONICAL_LAYERS[plain]) for plain, spelled in self.layers.items()]
 
     @cached_property
     def _writers(self) -> list[tuple[re.Pattern[str], str]]:
-        return [(_compile(plain), spelled) for plain, spelled in self.layers.items()]
+        return [(self._compile(plain), spelled) for plain, spelled in self.layers.items()]
 
-    def read_name(self, name: str) -> tuple[str, Rule] | None:
+    def _compile(self, pattern: str) -> re.Pattern[str]:
+        looks = {name: look for name, (_, _, look) in NUMBERS.items()}
+        looks |= {FLAT: "0|[1-9][0-9]{0,3}", ROOT: "|".join(map(re.escape, self.root))}
+        parts = re.split(r"{(\w+)}", pattern)
+        literals, named = map(re.escape, parts[::2]), [f"(?P<{name}>{looks[name]})" for name in parts[1::2]]
+        return re.compile("".join(literal + name for literal, name in zip(literals, [*named, ""], strict=True)))
+
+    def read_names(self, names: Iterable[str]) -> dict[str, tuple[str, Rule]]:
+        """Those of the names that this dialect knows, each with its canonical name and its rule.
+
+        Example:
+            >>> list(DIALECTS["flax-linen"].read_names(["params.BottleneckResNetBlock_0.conv_proj.kernel"]).values())[0][0]
+            'stage1.0.downsample_conv.weight'
+        """  # noqa: E501 (a name is one word)
+        known = list(names)
+        layout = self.layout_of(known)
+        return {name: reading for name in known if (reading := self.read_name(name, layout)) is not None}
+
+    def write_names(self, canonical: Iterable[str]) -> dict[str, tuple[str, Rule]]:
+        """Each canonical name of a network, with what this dialect calls it and its rule.
+
+        Raises:
+            KeyError: If one is not canonical.
+        """
+        known = list(canonical)
+        layout = Layout.of(known)
+        return {name: self.write_name(name, layout) for name in known}
+
+    def layout_of(self, names: Iterable[str]) -> Layout:
+        """The layout that names of this dialect tell: a stage begins at each block that projects its shortcut."""
+        counted = [(pattern, plain) for pattern, plain, _ in self._readers if FLAT in pattern.groupindex]
+        if not counted:
+            return Layout()  # each name tells its stage
+        blocks: set[int] = set()
+        starts: set[int] = set()
+        for path in [self._without_collection(name).rpartition(".")[0] for name in names]:
+            for pattern, plain in counted:
+                if match := pattern.fullmatch(path):
+                    blocks.add(int(match[FLAT]))
+                    if "downsample" in plain:
+                        starts.add(int(match[FLAT]))
+        bounds = [*sorted(starts), 1 + max(blocks, default=-1)]
+        return Layout(tuple(end - start for start, end in pairwise(bounds)))
+
+    def _without_collection(self, name: str) -> str:
+        return next((name.removeprefix(start) for start in self.collections if name.startswith(start)), name)
+
+    def _collection(self, rule: Rule) -> str:
+        return self.collections[rule.leaf("torch").name in RUNNING_STATISTICS]
+
+    def read_name(self, name: str, layout: Layout = Layout()) -> tuple[str, Rule] | None:
         """The canonical name of an array that this dialect calls `name`, and its rule; None if it is no such name.
 
         Example:
             >>> DIALECTS["torchvision"].read_name("layer1.0.downsample.0.weight")[0]
             'stage1.0.downsample_conv.weight'
         """
-        path, _, leaf = name.rpartition(".")
+        path, _, leaf = self._without_collection(name).rpartition(".")
         for pattern, plain, kind in self._readers:
             if (match := pattern.fullmatch(path)) and (rule := find_rule(kind, self.framework, leaf)):
-                return f"{_fill(plain, _numbers(match))}.{rule.leaf('torch').name}", rule
+                if name != f"{self._collection(rule)}{path}.{leaf}":
+                    return None
+                if (numbers := _numbers(match, layout))["stage"] > len(layout.depths):
+                    return None
+                return f"{_fill(plain, numbers)}.{rule.leaf('torch').name}", rule
         return None
 
-    def write_name(self, canonical: str) -> tuple[str, Rule]:
+    def write_name(self, canonical: str, layout: Layout = Layout()) -> tuple[str, Rule]:
         """What this dialect calls the array of that canonical name, and its rule.
 
         Raises:
@@ -91,7 +201,12 @@ class Dialect:
         path, _, leaf = canonical.rpartition(".")
         for (pattern, spelled), kind in zip(self._writers, (CANONICAL_LAYERS[p] for p in self.layers), strict=True):
             if (match := pattern.fullmatch(path)) and (rule := find_rule(kind, "torch", leaf)):
-                return f"{_fill(spelled, _numbers(match))}.{rule.leaf(self.framework).name}", rule
+                numbers = _numbers(match, layout)
+                words = {ROOT: self.root[layout.headless], FLAT: layout.flat(numbers["stage"], numbers["block"])}
+                return (
+                    f"{self._collection(rule)}{_fill(spelled, numbers, words)}.{rule.leaf(self.framework).name}",
+                    rule,
+                )
         raise KeyError(canonical)
 
     def why_dropped(self, name: str) -> str | None:
@@ -99,25 +214,35 @@ class Dialect:
         return next((why for pattern, why in (self.dropped or {}).items() if re.fullmatch(pattern, name)), None)
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"{(\w+)}", pattern)
-    literals, numbers = map(re.escape, parts[::2]), [f"(?P<{name}>{NUMBERS[name][2]})" for name in parts[1::2]]
-    return re.compile("".join(literal + number for literal, number in zip(literals, [*numbers, ""], strict=True)))
-
-
-def _numbers(match: re.Match[str]) -> dict[str, int]:
+def _numbers(match: re.Match[str], layout: Layout) -> dict[str, int]:
     """The plain numbers behind a spelling: stage from one, block from zero, k from one."""
-    return {NUMBERS[name][0]: int(text) - NUMBERS[name][1] for name, text in match.groupdict().items()}
+    found = match.groupdict()
+    numbers = {"stage": 0, "block": 0}
+    numbers |= {NUMBERS[name][0]: int(text) - NUMBERS[name][1] for name, text in found.items() if name in NUMBERS}
+    return numbers | (layout.block(int(found[FLAT])) if FLAT in found else {})
 
 
-def _fill(pattern: str, numbers: Mapping[str, int]) -> str:
-    return pattern.format_map(
-        {name: numbers[plain] + add for name, (plain, add, _) in NUMBERS.items() if plain in numbers}
-    )
+def _fill(pattern: str, numbers: Mapping[str, int], words: Mapping[str, object] | None = None) -> str:
+    spelled = {name: numbers[plain] + add for name, (plain, add, _) in NUMBERS.items() if plain in numbers}
+    return pattern.format_map(spelled | dict(words or {}))
 
 
 AS_CANONICAL = {plain: plain for plain in CANONICAL_LAYERS}
 BATCH_COUNTER = {r".*\.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"}
+TRAINING_STATE = {
+    r"opt_state\..*": "the optimizer's state",
+    r"(step|dynamic_scale\..*)": "the state of training: step, scale of the loss",
+}
+TRANSFORMERS = {
+    "conv1": "{root}embedder.embedder.convolution",
+    "bn1": "{root}embedder.embedder.normalization",
+    "stage{stage}.{block}.conv{k}": "{root}encoder.stages.{stage0}.layers.{block}.layer.{k0}.convolution",
+    "stage{stage}.{block}.bn{k}": "{root}encoder.stages.{stage0}.layers.{block}.layer.{k0}.normalization",
+    "stage{stage}.{block}.downsample_conv": "{root}encoder.stages.{stage0}.layers.{block}.shortcut.convolution",
+    "stage{stage}.{block}.downsample_bn": "{root}encoder.stages.{stage0}.layers.{block}.shortcut.normalization",
+    "fc": "classifier.1",
+}
+"""As transformers' three ResNets spell it, from `modeling_resnet.py` and, of version 4, its two siblings."""
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
@@ -139,9 +264,35 @@ DIALECTS: dict[str, Dialect] = {
                 "stage{stage}.{block}.downsample_bn": "layer{stage}.{block}.downsample.1",
                 "fc": "fc",
             },
-            "torchvision.models.resnet50 and its many relatives",
+            "torchvision.models.resnet50 and its many relatives, timm's among them",
             BATCH_COUNTER,
             "v1.5",
+        ),
+        Dialect(
+            "transformers",
+            "torch",
+            TRANSFORMERS,
+            "transformers' ResNetForImageClassification, and ResNetModel",
+            BATCH_COUNTER,
+            "v1.5",
+            root=("resnet.", ""),
+        ),
+        Dialect(
+            "transformers-flax",
+            "flax",
+            TRANSFORMERS,
+            "FlaxResNetForImageClassification and FlaxResNetModel of transformers 4",
+            published_variant="v1.5",
+            collections=("params.", "batch_stats."),
+            root=("resnet.", ""),
+        ),
+        Dialect(
+            "transformers-tf",
+            "keras",
+            TRANSFORMERS | {"fc": "tf_res_net_for_image_classification.classifier.1"},
+            "TFResNetForImageClassification and TFResNetModel of transformers 4",
+            published_variant="v1.5",
+            root=("tf_res_net_for_image_classification.resnet.", "tf_res_net_model.resnet."),
         ),
         Dialect(
             "keras.applications",
@@ -158,11 +309,44 @@ DIALECTS: dict[str, Dialect] = {
             "keras.applications.ResNet50: layer name, dot, variable name",
             published_variant="keras",
         ),
+        Dialect(
+            "keras-hub",
+            "keras",
+            {
+                "conv1": "conv1_conv",
+                "bn1": "conv1_bn",
+                "stage{stage}.{block}.conv{k}": "stack{stage0}_block{block}_{k}_conv",
+                "stage{stage}.{block}.bn{k}": "stack{stage0}_block{block}_{k}_bn",
+                "stage{stage}.{block}.downsample_conv": "stack{stage0}_block{block}_0_conv",
+                "stage{stage}.{block}.downsample_bn": "stack{stage0}_block{block}_0_bn",
+                "fc": "predictions",
+            },
+            "Keras Hub's ResNetBackbone and ResNetImageClassifier: layer name, dot, variable name",
+            published_variant="v1.5",
+        ),
+        Dialect(
+            "flax-linen",
+            "flax",
+            {
+                "conv1": "conv_init",
+                "bn1": "bn_init",
+                "stage{stage}.{block}.conv{k}": "BottleneckResNetBlock_{flat}.Conv_{k0}",
+                "stage{stage}.{block}.bn{k}": "BottleneckResNetBlock_{flat}.BatchNorm_{k0}",
+                "stage{stage}.{block}.downsample_conv": "BottleneckResNetBlock_{flat}.conv_proj",
+                "stage{stage}.{block}.downsample_bn": "BottleneckResNetBlock_{flat}.norm_proj",
+                "fc": "Dense_0",
+            },
+            "the ImageNet example of Flax, in Linen: its variables `params` and `batch_stats`",
+            TRAINING_STATE,
+            "flax",
+            collections=("params.", "batch_stats."),
+        ),
     )
 }
-"""Every dialect by name. "torch" is "canonical": impls.torch is where the canonical form comes from."""
+"""Every dialect by name."""
 
-ALIASES = {"torch": "canonical"}
+ALIASES = {"torch": "canonical", "timm": "torchvision"}
+"""Other names: impls.torch is where the canonical form comes from, and timm spells as torchvision does."""
 
 
 def find_dialect(name: str) -> Dialect:

@@ -21,7 +21,7 @@ from weights_convert.checkpoint import FORMAT, FORMAT_VERSION, Checkpoint
 from weights_convert.dialects import DIALECTS, Dialect, find_dialect
 from weights_convert.errors import ConversionError
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
-from weights_convert.table import permutation, reorder
+from weights_convert.table import Rule, permutation, reorder
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes that weights come in; each container holds them all, bit for bit."""
@@ -146,7 +146,7 @@ def inspect(
     except ValueError as error:
         return Inspection(where, container, arrays, problems=(*problems, str(error)))
 
-    rules = {name: reading for name in arrays if (reading := spoken.read_name(name)) is not None}
+    rules = spoken.read_names(arrays)
     dropped = {name: why for name in arrays if (why := spoken.why_dropped(name)) is not None}
     problems += [f"{spoken.name} has no rule for {name!r}" for name in arrays if name not in rules | dropped]
     problems += [
@@ -154,6 +154,7 @@ def inspect(
         for name in rules
         if arrays[name].dtype.name not in FLOATS
     ]
+    problems += _twice({name: canonical for name, (canonical, _) in rules.items()})
     shapes, weights = {}, {}
     for name, (canonical, rule) in rules.items():
         if arrays[name].ndim == len(rule.leaf(spoken.framework).axes):
@@ -184,7 +185,7 @@ def recognise_dialect(names: Mapping[str, Any]) -> Dialect:
         >>> recognise_dialect({"layer1.0.conv1.weight": None, "conv1.weight": None}).name
         'torchvision'
     """
-    known = {d.name: sum(d.read_name(name) is not None for name in names) for d in DIALECTS.values()}
+    known = {dialect.name: len(dialect.read_names(names)) for dialect in DIALECTS.values()}
     best = [name for name, count in known.items() if count == max(known.values()) > 0]
     if len(best) != 1:
         found = f"names that {' and '.join(best)} share" if best else "no name that a known dialect uses"
@@ -249,7 +250,9 @@ def _own_network(own: Mapping[str, str], count: int) -> ResNetConfig:
 
 def _differences(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetConfig) -> list[str]:
     """Arrays that are missing, extra, or of another shape than the network's, as the dialect has them."""
-    expected = dict(_spoken(dialect, canonical, shape) for canonical, shape in expected_shapes(network).items())
+    wanted = expected_shapes(network)
+    spellings = dialect.write_names(wanted)
+    expected = dict(_spoken(dialect, *spellings[canonical], shape) for canonical, shape in wanted.items())
     missing = [f"{name!r} is missing" for name in expected if name not in shapes]
     extra = [f"{name!r} has no place in this network" for name in shapes if name not in expected]
     wrong = [
@@ -260,9 +263,18 @@ def _differences(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetC
     return missing + extra + wrong
 
 
-def _spoken(dialect: Dialect, canonical: str, shape: Shape) -> tuple[str, Shape]:
+def _twice(readings: Mapping[str, str]) -> list[str]:
+    """Names that mean the same array."""
+    firsts: dict[str, str] = {}
+    return [
+        f"{firsts[canonical]!r} and {name!r} are the same array"
+        for name, canonical in readings.items()
+        if firsts.setdefault(canonical, name) != name
+    ]
+
+
+def _spoken(dialect: Dialect, name: str, rule: Rule, shape: Shape) -> tuple[str, Shape]:
     """Name and shape of an array in a dialect."""
-    name, rule = dialect.write_name(canonical)
     order = permutation(rule.leaf("torch").axes, rule.leaf(dialect.framework).axes)
     return name, tuple(shape[axis] for axis in order)
 

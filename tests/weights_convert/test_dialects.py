@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impls.config import ResNetConfig
-from weights_convert.dialects import ALIASES, CANONICAL_LAYERS, DIALECTS, find_dialect
+from weights_convert.dialects import ALIASES, CANONICAL_LAYERS, DIALECTS, Layout, find_dialect
 from weights_convert.shapes import expected_shapes
 
 DEEPEST = (3, 8, 36, 3)
@@ -28,11 +28,11 @@ each_dialect = pytest.mark.parametrize("name", DIALECTS)
 @settings(max_examples=25, deadline=None)
 def test_every_name_is_written_once_and_read_back(name: str, network: ResNetConfig):
     dialect, canonical = DIALECTS[name], list(expected_shapes(network))
-    written = [dialect.write_name(each) for each in canonical]
-    assert len({own for own, _ in written}) == len(canonical)
-    assert [dialect.read_name(own) for own, _ in written] == [
-        (each, rule) for each, (_, rule) in zip(canonical, written, strict=True)
-    ]
+    written = dialect.write_names(canonical)
+    assert len({own for own, _ in written.values()}) == len(canonical)
+    assert dialect.read_names(own for own, _ in written.values()) == {
+        own: (each, rule) for each, (own, rule) in written.items()
+    }
 
 
 @each_dialect
@@ -55,6 +55,29 @@ def test_every_layer_has_a_row(name: str):
         ("keras.applications", "conv2_block1_0_conv.kernel", "stage1.0.downsample_conv.weight"),
         ("keras.applications", "conv5_block3_2_bn.beta", "stage4.2.bn2.bias"),
         ("keras.applications", "predictions.kernel", "fc.weight"),
+        ("keras-hub", "stack0_block0_0_conv.kernel", "stage1.0.downsample_conv.weight"),
+        ("keras-hub", "stack3_block2_3_bn.moving_mean", "stage4.2.bn3.running_mean"),
+        ("transformers", "resnet.embedder.embedder.convolution.weight", "conv1.weight"),
+        ("transformers", "resnet.encoder.stages.0.layers.0.shortcut.normalization.bias", "stage1.0.downsample_bn.bias"),
+        ("transformers", "resnet.encoder.stages.3.layers.2.layer.0.convolution.weight", "stage4.2.conv1.weight"),
+        ("transformers", "classifier.1.weight", "fc.weight"),
+        ("transformers-flax", "params.classifier.1.kernel", "fc.weight"),
+        (
+            "transformers-flax",
+            "batch_stats.resnet.encoder.stages.1.layers.3.layer.2.normalization.var",
+            "stage2.3.bn3.running_var",
+        ),
+        ("transformers-tf", "tf_res_net_for_image_classification.classifier.1.kernel", "fc.weight"),
+        (
+            "transformers-tf",
+            "tf_res_net_for_image_classification.resnet.encoder.stages.0.layers.1.layer.0.normalization.gamma",
+            "stage1.1.bn1.weight",
+        ),
+        ("flax-linen", "params.conv_init.kernel", "conv1.weight"),
+        ("flax-linen", "batch_stats.bn_init.mean", "bn1.running_mean"),
+        ("flax-linen", "params.BottleneckResNetBlock_3.Conv_1.kernel", "stage2.0.conv2.weight"),
+        ("flax-linen", "params.BottleneckResNetBlock_15.BatchNorm_2.scale", "stage4.2.bn3.weight"),
+        ("flax-linen", "params.BottleneckResNetBlock_7.norm_proj.bias", "stage3.0.downsample_bn.bias"),
     ],
 )
 def test_names_as_the_libraries_spell_them(dialect: str, name: str, canonical: str):
@@ -81,6 +104,12 @@ def test_names_as_the_libraries_spell_them(dialect: str, name: str, canonical: s
         ("keras.applications", "conv2_block0_1_conv.kernel"),
         ("keras.applications", "conv2_block1_1_bn.scale"),
         ("canonical", "stage1.٣.conv1.weight"),
+        ("transformers", "encoder.encoder.stages.0.layers.0.layer.0.convolution.weight"),
+        ("transformers", "resnet.encoder.stages.4.layers.0.layer.0.convolution.weight"),
+        ("flax-linen", "params.bn_init.mean"),
+        ("flax-linen", "batch_stats.bn_init.scale"),
+        ("flax-linen", "bn_init.scale"),
+        ("flax-linen", "params.ResNetBlock_0.Conv_0.kernel"),
     ],
 )
 def test_a_name_that_is_not_spelled_so_is_not_read(dialect: str, name: str):
@@ -92,6 +121,34 @@ def test_a_name_that_is_not_spelled_so_is_not_read(dialect: str, name: str):
 def test_what_is_not_canonical_is_not_written(name: str, canonical: str):
     with pytest.raises(KeyError, match=canonical):
         DIALECTS[name].write_name(canonical)
+
+
+@pytest.mark.parametrize("dialect", ["transformers", "transformers-flax", "transformers-tf"])
+def test_transformers_spells_a_network_without_classifier_otherwise(dialect: str):
+    whole, headless = (
+        [own for own, _ in DIALECTS[dialect].write_names(expected_shapes(ResNetConfig(num_classes=classes))).values()]
+        for classes in (10, 0)
+    )
+    assert not set(whole) & set(headless)
+    assert DIALECTS[dialect].read_names(headless).keys() == set(headless)
+    body = [own for own in whole if "classifier.1" not in own]
+    assert DIALECTS[dialect].read_names(body).keys() == set(body)  # ResNetModel also reads its weights out of these
+
+
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_blocks_counted_through_all_stages_are_placed_by_their_projections(data: st.DataObject):
+    network = ResNetConfig(depths=data.draw(st.tuples(*(st.integers(1, depth) for depth in DEEPEST))))
+    written = DIALECTS["flax-linen"].write_names(expected_shapes(network))
+    shuffled = data.draw(st.permutations([own for own, _ in written.values()][:40]))
+    rest = [own for own, _ in written.values()][40:]
+    assert Layout.of(canonical for canonical, _ in DIALECTS["flax-linen"].read_names(shuffled + rest).values()) == (
+        Layout(network.depths)
+    )
+
+
+def test_a_block_of_no_stage_is_not_read():
+    assert DIALECTS["flax-linen"].read_names(["params.BottleneckResNetBlock_0.Conv_0.kernel"]) == {}
 
 
 def test_only_pytorch_counts_batches():
