@@ -171,8 +171,10 @@ def dialect_of_name(target: Path) -> Dialect:
         'keras.applications'
     """
     for name in DIALECT.choices:
-        if f".{target.stem}".endswith(f".{name}"):
+        if f".{containers.without_ending(target)}".endswith(f".{name}"):
             return find_dialect(name)
+    if (container := containers.of_name(target)) and len(container.dialects) == 1:
+        return find_dialect(container.dialects[0])
     example = target.with_suffix(f".flax{target.suffix}").name
     raise ConversionError(
         str(target),

@@ -229,6 +229,10 @@ def _fill(pattern: str, numbers: Mapping[str, int], words: Mapping[str, object] 
 
 AS_CANONICAL = {plain: plain for plain in CANONICAL_LAYERS}
 BATCH_COUNTER = {r".*\.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"}
+KERAS_STATE = {
+    r"optimizer\..*": "the optimizer's state",
+    r".*seed_generator.*": "the state of a random number generator",
+}
 TRAINING_STATE = {
     r"opt_state\..*": "the optimizer's state",
     r"(step|dynamic_scale\..*)": "the state of training: step, scale of the loss",
@@ -251,7 +255,7 @@ DIALECTS: dict[str, Dialect] = {
             "canonical", "torch", AS_CANONICAL, "this project's exchange form; impls.torch's state_dict", BATCH_COUNTER
         ),
         Dialect("flax", "flax", AS_CANONICAL, "impls.flax: attribute paths joined by dots"),
-        Dialect("keras", "keras", AS_CANONICAL, "impls.keras: attribute paths joined by dots"),
+        Dialect("keras", "keras", AS_CANONICAL, "impls.keras: attribute paths joined by dots", KERAS_STATE),
         Dialect(
             "torchvision",
             "torch",
@@ -307,6 +311,7 @@ DIALECTS: dict[str, Dialect] = {
                 "fc": "predictions",
             },
             "keras.applications.ResNet50: layer name, dot, variable name",
+            KERAS_STATE,
             published_variant="keras",
         ),
         Dialect(
@@ -322,6 +327,7 @@ DIALECTS: dict[str, Dialect] = {
                 "fc": "predictions",
             },
             "Keras Hub's ResNetBackbone and ResNetImageClassifier: layer name, dot, variable name",
+            KERAS_STATE,
             published_variant="v1.5",
         ),
         Dialect(

@@ -161,7 +161,7 @@ def inspect(
             weights[name] = arrays[name]
             shapes[canonical] = reorder(arrays[name], rule, spoken.framework, "torch").shape
     try:
-        networks, recognised_by = _networks(own, shapes, stated)
+        networks, recognised_by = _networks(own, metadata, shapes, stated)
         problems += _misfits(networks[0], recognised_by, variant, config)
     except ValueError as error:
         networks, recognised_by = (), ""
@@ -170,7 +170,8 @@ def inspect(
     if expected is not None:
         problems += _differences(spoken, {name: arrays[name].shape for name in rules}, expected)
     found = Inspection(where, container, arrays, spoken, weights, networks, recognised_by, dropped, tuple(problems))
-    if own and not problems and own.get("content_hash") != found.content_hash:
+    stated_hash = own.get("content_hash", found.content_hash if container == "Keras archive" else None)
+    if own and not problems and stated_hash != found.content_hash:  # Keras's own archives know the network, no hash
         return replace(found, problems=("its arrays are not those it was written with (the content hash differs)",))
     return found
 
@@ -219,7 +220,7 @@ def _native(array: np.ndarray) -> np.ndarray:
 
 
 def _networks(
-    own: Mapping[str, str], shapes: Mapping[str, Shape], stated: ResNetConfig | None
+    own: Mapping[str, str], metadata: Mapping[str, str], shapes: Mapping[str, Shape], stated: ResNetConfig | None
 ) -> tuple[tuple[ResNetConfig, ...], str]:
     """The networks that the arrays may belong to, and how it is known if it is one.
 
@@ -228,6 +229,8 @@ def _networks(
     """
     if own:
         return (_own_network(own, len(shapes)),), "its metadata"
+    if "known_by" in metadata:
+        return (infer_sizes(shapes, named_config(metadata["variant"])),), metadata["known_by"]
     if stated is not None:
         return (infer_sizes(shapes, stated),), "as it was said to be"
     fitting = [known for known in VARIANTS.values() if known.conv_bias == has_conv_bias(shapes)]

@@ -1,7 +1,8 @@
-"""The containers: kinds of file that hold arrays by name.
+"""The containers: kinds of file, or folder, that hold arrays by name.
 
-A container is a row here and a module that reads and writes it. A file is recognised by its first bytes, never by its
-name; a file to write by its name's ending. Every write goes to a temporary file beside the target, renamed into place.
+A container is a row here and a module that reads and writes it. What there is, is recognised by its first bytes and its
+contents, never by its name alone; what is to be written, by its name's ending. Every write goes to a temporary place
+beside the target, renamed into place.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,41 +22,129 @@ from weights_convert.errors import ConversionError
 
 Arrays = Mapping[str, np.ndarray]
 MAGIC_LENGTH = 16
+ZIP = b"PK\x03\x04"
+OLD_PICKLE = b"\x80\x02"
+HDF5 = b"\x89HDF\r\n\x1a\n"
+MSGPACK_MAPS = bytes([*range(0x81, 0x90), 0xDE, 0xDF])
+"""First bytes: of a zip archive; of PyTorch's files until 1.6, pickles; of HDF5; of a msgpack map that is not empty."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """A kind of file.
+    """A kind of file or folder.
 
     Attributes:
         name: For messages.
-        endings: Of file names that are written so.
-        starts: Whether a file with these first bytes is one.
-        module: Has `read(path) -> (arrays, metadata)` and `write(path, arrays, metadata)`; imported when needed.
-        keeps_metadata: Whether a file of this kind can say what it holds.
+        endings: Of the names that are written so; none where it is only read.
+        matches: Whether what is at a path is one, given its first bytes; those of a folder are empty.
+        module: Has the functions `reader(path) -> (arrays, metadata)` and `writer(path, arrays, metadata)`; imported
+            when needed.
+        keeps_metadata: Whether it can say what it holds.
+        folder: Whether it is a folder.
+        reader: The name of the function that reads.
+        writer: The name of the function that writes.
+        dialects: The only dialects that are written so; empty for all.
     """
 
     name: str
     endings: tuple[str, ...]
-    starts: Callable[[bytes], bool]
+    matches: Callable[[Path, bytes], bool]
     module: str
-    keeps_metadata: bool
+    keeps_metadata: bool = False
+    folder: bool = False
+    reader: str = "read"
+    writer: str = "write"
+    dialects: tuple[str, ...] = ()
+
+
+def _within(module: str, function: str) -> Callable[[Path, bytes], bool]:
+    """A test in a container's own module, imported when a file or folder asks for it."""
+    return lambda path, head: getattr(_module(module), function)(path)
+
+
+def _is_keras_archive(path: Path, head: bytes) -> bool:
+    return head.startswith(ZIP) and _module("archives").holds(path, "model.weights.h5")
 
 
 CONTAINERS = (
     Container(
         "safetensors",
         endings=(".safetensors",),
-        starts=lambda head: head[8:9] == b"{",
+        matches=lambda path, head: head[8:9] == b"{",
         module="safetensors_file",
         keeps_metadata=True,
     ),
     Container(
+        "Keras archive",
+        endings=(".keras",),
+        matches=_is_keras_archive,
+        module="keras_file",
+        keeps_metadata=True,
+        dialects=("keras",),
+    ),
+    Container(
         "PyTorch",
-        endings=(".pth", ".pt"),
-        starts=lambda head: head.startswith((b"PK\x03\x04", b"\x80\x02")),  # zip; until PyTorch 1.6, a pickle
+        endings=(".pth", ".pt", ".bin"),
+        matches=lambda path, head: head.startswith((ZIP, OLD_PICKLE)),
         module="torch_file",
-        keeps_metadata=False,
+    ),
+    Container(
+        "Keras HDF5",
+        endings=(".weights.h5",),
+        matches=lambda path, head: head.startswith(HDF5),
+        module="hdf5_file",
+        keeps_metadata=True,
+        dialects=("keras", "keras.applications", "keras-hub"),
+    ),
+    Container(
+        "legacy Keras HDF5",
+        endings=(".h5",),
+        matches=lambda path, head: False,  # read as the row above
+        module="hdf5_file",
+        keeps_metadata=True,
+        writer="write_legacy",
+        dialects=("keras.applications", "transformers-tf"),
+    ),
+    Container(
+        "safetensors index",
+        endings=(),
+        matches=lambda path, head: head.lstrip()[:1] == b"{" and path.name.endswith(".index.json"),
+        module="folders",
+        reader="read_index",
+        writer="refuse_writing",
+    ),
+    Container(
+        "msgpack",
+        endings=(".msgpack",),
+        matches=lambda path, head: head[:1] in MSGPACK_MAPS and head[:1] != b"",
+        module="msgpack_file",
+        dialects=("flax", "flax-linen", "transformers-flax"),
+    ),
+    Container(
+        "Orbax",
+        endings=(".orbax",),
+        matches=_within("orbax_folder", "matches"),
+        module="orbax_folder",
+        folder=True,
+        dialects=("flax", "flax-linen", "transformers-flax"),
+    ),
+    Container(
+        "Keras Hub preset",
+        endings=(),
+        matches=_within("folders", "is_preset"),
+        module="folders",
+        folder=True,
+        reader="read_preset",
+        writer="refuse_writing",
+    ),
+    Container(
+        "transformers folder",
+        endings=(),
+        matches=_within("folders", "is_transformers"),
+        module="folders",
+        folder=True,
+        reader="read_transformers",
+        writer="refuse_writing",
     ),
 )
 
@@ -73,18 +163,24 @@ def recognise(path: Path) -> Container:
         ConversionError: If it cannot be opened or is of no known kind.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(MAGIC_LENGTH)
+        head = b"" if path.is_dir() else _head(path)
     except OSError as error:
         raise ConversionError(str(path), [f"it cannot be opened: {error.strerror or error}"]) from error
-    if container := next((c for c in CONTAINERS if c.starts(head)), None):
+    if container := next((c for c in CONTAINERS if c.folder == path.is_dir() and c.matches(path, head)), None):
         return container
-    kinds = ", ".join(container.name for container in CONTAINERS)
+    kinds = ", ".join(container.name for container in CONTAINERS if container.folder == path.is_dir())
+    if path.is_dir():
+        raise ConversionError(str(path), [f"it is a folder of no kind that can be read ({kinds})"])
     unknown = f"it is of no kind that can be read ({kinds}); it starts with {head!r}"
     what = (
         next((what for start, what in LOOKALIKES.items() if head.startswith(start)), unknown) if head else "it is empty"
     )
     raise ConversionError(str(path), [what])
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAGIC_LENGTH)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -95,7 +191,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     container = recognise(path)
     try:
-        arrays, metadata = _module(container).read(path)
+        arrays, metadata = getattr(_module(container.module), container.reader)(path)
     except ConversionError:
         raise
     except Exception as error:  # each library has its own; whatever it is, the file could not be read
@@ -109,14 +205,15 @@ def writable(path: Path) -> Container:
     Raises:
         ConversionError: If the ending names no kind, or there is no place for the file.
     """
-    container = next((c for c in CONTAINERS if path.suffix in c.endings), None)
+    container = of_name(path)
     endings = ", ".join(ending for c in CONTAINERS for ending in c.endings)
+    in_the_way = path.exists() and (container is None or container.folder or not path.is_file())
     problems = [
         problem
         for problem, holds in (
             (f"its ending names no kind of file that can be written; known are {endings}", container is None),
             (f"the directory {str(path.parent)!r} does not exist", not path.parent.is_dir()),
-            ("it is no file, and is left alone", path.exists() and not path.is_file()),
+            ("there is something that is no file of this kind, and is left alone", in_the_way),
             ("it is write-protected", path.is_file() and not os.access(path, os.W_OK)),
         )
         if holds
@@ -126,39 +223,80 @@ def writable(path: Path) -> Container:
     return container
 
 
+def of_name(path: Path) -> Container | None:
+    """The kind whose ending a name has; the longest ending counts."""
+    named = [(len(ending), c) for c in CONTAINERS for ending in c.endings if path.name.endswith(ending)]
+    return max(named, key=lambda pair: pair[0])[1] if named else None
+
+
+def without_ending(path: Path) -> str:
+    """A name without the ending that names its kind.
+
+    Example:
+        >>> without_ending(Path("resnet50.keras.weights.h5"))
+        'resnet50.keras'
+    """
+    endings = [ending for c in CONTAINERS for ending in c.endings if path.name.endswith(ending)]
+    return path.name.removesuffix(max(endings, key=len, default=path.suffix))
+
+
 def write(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
-    """Write a file of the kind that its ending names: completely, or not at all.
+    """Write a file or folder of the kind that its ending names: completely, or not at all.
+
+    Args:
+        path: The target.
+        arrays: By the names of the dialect.
+        metadata: What a checkpoint says of itself; "dialect" and "config" decide where some kinds put the arrays.
 
     Raises:
         ConversionError: If the ending names no kind, or the file cannot be written.
     """
-    module = _module(writable(path))
+    container = writable(path)
+    if container.dialects and metadata["dialect"] not in container.dialects:
+        problem = f"{container.name} files hold {', '.join(container.dialects)}, not {metadata['dialect']}"
+        raise ConversionError(str(path), [problem])
+    writer = getattr(_module(container.module), container.writer)
     try:
-        write_atomically(path, lambda temporary: module.write(temporary, arrays, metadata))
+        write_atomically(path, lambda temporary: writer(temporary, arrays, metadata), folder=container.folder)
     except ConversionError:
         raise
     except Exception as error:  # a full disk is an OSError to one library, and its own error to another
         raise ConversionError(str(path), [f"it cannot be written: {first_line(error)}"]) from error
 
 
-def write_atomically(path: Path, write_to: Callable[[Path], None]) -> None:
-    """Let `write_to` write a temporary file beside `path`, then rename it into place.
+def write_atomically(path: Path, write_to: Callable[[Path], None], folder: bool = False) -> None:
+    """Let `write_to` write a temporary file or folder beside `path`, then rename it into place.
 
-    Whatever happens, `path` holds its old content or the whole new one, and no temporary file stays behind. Of a
+    Whatever happens, `path` holds its old content or the whole new one, and nothing temporary stays behind. Of a
     symbolic link, the file that it points to is written.
     """
     path = path.resolve()
     temporary = path.with_name(f".{secrets.token_hex(4)}.partial")
-    temporary.touch(exist_ok=False)
     try:
-        mode = temporary.stat().st_mode
-        write_to(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(mode)  # safetensors makes files that only their owner can read
+        if folder:
+            write_to(temporary)
+            files = [file for file in temporary.rglob("*") if file.is_file()]
+        else:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            write_to(temporary)
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
+            files = [temporary]
+        for file in files:
+            _sync(file)
         temporary.replace(path)
+        _sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """See to it that a file, or the names in a folder, outlast a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def first_line(error: Exception) -> str:
@@ -167,5 +305,5 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
 
 
-def _module(container: Container) -> Any:
-    return importlib.import_module(f"weights_convert.containers.{container.module}")
+def _module(name: str) -> Any:
+    return importlib.import_module(f"weights_convert.containers.{name}")

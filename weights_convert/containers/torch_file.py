@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,22 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from weights_convert.containers.archives import check_archive
 from weights_convert.errors import ConversionError
 
 ONLY_WEIGHTS = "Save `model.state_dict()` alone."
+
+WRAPPINGS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
+"""The entries under which training checkpoints keep the weights. The first that is there is read; averages come last.
+
+timm's `CheckpointSaver` writes `state_dict` and `state_dict_ema`, torchvision's references `model` and `model_ema`.
+"""
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name; averaged models have `module.`, too."""
+
+AVERAGING_COUNTER = "n_averaged"
+"""What `torch.optim.swa_utils.AveragedModel` counts beside the weights."""
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -23,13 +38,17 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         ConversionError: If PyTorch is not installed, or the file holds anything else than tensors by name.
     """
     torch = _import_torch(path)
+    if zipfile.is_zipfile(path):
+        check_archive(path)
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training checkpoints keep their options
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if (wanted := re.search(r"GLOBAL (\S+)", str(error))) is None:
             raise
         problem = f"it holds more than tensors: reading it would call {wanted[1]}, which is refused"
         raise ConversionError(str(path), [problem], ONLY_WEIGHTS) from error
+    held = _unwrapped(held)
     if not isinstance(held, Mapping):
         problem = f"it is of type {type(held).__name__}, where a state_dict is expected"
         raise ConversionError(str(path), [problem], ONLY_WEIGHTS)
@@ -41,6 +60,19 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if problems:
         raise ConversionError(str(path), problems, ONLY_WEIGHTS)
     return {name: _to_numpy(torch, tensor.detach()) for name, tensor in held.items()}, {}
+
+
+def _unwrapped(held: Any) -> Any:
+    """The weights out of a training checkpoint, without the prefixes that all their names share."""
+    if isinstance(held, Mapping):
+        held = next((held[entry] for entry in WRAPPINGS if isinstance(held.get(entry), Mapping)), held)
+    if not isinstance(held, Mapping):
+        return held
+    for prefix in PREFIXES * 2:  # either may stand before the other
+        names = [name for name in held if name != AVERAGING_COUNTER]
+        if names and all(isinstance(name, str) and name.startswith(prefix) for name in names):
+            held = {name.removeprefix(prefix): held[name] for name in names}
+    return held
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

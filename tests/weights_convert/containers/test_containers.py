@@ -20,10 +20,26 @@ from weights_convert.inspection import FLOATS
 MakeBits = Callable[..., np.ndarray]
 BitsOf = Callable[..., object]
 ENDINGS = [ending for container in CONTAINERS for ending in container.endings]
+FREE = [ending for container in CONTAINERS for ending in container.endings if not container.dialects]
+"""The endings of containers that hold arrays of any name."""
+
 each_ending = pytest.mark.parametrize("ending", ENDINGS)
+each_free_ending = pytest.mark.parametrize("ending", FREE)
+Save = Callable[[Path], None]
 
 
-@each_ending
+@pytest.fixture
+def save(checkpoint_of: Callable[..., Checkpoint]) -> Save:
+    """Writes a tiny network, in a dialect that the path's container holds."""
+
+    def save(path: Path) -> None:
+        dialects = containers.writable(path).dialects
+        checkpoint_of(dialect=dialects[0] if dialects else "canonical").save(path)
+
+    return save
+
+
+@each_free_ending
 @given(
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
     dtype=st.sampled_from(FLOATS),
@@ -47,27 +63,29 @@ def test_bits_survive(
 
 
 @each_ending
-def test_metadata_are_kept_where_the_container_says_so(ending: str, tmp_path: Path):
-    path = tmp_path / f"a{ending}"
-    containers.write(path, {"a": np.zeros(2)}, {"variant": "v1"})
-    kept = containers.read(path)[1] == {"variant": "v1"}
-    assert kept is containers.writable(path).keeps_metadata
+def test_metadata_are_kept_where_the_container_says_so(ending: str, save: Save, tmp_path: Path):
+    save(tmp_path / f"a{ending}")
+    kept = containers.read(tmp_path / f"a{ending}")[1].get("variant") == "v1.5"
+    assert kept is next(c for c in CONTAINERS if ending in c.endings).keeps_metadata
 
 
 @each_ending
-def test_a_file_is_known_by_its_first_bytes(ending: str, tmp_path: Path):
-    containers.write(tmp_path / f"a{ending}", {"a": np.ones(2)}, {})
-    (tmp_path / f"a{ending}").rename(tmp_path / "a.bin")
-    np.testing.assert_array_equal(containers.read(tmp_path / "a.bin")[0]["a"], np.ones(2))
+def test_a_file_is_known_by_its_content(ending: str, save: Save, bits_of: BitsOf, tmp_path: Path):
+    save(tmp_path / f"a{ending}")
+    arrays = containers.read(tmp_path / f"a{ending}")[0]
+    (tmp_path / f"a{ending}").rename(tmp_path / "a.other")
+    assert bits_of(containers.read(tmp_path / "a.other")[0]) == bits_of(arrays)
 
 
 @each_ending
 @pytest.mark.parametrize("kept", [0.3, 0.99])
-def test_a_truncated_file_is_refused(ending: str, kept: float, tmp_path: Path):
+def test_a_truncated_file_is_refused(ending: str, kept: float, save: Save, tmp_path: Path):
     path = tmp_path / f"a{ending}"
-    containers.write(path, {"a": np.ones(1000)}, {})
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    with pytest.raises(ConversionError, match=r"it is no whole (safetensors|PyTorch) file: \S"):
+    save(path)
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
+    with pytest.raises(ConversionError, match=r"it is no whole .+: \S"):
         containers.read(path)
 
 
@@ -79,9 +97,11 @@ def test_a_truncated_file_is_refused(ending: str, kept: float, tmp_path: Path):
         (b"\x80\x04\x95\x10", "it is a pickle"),
         (b"<!DOCTYPE html>", "it is a web page"),
         (
-            b"\x89HDF\r\n\x1a\n",
-            r"it is of no kind that can be read \(safetensors, PyTorch\); it starts with b'\\x89HDF",
+            b"GIF89a",
+            r"it is of no kind that can be read \(safetensors, .*PyTorch, .*\); it starts with b'GIF89a'",
         ),
+        (b"\x89HDF\r\n\x1a\n", "it is no whole Keras HDF5 file"),
+        (b"\x81\xa1a", "it is no whole msgpack file"),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "it is no whole safetensors file"),
         (b"PK\x03\x04 and no more", "it is no whole PyTorch file"),
     ],
@@ -95,7 +115,7 @@ def test_what_is_no_checkpoint_is_refused(content: bytes, problem: str, tmp_path
 def test_what_cannot_be_opened_is_refused(tmp_path: Path):
     with pytest.raises(ConversionError, match="cannot be opened: No such file"):
         containers.read(tmp_path / "none.pth")
-    with pytest.raises(ConversionError, match="cannot be opened: Is a directory"):
+    with pytest.raises(ConversionError, match="it is a folder of no kind that can be read"):
         containers.read(tmp_path)
 
 
@@ -136,8 +156,8 @@ class TestAWriteThatFails:
 
 class TestATarget:
     def test_of_no_known_ending_is_refused(self, tmp_path: Path):
-        with pytest.raises(ConversionError, match=r"known are \.safetensors, \.pth, \.pt$"):
-            containers.write(tmp_path / "a.bin", {}, {})
+        with pytest.raises(ConversionError, match=r"known are \.safetensors, .*\.pth, .*\.h5"):
+            containers.write(tmp_path / "a.npz", {}, {})
 
     def test_in_no_directory_is_refused(self, tmp_path: Path):
         with pytest.raises(ConversionError, match=r"the directory '.*none' does not exist"):
@@ -149,7 +169,9 @@ class TestATarget:
         os.mkfifo(tmp_path / "b.pth")
         (tmp_path / "c.pth").symlink_to(tmp_path / "b.pth")
         for name in ("a.pth", "b.pth", "c.pth"):
-            with pytest.raises(ConversionError, match="it is no file, and is left alone"):
+            with pytest.raises(
+                ConversionError, match="there is something that is no file of this kind, and is left alone"
+            ):
                 containers.write(tmp_path / name, {}, {})
         assert stat.S_ISFIFO((tmp_path / "b.pth").stat().st_mode)
 
@@ -177,10 +199,24 @@ class TestATarget:
         assert list(containers.read(tmp_path / "real" / "a.safetensors")[0]) == ["a"]
 
     @each_ending
-    def test_is_as_readable_as_any_new_file(self, ending: str, tmp_path: Path):
+    def test_is_as_readable_as_any_new_file(self, ending: str, save: Save, tmp_path: Path):
         (tmp_path / "plain").touch()
-        containers.write(tmp_path / f"a{ending}", {"a": np.ones(2)}, {})
-        assert (tmp_path / f"a{ending}").stat().st_mode == (tmp_path / "plain").stat().st_mode
+        (tmp_path / "folder").mkdir()
+        save(tmp_path / f"a{ending}")
+        plain = tmp_path / ("folder" if (tmp_path / f"a{ending}").is_dir() else "plain")
+        assert (tmp_path / f"a{ending}").stat().st_mode == plain.stat().st_mode
+
+    def test_that_is_a_folder_already_is_left_alone(self, save: Save, tmp_path: Path):
+        save(tmp_path / "a.orbax")
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(ConversionError, match="there is something that is no file of this kind"):
+            save(tmp_path / "a.orbax")
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_of_another_dialect_s_container_is_refused(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
+        with pytest.raises(ConversionError, match=r"Keras HDF5 files hold keras, .*keras-hub, not torchvision"):
+            checkpoint_of(dialect="torchvision").save(tmp_path / "a.weights.h5")
+        assert list(tmp_path.iterdir()) == []
 
     def test_is_replaced_whole(self, tmp_path: Path, checkpoint_of: Callable[..., Checkpoint]):
         path = tmp_path / "a.safetensors"

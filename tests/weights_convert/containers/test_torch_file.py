@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,9 +91,9 @@ def test_a_whole_model_is_refused(tmp_path: Path):
         ([torch.zeros(1)], ("it is of type list, where a state_dict is expected",)),
         (torch.zeros(1), ("it is of type Tensor, where a state_dict is expected",)),
         (
-            {"model": {"a": torch.zeros(1)}, "epoch": 3, 1: torch.zeros(1)},
+            {"weights": {"a": torch.zeros(1)}, "epoch": 3, 1: torch.zeros(1)},
             (
-                "'model' is of type dict, where a tensor with a name is expected",
+                "'weights' is of type dict, where a tensor with a name is expected",
                 "'epoch' is of type int, where a tensor with a name is expected",
                 "1 is of type Tensor, where a tensor with a name is expected",
             ),
@@ -113,3 +115,44 @@ def test_without_pytorch_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConversionError, match="needs PyTorch"):
         containers.write(tmp_path / "b.pth", {"a": np.zeros(1)}, {})
     assert not (tmp_path / "b.pth").exists()
+
+
+STATE = {"conv1.weight": torch.ones(2), "bn1.bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"epoch": 3, "arch": "resnet50", "state_dict": STATE, "optimizer": {"state": {}, "param_groups": []}},
+        {"epoch": 3, "state_dict": STATE, "args": argparse.Namespace(model="resnet50"), "version": 2},  # timm
+        {"model": STATE, "optimizer": {}, "lr_scheduler": {}, "epoch": 3},  # torchvision's references
+        {"model_ema": {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in STATE.items()}}},
+        {"state_dict_ema": STATE},
+        {f"module.{name}": value for name, value in STATE.items()},
+        {f"_orig_mod.{name}": value for name, value in STATE.items()},
+        {f"module._orig_mod.{name}": value for name, value in STATE.items()},
+        {f"_orig_mod.module.{name}": value for name, value in STATE.items()},
+    ],
+    ids=lambda held: ", ".join(map(str, held))[:40],
+)
+def test_training_checkpoints_are_unwrapped(held: dict[str, object], tmp_path: Path):
+    torch.save(held, tmp_path / "a.pth")
+    arrays, _ = containers.read(tmp_path / "a.pth")
+    assert {name: array.tolist() for name, array in arrays.items()} == {"conv1.weight": [1, 1], "bn1.bias": [0, 0]}
+
+
+def test_the_weights_come_before_their_average(tmp_path: Path):
+    torch.save({"state_dict_ema": {"a": torch.zeros(1)}, "state_dict": {"a": torch.ones(1)}}, tmp_path / "a.pth")
+    assert containers.read(tmp_path / "a.pth")[0]["a"].tolist() == [1]
+
+
+def test_a_prefix_of_some_names_only_stays(tmp_path: Path):
+    torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "a.pth")
+    assert list(containers.read(tmp_path / "a.pth")[0]) == ["module.a", "b"]
+
+
+def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10_000_000))
+    with pytest.raises(ConversionError, match="it promises 10,000,000 bytes and holds"):
+        containers.read(tmp_path / "a.pth")

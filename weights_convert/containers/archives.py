@@ -1,0 +1,46 @@
+"""Zip archives from anywhere: refused before they are unpacked if they climb out or promise more than they hold."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from weights_convert.errors import ConversionError
+
+MOST_EXPANSION = 32
+"""How often larger than the archive its content may be; weights, which hardly compress, are stored as they are."""
+
+
+def check_archive(path: Path) -> None:
+    """Look at an archive's list of contents.
+
+    Raises:
+        ConversionError: If a name leads out of the archive, occurs twice, or the sizes are those of a bomb.
+        zipfile.BadZipFile: If it is none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    problems = [
+        f"its entry {entry.filename!r} leads out of the archive" for entry in entries if _climbs(entry.filename)
+    ]
+    names = [entry.filename for entry in entries]
+    problems += [f"it has several entries {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
+    promised, real = sum(entry.file_size for entry in entries), path.stat().st_size
+    if promised > real * MOST_EXPANSION:
+        problems.append(f"it promises {promised:,} bytes and holds {real:,}")
+    if problems:
+        raise ConversionError(str(path), problems)
+
+
+def holds(path: Path, name: str) -> bool:
+    """Whether a file is an archive with an entry of that name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return name in archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
+def _climbs(name: str) -> bool:
+    entry = PurePosixPath(name.replace("\\", "/"))
+    return entry.is_absolute() or ".." in entry.parts or ":" in name

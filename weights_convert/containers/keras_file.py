@@ -1,0 +1,87 @@
+"""`.keras` files: a zip archive of a model's config as JSON and its weights as HDF5. No layer in it is built."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weights_convert.containers.archives import check_archive
+from weights_convert.errors import ConversionError
+
+WEIGHTS = "model.weights.h5"
+OWN_MODEL = "resnet_parity>ResNet"
+"""The name under which impls.keras registers its model."""
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by dotted name. Of impls.keras's own models, the config says which network it is.
+
+    Raises:
+        ConversionError: If the archive holds what is refused.
+    """
+    from weights_convert.containers import hdf5_file
+
+    check_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+        arrays, metadata = hdf5_file.read_open(io.BytesIO(archive.read(WEIGHTS)), f"{path}: {WEIGHTS}")
+    return arrays, metadata or _own_metadata(config)
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a model of impls.keras, which Keras loads once `impls.keras` is imported.
+
+    Raises:
+        ConversionError: If it is another model: only Keras itself can write down how those are built.
+    """
+    from weights_convert.containers import hdf5_file
+
+    if metadata["dialect"] != "keras":
+        problem = (
+            f"a .keras file holds a whole model, and only impls.keras's can be written, not {metadata['dialect']}'s"
+        )
+        raise ConversionError(str(path), [problem], "Write a .weights.h5 file, and load it into the model.")
+    weights = path.with_name(f"{path.name}.h5")
+    try:
+        hdf5_file.write(weights, arrays, metadata)
+        config = json.loads(metadata["config"])
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("metadata.json", json.dumps({"keras_version": "3.12.0"}))
+            archive.writestr("config.json", json.dumps(_own_model(config, metadata["dtype"])))
+            archive.write(weights, WEIGHTS)
+    finally:
+        weights.unlink(missing_ok=True)
+
+
+def _own_model(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """What Keras writes of a model of impls.keras."""
+    return {
+        "module": "impls.keras.resnet",
+        "class_name": "ResNet",
+        "config": {"name": "res_net", "config": dict(config) | {"dtype": dtype, "compute_dtype": dtype}},
+        "registered_name": OWN_MODEL,
+        "build_config": {"input_shape": [None, None, None, config["in_channels"]]},
+        "compile_config": {},
+    }
+
+
+def _own_metadata(model: Any) -> dict[str, str]:
+    """The metadata that our files have, from the config of a model that Keras saved."""
+    from impls.config import ResNetConfig
+
+    if not isinstance(model, dict) or model.get("registered_name") != OWN_MODEL:
+        return {}
+    config = ResNetConfig.from_dict(model["config"]["config"])
+    return {
+        "format": "resnet-parity",
+        "format_version": "1",
+        "dialect": "keras",
+        "variant": config.variant,
+        "config": json.dumps(config.to_dict()),
+    }

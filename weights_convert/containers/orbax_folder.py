@@ -1,0 +1,69 @@
+"""Orbax checkpoints: folders of nested dictionaries of arrays, through orbax-checkpoint (which imports JAX)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weights_convert.containers.trees import flattened, nested
+from weights_convert.errors import ConversionError
+
+SIGNS = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
+"""Files that only an Orbax folder has."""
+
+
+def matches(folder: Path) -> bool:
+    """Whether a folder is a checkpoint, or one step of a checkpoint manager's, which holds it as `default`."""
+    return any((place / sign).is_file() for place in (folder, folder / "default") for sign in SIGNS)
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by dotted name.
+
+    Raises:
+        ConversionError: If Orbax is not installed.
+    """
+    ocp = _import_orbax(path)
+    place = path / "default" if (path / "default").is_dir() else path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that no sharding is given: there is one host
+        handler = ocp.PyTreeCheckpointHandler()
+        checkpointer = ocp.Checkpointer(handler)
+        tree = checkpointer.metadata(place.resolve()).item_metadata.tree
+        as_arrays = _map(tree, lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray))
+        held = checkpointer.restore(place.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_arrays))
+    return dict(flattened(held)), {}
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a checkpoint as `StandardCheckpointer` does.
+
+    Raises:
+        ConversionError: If Orbax is not installed.
+    """
+    ocp = _import_orbax(path)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.resolve(), nested(contiguous))
+
+
+def _map(tree: Any, function: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _map(value, function) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_map(value, function) for value in tree]
+    return function(tree)
+
+
+def _import_orbax(path: Path) -> Any:
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ConversionError(
+            str(path), ["an Orbax checkpoint needs Orbax"], "pip install 'resnet-parity[flax]'"
+        ) from error
+    return ocp
