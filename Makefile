@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup conformance test lint types format clean
+.PHONY: help setup conformance test peers lint types format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 20
@@ -23,6 +23,9 @@ conformance: $(INSTALLED)  ## run the conformance suite
 
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+peers: $(INSTALLED)  ## run the tests against other libraries' own ResNet-50 and files
+	$(BIN)/python -m pytest -m peers $(ARGS)
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(BIN)/python -m ruff check .
