@@ -8,8 +8,22 @@ Example:
     >>> checkpoint.to("flax").save("resnet50.flax.safetensors")  # doctest: +SKIP
 """
 
+from weights_convert.changes import cast, drop_background, fold_conv_bias
 from weights_convert.checkpoint import Checkpoint
+from weights_convert.difference import Difference, differences
 from weights_convert.errors import ConversionError
 from weights_convert.inspection import Inspection, Source, inspect, load
 
-__all__ = ["Checkpoint", "ConversionError", "Inspection", "Source", "inspect", "load"]
+__all__ = [
+    "Checkpoint",
+    "ConversionError",
+    "Difference",
+    "Inspection",
+    "Source",
+    "cast",
+    "differences",
+    "drop_background",
+    "fold_conv_bias",
+    "inspect",
+    "load",
+]

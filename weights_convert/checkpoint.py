@@ -20,6 +20,10 @@ from weights_convert.table import reorder
 
 FORMAT = "resnet-parity"
 FORMAT_VERSION = "1"
+FOLD = (
+    "--fold-conv-bias (weights_convert.fold_conv_bias) moves them into the running means: "
+    "the same function in inference, of variant v1."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,7 @@ class Checkpoint:
         dropped: Names in the source that were left out on purpose, and why.
         where: What the source was, for messages.
         recognised_by: How the variant is known.
+        changes: What was done to the numbers, on request: one line each.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -41,14 +46,19 @@ class Checkpoint:
     dropped: Mapping[str, str] = field(default_factory=dict)
     where: str = "these arrays"
     recognised_by: str = ""
+    changes: tuple[str, ...] = ()
 
     def to(self, dialect: str) -> Checkpoint:
         """The same weights as another dialect names and lays them out: views, nothing is copied.
 
         Raises:
             ValueError: If there is no such dialect.
+            ConversionError: If its network has no place for the biases that this one's convolutions have.
         """
         source, target, arrays = self.dialect, find_dialect(dialect), {}
+        if self.config.conv_bias and target.bias_free:
+            problem = f"its convolutions have biases, and those of {target.name}'s network have none"
+            raise ConversionError(self.where, [problem], FOLD)
         readings = source.read_names(self.arrays)
         written = target.write_names(canonical for canonical, _ in readings.values())
         for name, array in self.arrays.items():
@@ -90,6 +100,7 @@ class Checkpoint:
             "config": json.dumps(self.config.to_dict()),
             "dtype": ", ".join(self.dtypes()),
             "content_hash": self.content_hash(),
+            **({"changes": "; ".join(self.changes)} if self.changes else {}),
         }
 
     def dtypes(self) -> list[str]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from impls.config import VARIANTS, ResNetConfig
-from weights_convert import ConversionError, Inspection, containers, inspect, load
+from weights_convert import ConversionError, Inspection, changes, containers, differences, inspect, load
 from weights_convert.dialects import ALIASES, DIALECTS, Dialect, find_dialect
 from weights_convert.errors import SHOWN
+from weights_convert.inspection import FLOATS
 from weights_convert.table import RUNNING_STATISTICS
+
+if TYPE_CHECKING:
+    from weights_convert.published import Published
 
 DIALECT = click.Choice([*DIALECTS, *ALIASES])
 VARIANT = click.Choice(list(VARIANTS))
@@ -61,35 +68,53 @@ def main() -> None:
     epilog=examples(
         "convert resnet50.pth resnet50.flax.safetensors --variant v1.5",
         "convert resnet50.keras.safetensors back.torchvision.pth",
+        "convert hf://timm/resnet50.a1_in1k resnet50.keras.weights.h5",
+        "convert resnet50.h5 resnet50.timm.pth --fold-conv-bias --dtype float16",
         "convert a.safetensors b.safetensors --from torchvision --to canonical --variant v1",
     ),
 )
-@click.argument("source", type=FILE)
+@click.argument("source")
 @click.argument("target", type=FILE)
 @click.option("--from", "spoken", type=DIALECT, help="How the source names its arrays; else recognised.")
 @click.option("--to", "wanted", type=DIALECT, help="How the target names them; else told by its name.")
 @click.option("--variant", type=VARIANT, help="The network, where the source does not say it.")
+@click.option("--dtype", type=click.Choice(FLOATS), help="Round the numbers to this; else they are kept as they are.")
+@click.option("--drop-background", is_flag=True, help="Of 1001 classes, drop the first: 1000 as ImageNet has them.")
+@click.option("--fold-conv-bias", is_flag=True, help="Move biases of convolutions into running means: keras to v1.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 def convert_command(
-    source: Path, target: Path, spoken: str | None, wanted: str | None, variant: str | None, as_json: bool
+    source: str,
+    target: Path,
+    spoken: str | None,
+    wanted: str | None,
+    variant: str | None,
+    dtype: str | None,
+    drop_background: bool,
+    fold_conv_bias: bool,
+    as_json: bool,
 ) -> None:
     """Write the weights of SOURCE as another dialect names and lays them out to TARGET.
 
-    The target's ending names its container (.safetensors, .pth), what stands before the ending its dialect. A file that
-    cannot be converted whole is not converted at all; an existing target is replaced only by a complete one.
+    SOURCE is a file, a folder or an address (hf://timm/resnet50.a1_in1k; `weights-convert list` shows more). The
+    target's ending names its container (.safetensors, .pth, .weights.h5, ...), what stands before the ending its
+    dialect. What cannot be converted whole is not converted at all; an existing target is replaced only by a complete
+    one. No number changes unless one of --dtype, --drop-background and --fold-conv-bias asks for it.
     """
     dialect = find_dialect(wanted) if wanted else dialect_of_name(target)
     container = containers.writable(target)
-    if target.exists() and source.exists() and target.samefile(source):
+    if target.exists() and Path(source).exists() and target.samefile(source):
         raise ConversionError(str(target), ["it is the source, too; write to another file"])
-    checkpoint = load(source, dialect=spoken, variant=variant)
+    checkpoint = original = load(source, dialect=spoken, variant=variant)
+    checkpoint = changes.drop_background(checkpoint) if drop_background else checkpoint
+    checkpoint = changes.fold_conv_bias(checkpoint) if fold_conv_bias else checkpoint
+    checkpoint = changes.cast(checkpoint, dtype) if dtype else checkpoint
     converted = checkpoint.to(dialect.name)
     metadata = converted.metadata()
     containers.write(target, converted.arrays, metadata)
     report: dict[str, Any] = {
-        "source": str(source),
+        "source": source,
         "target": str(target),
-        "from": checkpoint.dialect.name,
+        "from": original.dialect.name,
         "to": dialect.name,
         "variant": checkpoint.config.variant,
         "recognised_by": checkpoint.recognised_by,
@@ -98,6 +123,7 @@ def convert_command(
         "dtypes": converted.dtypes(),
         "content_hash": metadata["content_hash"],
         "dropped": dict(checkpoint.dropped),
+        "changes": list(converted.changes),
         "notes": notes(dialect, container, checkpoint.config),
     }
     if as_json:
@@ -111,23 +137,128 @@ def convert_command(
         ("arrays", f"{report['arrays']}, {', '.join(converted.dtypes())}"),
         ("content hash", report["content_hash"]),
         *(("dropped", line) for line in dropped_lines(checkpoint.dropped)),
+        *(("changed", line) for line in converted.changes),
         *(("note", note) for note in report["notes"]),
     ]
     echo_rows(rows)
 
 
 @main.command(
+    "diff",
+    epilog=examples(
+        "diff resnet50.pth resnet50.keras.safetensors",
+        "diff before.msgpack after.orbax --json",
+    ),
+)
+@click.argument("first")
+@click.argument("second")
+@click.option("--variant", type=VARIANT, help="The network, where the sources do not say it.")
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+def diff_command(first: str, second: str, variant: str | None, as_json: bool) -> None:
+    """Compare two checkpoints of any dialects and containers, array by array.
+
+    Exits with 0 if all arrays are equal bit for bit and the network is not another one, else with 1.
+    """
+    sides = [inspect(source) for source in (first, second)]
+    for side in sides:
+        if side.dialect is None:
+            raise ConversionError(side.where, side.problems)
+    found = differences(sides[0].canonical(), sides[1].canonical())
+    networks = [[network.variant for network in side.networks] for side in sides]
+    other_network = bool(networks[0] and networks[1]) and not set(networks[0]) & set(networks[1])
+    if as_json:
+        facts = {"first": first, "second": second, "arrays": len(sides[0].canonical()), "variants": networks}
+        click.echo(json.dumps(facts | {"differences": [difference.to_dict() for difference in found]}, indent=2))
+    else:
+        for side, variants in zip(sides, networks, strict=True):
+            dialect = side.dialect.name if side.dialect else None
+            echo_rows([(click.format_filename(side.where), f"{dialect}, {' or '.join(variants) or 'no network'}")])
+        for difference in found[:SHOWN]:
+            numbers = "" if difference.largest is None else f", the largest difference {difference.largest:.1e}"
+            relative = "" if difference.relative_l2 is None else f", relative L2 {difference.relative_l2:.1e}"
+            click.echo(f"  {difference.name}: {difference.what}{numbers}{relative}")
+        if len(found) > SHOWN:
+            click.echo(f"  and {len(found) - SHOWN} more")
+        equal = len(sides[0].canonical()) - sum(difference.what != "only in the second" for difference in found)
+        click.echo(f"{equal} arrays are equal bit for bit, {len(found)} are not")
+        if other_network:
+            click.echo("they belong to different networks: with equal arrays they would compute different functions")
+    sys.exit(int(bool(found) or other_network))
+
+
+@main.command(
+    "verify",
+    epilog=examples(
+        "verify resnet50.pth resnet50.keras.safetensors --variant v1.5",
+        "verify hf://timm/resnet50.a1_in1k resnet50.flax.msgpack",
+    ),
+)
+@click.argument("source")
+@click.argument("target")
+@click.option("--variant", type=VARIANT, help="The network, where source or target do not say it.")
+@click.option("--impl", "names", multiple=True, help="Run these alone: torch, flax, keras. Default: all installed.")
+def verify_command(source: str, target: str, variant: str | None, names: Sequence[str]) -> None:
+    """Prove a conversion: load TARGET into every installed framework, and SOURCE into the float64 oracle.
+
+    The conformance suite runs a photograph and noise through both, and compares every block. Exits as it does: 0 if all
+    conform, 1 if something diverges, 3 if a framework could not run.
+    """
+    original = load(source, variant=variant)
+    variant = variant or original.config.variant
+    converted = load(target, variant=variant)
+    if found := differences(original.to("canonical").arrays, converted.to("canonical").arrays):
+        problems = [f"{difference.name}: {difference.what}" for difference in found]
+        raise ConversionError(
+            target, problems, f"These arrays are not those of {source}, so it is no conversion of it."
+        )
+    click.echo(f"{len(original.arrays)} arrays are equal bit for bit under canonical names; now what they compute")
+    command = [sys.executable, "-m", "conformance.cli", "run", "--weights", target, "--variant", variant]
+    command += ["--precision", "float64", *(word for name in names for word in ("--impl", name))]
+    sys.exit(subprocess.run(command).returncode)
+
+
+@main.command("list", epilog=examples("list", "list --json"))
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+def list_command(as_json: bool) -> None:
+    """Show the published checkpoints: their addresses, which `convert` and `inspect` take as a SOURCE.
+
+    Each with its variant, classes, the preprocessing it expects, and the hash that is published.
+    """
+    from weights_convert.published import PUBLISHED
+
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in PUBLISHED], indent=2))
+        return
+    width = max(len(row.name) for row in PUBLISHED)
+    for row in PUBLISHED:
+        digest = row.digest or "no hash published"
+        click.echo(
+            f"{row.name:<{width}}  {row.variant:<6} {row.classes:>5} classes  {preprocessing_line(row)}  {digest}"
+        )
+
+
+def preprocessing_line(row: Published) -> str:
+    """What images a published checkpoint expects, in a few words."""
+    if (expected := row.preprocessing) is None:
+        return "images: see its own configuration"
+    resized = f"resize {expected.resize} " if expected.resize else ""
+    interpolation = f"{expected.interpolation} " if expected.interpolation else ""
+    return f"{resized}{interpolation}crop {expected.crop} {expected.channels}"
+
+
+@main.command(
     "inspect",
     epilog=examples(
         "inspect resnet50.flax.safetensors",
+        "inspect hf://microsoft/resnet-50",
         "inspect resnet50.pth --variant v1.5 --json",
     ),
 )
-@click.argument("file", type=FILE)
+@click.argument("file")
 @click.option("--from", "spoken", type=DIALECT, help="How the file names its arrays; else recognised.")
 @click.option("--variant", type=VARIANT, help="The network that it is held to.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
-def inspect_command(file: Path, spoken: str | None, variant: str | None, as_json: bool) -> None:
+def inspect_command(file: str, spoken: str | None, variant: str | None, as_json: bool) -> None:
     """Tell what FILE holds, what it lacks, and what it can become.
 
     Exits with 0 for any file whose arrays can be read, whether or not they are a complete network.
@@ -154,6 +285,7 @@ def inspect_command(file: Path, spoken: str | None, variant: str | None, as_json
             ("parameters", f"{facts['parameters']:,} and {facts['running_statistics']:,} running statistics"),
             ("content hash", facts["content_hash"]),
             *(("dropped", line) for line in dropped_lines(found.dropped)),
+            *(("changed", line) for line in found.changes),
             *(problems or [("problem", "none")]),
             ("converts to", ", ".join(facts["converts_to"])),
         ]
@@ -205,8 +337,13 @@ def facts_of(found: Inspection) -> dict[str, Any]:
         "running_statistics": statistics,
         "content_hash": found.content_hash,
         "dropped": dict(found.dropped),
+        "changes": list(found.changes),
         "problems": list(found.problems),
-        "converts_to": list(DIALECTS) if network and not found.problems else [],
+        "converts_to": [
+            dialect.name
+            for dialect in DIALECTS.values()
+            if network and not found.problems and not (network.conv_bias and dialect.bias_free)
+        ],
     }
 
 

@@ -101,6 +101,7 @@ class Dialect:
         about: What it is, in one line.
         published_variant: The network that the library's own published weights belong to, as advice; never assumed.
         collections: What stands before the names of parameters, and of running statistics.
+        bias_free: Whether the library's own network has no biases in its convolutions.
         root: What stands for `{root}` in a network with a classifier, and in one without.
     """
 
@@ -112,6 +113,7 @@ class Dialect:
     published_variant: str | None = None
     collections: tuple[str, str] = ("", "")
     root: tuple[str, str] = ("", "")
+    bias_free: bool = False
 
     @cached_property
     def _readers(self) -> list[tuple[re.Pattern[str], str, Kind]]:
@@ -271,6 +273,7 @@ DIALECTS: dict[str, Dialect] = {
             "torchvision.models.resnet50 and its many relatives, timm's among them",
             BATCH_COUNTER,
             "v1.5",
+            bias_free=True,
         ),
         Dialect(
             "transformers",
@@ -280,6 +283,7 @@ DIALECTS: dict[str, Dialect] = {
             BATCH_COUNTER,
             "v1.5",
             root=("resnet.", ""),
+            bias_free=True,
         ),
         Dialect(
             "transformers-flax",
@@ -289,6 +293,7 @@ DIALECTS: dict[str, Dialect] = {
             published_variant="v1.5",
             collections=("params.", "batch_stats."),
             root=("resnet.", ""),
+            bias_free=True,
         ),
         Dialect(
             "transformers-tf",
@@ -297,6 +302,7 @@ DIALECTS: dict[str, Dialect] = {
             "TFResNetForImageClassification and TFResNetModel of transformers 4",
             published_variant="v1.5",
             root=("tf_res_net_for_image_classification.resnet.", "tf_res_net_model.resnet."),
+            bias_free=True,
         ),
         Dialect(
             "keras.applications",
@@ -329,6 +335,7 @@ DIALECTS: dict[str, Dialect] = {
             "Keras Hub's ResNetBackbone and ResNetImageClassifier: layer name, dot, variable name",
             KERAS_STATE,
             published_variant="v1.5",
+            bias_free=True,
         ),
         Dialect(
             "flax-linen",
@@ -346,6 +353,7 @@ DIALECTS: dict[str, Dialect] = {
             TRAINING_STATE,
             "flax",
             collections=("params.", "batch_stats."),
+            bias_free=True,
         ),
     )
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,8 +33,11 @@ NOT_WEIGHTS = ("dtype", "compute_dtype", "zero_init_last_scale", "norm_decay")
 MANY_NETWORKS = "it does not say which network it belongs to, and its arrays fit several: {}"
 SAY_WHICH = "Say it with variant (--variant): torchvision's, timm's and transformers' ResNet-50 are v1.5."
 
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+"""How an address begins, and no path does."""
+
 Source = str | os.PathLike[str] | Mapping[str, np.ndarray] | Checkpoint
-"""What `load` takes: a file, arrays by name in any dialect, or a checkpoint."""
+"""What `load` takes: a file or folder, an address, arrays by name in any dialect, or a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,7 @@ class Inspection:
         recognised_by: How the one network is known.
         dropped: Names that are left out on purpose, and why.
         problems: All that is wrong.
+        changes: What the file says was done to its numbers.
     """
 
     where: str
@@ -61,6 +66,7 @@ class Inspection:
     recognised_by: str = ""
     dropped: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
     def checkpoint(self) -> Checkpoint:
         """The checkpoint that the source is.
@@ -74,7 +80,8 @@ class Inspection:
             advice = SAY_WHICH
         if problems or self.dialect is None:
             raise ConversionError(self.where, problems, advice)
-        return Checkpoint(self.weights, self.dialect, self.networks[0], self.dropped, self.where, self.recognised_by)
+        network, known_by = self.networks[0], self.recognised_by
+        return Checkpoint(self.weights, self.dialect, network, self.dropped, self.where, known_by, self.changes)
 
     def canonical(self) -> Mapping[str, np.ndarray]:
         """The weights by canonical name; none where the dialect is unknown."""
@@ -96,7 +103,8 @@ def load(
     """Read a checkpoint and make sure that it is complete, and what it is.
 
     Args:
-        source: A file, arrays by name, or a checkpoint, which knows its dialect.
+        source: A file or folder, an address (`hf://timm/resnet50.a1_in1k`, `torchvision://...`, `keras://...`, https),
+            arrays by name, or a checkpoint, which knows its dialect.
         dialect: How the arrays are named; None takes the file's word, or else recognises it by the names.
         variant: The network it belongs to, where the file does not say it.
         config: The network of the model that will take it. The checkpoint must fit it; a file that does not name its
@@ -169,7 +177,10 @@ def inspect(
     expected = (*networks, None)[0] if own or config is None else config
     if expected is not None:
         problems += _differences(spoken, {name: arrays[name].shape for name in rules}, expected)
-    found = Inspection(where, container, arrays, spoken, weights, networks, recognised_by, dropped, tuple(problems))
+    changes = (own["changes"],) if "changes" in own else ()
+    found = Inspection(
+        where, container, arrays, spoken, weights, networks, recognised_by, dropped, tuple(problems), changes
+    )
     stated_hash = own.get("content_hash", found.content_hash if container == "Keras archive" else None)
     if own and not problems and stated_hash != found.content_hash:  # Keras's own archives know the network, no hash
         return replace(found, problems=("its arrays are not those it was written with (the content hash differs)",))
@@ -201,6 +212,8 @@ def _open(
     source: str | os.PathLike[str] | Mapping[str, np.ndarray],
 ) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
     """What the source is, its container, arrays, metadata, and what in it is no array by name."""
+    if isinstance(source, str) and REMOTE.match(source):
+        return _open_remote(source)
     if not isinstance(source, Mapping):
         path = Path(source)
         container = containers.recognise(path)
@@ -212,6 +225,17 @@ def _open(
     ]
     arrays = {n: _native(a) for n, a in source.items() if isinstance(n, str) and isinstance(a, np.ndarray)}
     return "these arrays", None, arrays, {}, problems
+
+
+def _open_remote(address: str) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
+    """The same of an address; of a published checkpoint it is known which network it belongs to."""
+    from weights_convert import sources  # here, since few need it
+
+    path, published = sources.fetch(address), sources.published_for(address)
+    _, container, arrays, metadata, problems = _open(path)
+    if published is not None and metadata.get("format") != FORMAT:
+        metadata = {"variant": published.variant, "known_by": published.recognised_by}
+    return address, container, arrays, metadata, problems
 
 
 def _native(array: np.ndarray) -> np.ndarray:

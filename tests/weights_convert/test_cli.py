@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
 
-from impls.config import ResNetConfig
+from impls.config import VARIANTS, ResNetConfig
 from weights_convert import Checkpoint, load
 from weights_convert.cli import main
 from weights_convert.containers import safetensors_file
@@ -22,6 +23,9 @@ from weights_convert.dialects import ALIASES, DIALECTS
 
 MakeCheckpoint = Callable[..., Checkpoint]
 BitsOf = Callable[..., object]
+AT_ROOT = os.environ | {"PYTHONPATH": os.fspath(Path(__file__).parents[2])}
+"""The environment of a command that runs elsewhere."""
+
 FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "torchvision")
 
 
@@ -119,6 +123,7 @@ class TestConvert:
             "dtypes": ["float32"],
             "content_hash": load(target).content_hash(),
             "dropped": {"bn1.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"},
+            "changes": [],
             "notes": [],
         }
 
@@ -162,7 +167,7 @@ class TestConvert:
         ("source", "target", "message"),
         [
             ("none.safetensors", "x.flax.safetensors", "none.safetensors: it cannot be opened: No such file"),
-            ("b.flax.safetensors", "x.flax.bin", "x.flax.bin: its ending names no kind of file"),
+            ("b.flax.safetensors", "x.flax.npz", "x.flax.npz: its ending names no kind of file"),
             ("b.flax.safetensors", "none/x.flax.safetensors", "the directory '{}/none' does not exist"),
         ],
     )
@@ -223,6 +228,7 @@ class TestInspect:
             "running_statistics": 1256,
             "content_hash": checkpoint_of().content_hash(),
             "dropped": {"bn1.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"},
+            "changes": [],
             "problems": [],
             "converts_to": list(DIALECTS),
         }
@@ -263,7 +269,121 @@ class TestInspect:
         assert refused("inspect", tmp_path / "a.pth") == f"Error: {tmp_path / 'a.pth'}: it is empty\n"
 
 
-@pytest.mark.parametrize("command", [[], ["convert"], ["inspect"]])
+class TestChanges:
+    """Numbers change only on request, and then it is said."""
+
+    def test_biases_are_not_lost_but_folded(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
+        source, target = tmp_path / "a.keras.safetensors", tmp_path / "b.torchvision.safetensors"
+        config = replace(VARIANTS["keras"], depths=(1, 1, 1, 1), width=2, num_classes=3)
+        normal = {
+            name: np.random.default_rng(0).uniform(0.1, 1, array.shape).astype(np.float32)
+            for name, array in checkpoint_of(config).arrays.items()
+        }
+        Checkpoint(normal, DIALECTS["canonical"], config).to("keras").save(source)
+        message = refused("convert", source, target)
+        assert "its convolutions have biases, and those of torchvision's network have none" in message
+        assert "--fold-conv-bias" in message
+        assert not target.exists()
+        result = run("convert", source, target, "--fold-conv-bias")
+        assert result.exit_code == 0
+        assert "changed       biases of convolutions folded into running means" in result.stdout
+        assert load(target).config.variant == "v1"
+        assert "changed       biases of convolutions folded" in run("inspect", target).stdout
+
+    def test_a_smaller_dtype_says_what_is_lost(self, flax_file: Path):
+        target = flax_file.with_name("x.keras.safetensors")
+        result = run("convert", flax_file, target, "--dtype", "float16", "--json")
+        (line,) = json.loads(result.stdout)["changes"]
+        assert line.startswith("float32 to float16: ")
+        assert "numbers changed, by at most" in line
+        assert load(target).dtypes() == ["float16"]
+
+    def test_a_background_is_dropped(
+        self, checkpoint_of: Callable[..., Checkpoint], tiny: ResNetConfig, tmp_path: Path
+    ):
+        source, target = tmp_path / "a.flax.safetensors", tmp_path / "b.keras.safetensors"
+        checkpoint = checkpoint_of(replace(tiny, num_classes=1001))
+        checkpoint.to("flax").save(source)
+        assert run("convert", source, target, "--drop-background").exit_code == 0
+        kept = load(target).to("canonical").arrays["fc.bias"]
+        assert kept.tobytes() == checkpoint.arrays["fc.bias"][1:].tobytes()
+        message = refused("convert", target, tmp_path / "c.flax.safetensors", "--drop-background")
+        assert "it has 1000 classes, where 1001 with a background are expected" in message
+
+
+class TestDiff:
+    def test_another_dialect_of_the_same_is_no_difference(self, flax_file: Path):
+        other = flax_file.with_name("x.torchvision.pth")
+        run("convert", flax_file, other)
+        result = run("diff", flax_file, other)
+        assert result.exit_code == 0
+        assert result.stdout.endswith(" arrays are equal bit for bit, 0 are not\n")
+
+    def test_names_what_differs(self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path):
+        arrays = dict(checkpoint_of().arrays)
+        arrays["conv1.weight"] = np.zeros_like(arrays["conv1.weight"])
+        arrays["fc.bias"] = arrays["fc.bias"][:2]
+        del arrays["bn1.bias"]
+        save_file(arrays, flax_file.with_name("b.safetensors"))
+        result = run("diff", flax_file, flax_file.with_name("b.safetensors"), "--json")
+        assert result.exit_code == 1
+        found = {difference["name"]: difference["what"] for difference in json.loads(result.stdout)["differences"]}
+        assert set(found) == {"conv1.weight", "fc.bias", "bn1.bias"}
+        assert found["fc.bias"] == "shape (5,) and (2,)"
+        assert found["bn1.bias"] == "only in the first"
+
+    def test_equal_arrays_of_another_function_are_a_difference(
+        self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path
+    ):
+        v1 = flax_file.with_name("v1.flax.safetensors")
+        other = replace(VARIANTS["v1"], depths=(2, 1, 1, 1), width=4, num_classes=5)
+        replace(checkpoint_of(), config=other).to("flax").save(v1)
+        result = run("diff", flax_file, v1)
+        assert result.exit_code == 1
+        assert "they would compute different functions" in result.stdout
+
+
+class TestVerify:
+    def test_refuses_what_is_no_conversion(self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path):
+        checkpoint_of(seed=1).save(flax_file.with_name("b.safetensors"))
+        message = refused("verify", flax_file, flax_file.with_name("b.safetensors"))
+        assert "is no conversion of it" in message
+
+    def test_runs_both_through_the_suite(self, tmp_path: Path):
+        from conformance.weights import synthetic_weights
+
+        config = replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=4, num_classes=5)
+        synthetic_weights(config, seed=0).save(tmp_path / "a.safetensors")
+        run("convert", tmp_path / "a.safetensors", tmp_path / "b.keras.weights.h5")
+        command = [sys.executable, "-m", "weights_convert", "verify", "a.safetensors", "b.keras.weights.h5"]
+        done = subprocess.run([*command, "--impl", "torch"], cwd=tmp_path, capture_output=True, text=True, env=AT_ROOT)
+        assert done.returncode == 0, done.stderr
+        assert "arrays are equal bit for bit under canonical names" in done.stdout
+        assert "conforms:" in done.stdout
+
+
+def test_the_published_checkpoints_are_listed():
+    result = run("list")
+    assert result.exit_code == 0
+    assert "hf://timm/resnet50.a1_in1k " in result.stdout
+    assert "torchvision://resnet50.IMAGENET1K_V2 " in result.stdout
+    assert "keras://resnet50 " in result.stdout
+    assert len(json.loads(run("list", "--json").stdout)) == len(result.stdout.splitlines())
+
+
+def test_an_address_is_a_source(flax_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Of a published checkpoint it is known which network it belongs to."""
+    from weights_convert import sources
+
+    run("convert", flax_file, tmp_path / "resnet50.torchvision.pth")
+    monkeypatch.setattr(sources, "fetch", lambda address: tmp_path / "resnet50.torchvision.pth")
+    result = run("inspect", "torchvision://resnet50.IMAGENET1K_V1")
+    assert "v1.5 (known by: published by torchvision as v1.5)" in result.stdout
+    message = refused("convert", "https://example.org/a.pth", tmp_path / "b.flax.safetensors")
+    assert "it does not say which network it belongs to" in message
+
+
+@pytest.mark.parametrize("command", [[], ["convert"], ["inspect"], ["diff"], ["verify"], ["list"]])
 def test_help_shows_examples(command: list[str]):
     result = run(*command, "--help")
     assert result.exit_code == 0

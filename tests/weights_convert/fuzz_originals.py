@@ -1,0 +1,315 @@
+"""Whole files of a tiny network, one for each container and dialect, as ours and as others write them.
+
+`tests.weights_convert.fuzz` damages them. What `load` must return of each is known from the arrays it was made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tests.weights_convert.conftest import DTYPES, TINY, make_random_bits
+from weights_convert import Checkpoint
+from weights_convert.containers import CONTAINERS, hdf5_file, safetensors_file
+from weights_convert.dialects import DIALECTS, find_dialect
+from weights_convert.inspection import NOT_WEIGHTS
+from weights_convert.shapes import expected_shapes
+
+Files = Mapping[str, bytes]
+"""What a file or folder holds: bytes by relative path; a file is the path ""."""
+
+VARIANT = "v1.5"
+"""The network of all of them."""
+
+INNER = "model.weights.h5"
+SHORTEST = 8
+"""Bytes of the shortest array that is looked for in a file: random bits as long as that stand nowhere by chance."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of an original that is damaged on its own.
+
+    Attributes:
+        name: For messages.
+        kind: Which damages fit it.
+        content: Its bytes.
+        wrap: The whole original around other bytes in its place, with every checksum outside of it made right.
+        sealed: Whether a hash or a checksum that `wrap` leaves alone covers all bits of the weights.
+    """
+
+    name: str
+    kind: str
+    content: bytes
+    wrap: Callable[[bytes], Files]
+    sealed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A whole file or folder.
+
+    Attributes:
+        name: Container, dialect and dtype, for messages.
+        row: Under which it is counted.
+        target: The name of its file or folder.
+        files: What is in it.
+        checkpoint: What it was made of.
+        kind: Which damages fit it.
+        sealed: Whether a hash or a checksum in it covers all bits of the weights.
+        variant: What `load` has to be told of it.
+        share: How often it is damaged, as a multiple of the others; slow containers have a small share.
+    """
+
+    name: str
+    row: str
+    target: str
+    files: Files
+    checkpoint: Checkpoint
+    kind: str
+    sealed: bool
+    variant: str | None = None
+    share: float = 1.0
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Each file of it, and what is inside of archives."""
+        return [part for path, content in self.files.items() for part in self._parts(path, content)]
+
+    def _parts(self, path: str, content: bytes) -> Iterator[Part]:
+        yield Part(path, self.kind, content, lambda new: {**self.files, path: new}, self.sealed)
+        if self.kind not in INSIDE:
+            return
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        hashed = self.variant is None and self.row != "PyTorch"
+        for name, held in entries.items():
+            wrap = lambda new, name=name: {path: rezipped({**entries, name: new})}  # noqa: E731 (one for each entry)
+            yield Part(name, INSIDE[self.kind](name), held, wrap, hashed and self.name.startswith("ours"))
+
+    @cached_property
+    def held(self) -> dict[str, Any]:
+        """What `load` must return of it."""
+        return description(self.checkpoint)
+
+    def spans(self, content: bytes) -> dict[str, int]:
+        """Where in some bytes the arrays stand."""
+        found = {
+            name: content.find(array.tobytes())
+            for name, array in self.checkpoint.arrays.items()
+            if array.nbytes >= SHORTEST
+        }
+        return {name: start for name, start in found.items() if start >= 0}
+
+    def patched(self, old: bytes, new: bytes) -> dict[str, Any] | None:
+        """What `load` must return where bytes of the arrays were replaced; None where others were."""
+        if len(old) != len(new):
+            return None
+        changed = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
+        arrays = dict(self.checkpoint.arrays)
+        covered = 0
+        for name, start in self.spans(old).items():
+            array = arrays[name]
+            inside = np.count_nonzero((changed >= start) & (changed < start + array.nbytes))
+            if inside:
+                covered += inside
+                arrays[name] = np.frombuffer(new[start : start + array.nbytes], array.dtype).reshape(array.shape)
+        checkpoint = Checkpoint(arrays, self.checkpoint.dialect, self.checkpoint.config)
+        return description(checkpoint) if covered == len(changed) else None
+
+
+INSIDE: dict[str, Callable[[str], str]] = {
+    "keras": lambda name: "hdf5" if name == INNER else "plain",
+    "torch": lambda name: "pickle" if name.endswith(".pkl") else "plain",
+}
+"""The archives among the kinds, and of what kind an entry of them is."""
+
+
+def rezipped(entries: Files) -> bytes:
+    """An archive with right checksums."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return held.getvalue()
+
+
+def description(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What must be equal of checkpoints that are the same: the network, names and shapes, and bits."""
+    arrays = checkpoint.to("canonical").arrays
+    shapes, bits = hashlib.sha256(), hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        shapes.update(f"{name} {array.shape}\n".encode())
+        bits.update(f"{name} {array.shape} {array.dtype.name} {array.dtype.isnative}\n".encode() + array.tobytes())
+    config = {name: value for name, value in checkpoint.config.to_dict().items() if name not in NOT_WEIGHTS}
+    return {"config": config, "shapes": shapes.hexdigest(), "bits": bits.hexdigest()}
+
+
+def make_originals(folder: Path, slow: bool = True) -> list[Original]:
+    """Write every original into a folder, and read it in.
+
+    Args:
+        folder: An empty place for them.
+        slow: Whether also those that take long to read.
+    """
+    seeds = iter(range(1_000_000))
+    dtypes = cycle(DTYPES)
+    originals = []
+    for container in CONTAINERS:
+        for ending in container.endings[:1]:
+            for dialect in container.dialects or DIALECTS:
+                checkpoint = _checkpoint(dialect, next(dtypes), next(seeds))
+                for form in FORMS:
+                    if form.container == container.name and (slow or form.share >= QUICK):
+                        originals.append(_made(form, checkpoint, folder / f"{len(originals)}{ending}"))
+    for form in FOLDERS:
+        originals.append(_made(form, _checkpoint(form.dialect, next(dtypes), next(seeds)), folder / form.target))
+    return originals
+
+
+def _checkpoint(dialect: str, dtype: str, seed: int) -> Checkpoint:
+    arrays = {
+        name: make_random_bits(shape, dtype, 1000 * seed + index)
+        for index, (name, shape) in enumerate(expected_shapes(TINY).items())
+    }
+    turned = Checkpoint(arrays, find_dialect("canonical"), TINY).to(dialect)
+    plain = {name: np.ascontiguousarray(array) for name, array in turned.arrays.items()}
+    return Checkpoint(plain, turned.dialect, TINY)
+
+
+def _made(form: Form, checkpoint: Checkpoint, path: Path) -> Original:
+    form.write(path, checkpoint)
+    files = {
+        "" if file == path else str(file.relative_to(path)): file.read_bytes()
+        for file in ([path] if path.is_file() else sorted(path.rglob("*")))
+        if file.is_file()
+    }
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    name = f"{form.name}, {checkpoint.dialect.name}, {', '.join(checkpoint.dtypes())}"
+    variant = None if form.says_what_it_is else VARIANT
+    return Original(name, form.container, path.name, files, checkpoint, form.kind, form.sealed, variant, form.share)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a container is written.
+
+    Attributes:
+        name: Whose it is.
+        container: What `CONTAINERS` calls it.
+        kind: Which damages fit it.
+        write: Writes it.
+        sealed: As `Original` has it.
+        says_what_it_is: Whether it needs no variant.
+        share: As `Original` has it.
+        target: The name of a folder.
+        dialect: Of a folder.
+    """
+
+    name: str
+    container: str
+    kind: str
+    write: Callable[[Path, Checkpoint], None]
+    sealed: bool = False
+    says_what_it_is: bool = False
+    share: float = 1.0
+    target: str = ""
+    dialect: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+QUICK = 0.2
+"""The share below which a form is too slow for a test."""
+
+
+def _ours(path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.save(path)
+
+
+def _bare_safetensors(path: Path, checkpoint: Checkpoint) -> None:
+    safetensors_file.write(path, checkpoint.arrays, {"format": "pt"})
+
+
+def _old_pickle(path: Path, checkpoint: Checkpoint) -> None:
+    import torch
+
+    checkpoint.save(path)
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
+
+
+def _bare_hdf5(path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.save(path)
+    with h5py.File(path, "a") as file:
+        del file.attrs[hdf5_file.METADATA]
+
+
+def _bare_keras(path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.save(path)
+    inner = path.with_name(INNER)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    inner.write_bytes(entries[INNER])
+    with h5py.File(inner, "a") as file:
+        del file.attrs[hdf5_file.METADATA]
+    path.write_bytes(rezipped({**entries, INNER: inner.read_bytes()}))
+    inner.unlink()
+
+
+def _transformers_folder(path: Path, checkpoint: Checkpoint) -> None:
+    path.mkdir()
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    names = list(checkpoint.arrays)
+    places = {name: shards[index >= len(names) // 2] for index, name in enumerate(names)}
+    for shard in shards:
+        held = {name: array for name, array in checkpoint.arrays.items() if places[name] == shard}
+        safetensors_file.write(path / shard, held, {})
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (path / "config.json").write_text(json.dumps({"model_type": "resnet", "downsample_in_bottleneck": False}))
+
+
+def _preset(path: Path, checkpoint: Checkpoint) -> None:
+    path.mkdir()
+    _bare_hdf5(path / INNER, checkpoint)
+    (path / "config.json").write_text(json.dumps({"registered_name": "keras_hub>ResNetBackbone"}))
+
+
+FORMS = (
+    Form("ours", "safetensors", "safetensors", _ours, sealed=True, says_what_it_is=True),
+    Form("bare", "safetensors", "safetensors", _bare_safetensors),
+    Form("ours", "Keras archive", "keras", _ours, sealed=True, says_what_it_is=True, share=1.0),
+    Form("Keras's", "Keras archive", "keras", _bare_keras, sealed=True, says_what_it_is=True, share=1.0),
+    Form("ours", "PyTorch", "torch", _ours, sealed=True, share=0.5),  # by the checksums of zip
+    Form("until 1.6", "PyTorch", "plain", _old_pickle, share=0.4),
+    Form("ours", "Keras HDF5", "hdf5", _ours, sealed=True, says_what_it_is=True),
+    Form("bare", "Keras HDF5", "hdf5", _bare_hdf5),
+    Form("ours", "legacy Keras HDF5", "hdf5", _ours, sealed=True, says_what_it_is=True),
+    Form("bare", "legacy Keras HDF5", "hdf5", _bare_hdf5),
+    Form("ours", "msgpack", "msgpack", _ours, share=3.0),
+    Form("ours", "Orbax", "folder", _ours, sealed=True, share=0.1),  # by the checksums of OCDBT
+)
+"""The containers that are written, as ours and as others write them."""
+
+FOLDERS = (
+    Form(
+        "shards", "transformers folder", "folder", _transformers_folder, says_what_it_is=True, share=2.0,
+        target="transformers", dialect="transformers",
+    ),
+    Form(
+        "preset", "Keras Hub preset", "folder", _preset, says_what_it_is=True, share=0.5,
+        target="preset", dialect="keras-hub",
+    ),
+)  # fmt: skip
+"""The folders that are only read."""
