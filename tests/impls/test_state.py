@@ -36,7 +36,7 @@ def test_weights_pass_between_all_pairs_bit_for_bit(dtype, config, random_weight
         original = random_weights(config, dtype, seed)
         giver.implementation.write_weights(models[giver.name], original)
         taker.implementation.write_weights(
-            models[taker.name], giver.implementation.read_weights(models[giver.name]).to("torchvision")
+            models[taker.name], giver.implementation.read_weights(models[giver.name]).to("keras.applications")
         )
         assert_equal(taker.arrays(models[taker.name]), original.arrays)
 
