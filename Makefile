@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup conformance test peers lint types format clean
+.PHONY: help setup conformance test peers benchmarks lint types format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 20
@@ -26,6 +26,9 @@ test: $(INSTALLED)  ## run the tests
 
 peers: $(INSTALLED)  ## run the tests against other libraries' own ResNet-50 and files
 	$(BIN)/python -m pytest -m peers $(ARGS)
+
+benchmarks: $(INSTALLED)  ## measure conversions beside other libraries' loaders
+	$(BIN)/python -m benchmarks.conversion $(ARGS)
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(BIN)/python -m ruff check .

@@ -104,31 +104,26 @@ def test_a_gpu_that_is_there_conforms(conformance, small_weights, tmp_path, gpu_
     assert workers["torch float64"]["device"] != "cpu"
 
 
-def test_traces_are_kept_where_asked(conformance, small_weights, tmp_path):
-    folder = tmp_path / "traces"
-    done = conformance(
-        *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64", "--keep-traces", folder),
-    )
-    assert done.returncode == 0, done.stderr
-    kept = Trace.load(folder / "cases" / "torch-float64" / "v1.5--photograph--inference.safetensors")
-    assert kept.arrays["logits"].shape == (1, 10)
-    again = CliRunner().invoke(main, ["run", "--keep-traces", str(folder)])
-    assert again.exit_code == 2
-    assert "new or empty folder" in again.output
-
-
-def test_ones_own_picture_takes_the_photographs_place(conformance, small_weights, tmp_path):
+def test_ones_own_picture_takes_the_photographs_place_and_traces_are_kept_where_asked(
+    conformance, small_weights, tmp_path
+):
     picture, other, report = tmp_path / "grey.png", tmp_path / "colour.jpg", tmp_path / "report.json"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)).save(picture)
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (100, 150, 3), np.uint8)).save(other)
+    folder = tmp_path / "traces"
     done = conformance(
         *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64"),
-        *("--images", picture, other, "--report", report),
+        *("--images", picture, other, "--report", report, "--keep-traces", folder),
     )
     assert done.returncode == 0, done.stderr
     inputs = json.loads(report.read_text())["environment"]["inputs"]["v1.5"]
     assert {"grey.png", "colour.jpg"} < set(inputs)
     assert "photograph" not in inputs
+    kept = Trace.load(folder / "cases" / "torch-float64" / "v1.5--grey.png--inference.safetensors")
+    assert kept.arrays["logits"].shape == (1, 10)
+    again = CliRunner().invoke(main, ["run", "--keep-traces", str(folder)])
+    assert again.exit_code == 2
+    assert "new or empty folder" in again.output
 
 
 def not_a_picture(folder: Path) -> Path:
