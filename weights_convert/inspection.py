@@ -27,6 +27,9 @@ from weights_convert.table import Rule, permutation, reorder
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes that weights come in; each container holds them all, bit for bit."""
 
+LARGEST = 2**31
+"""No size of a network comes near; products of larger ones are numbers that cannot even be printed."""
+
 NOT_WEIGHTS = ("dtype", "compute_dtype", "zero_init_last_scale", "norm_decay")
 """The fields of a config in which a checkpoint and the model that takes it may differ."""
 
@@ -217,7 +220,8 @@ def _open(
     if not isinstance(source, Mapping):
         path = Path(source)
         container = containers.recognise(path)
-        return str(path), container.name, *containers.read(path), []
+        arrays, metadata = containers.read(path)
+        return str(path), container.name, {name: _native(array) for name, array in arrays.items()}, metadata, []
     problems = [
         f"{name!r} is of type {type(array).__name__}, where a NumPy array with a name is expected"
         for name, array in source.items()
@@ -253,7 +257,7 @@ def _networks(
     """
     if own:
         return (_own_network(own, len(shapes)),), "its metadata"
-    if "known_by" in metadata:
+    if {"variant", "known_by"} <= metadata.keys():
         return (infer_sizes(shapes, named_config(metadata["variant"])),), metadata["known_by"]
     if stated is not None:
         return (infer_sizes(shapes, stated),), "as it was said to be"
@@ -266,13 +270,31 @@ def _own_network(own: Mapping[str, str], count: int) -> ResNetConfig:
         raise ValueError(f"it has format version {version}; this program reads version {FORMAT_VERSION}")
     try:
         config = ResNetConfig.from_dict(json.loads(own.get("config", "")))
+        if odd := _odd_fields(config):
+            raise ValueError(f"no network has such {' and '.join(odd)}")
         if config.variant != own.get("variant"):
             raise ValueError(f"variant {own.get('variant')} and a config of variant {config.variant}")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"its metadata are damaged: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its metadata are damaged: {containers.first_line(error)}") from error
     if sum(config.depths) > count:  # before a list of what is missing grows out of bounds
         raise ValueError(f"its metadata promise {sum(config.depths)} blocks, and it holds {count} arrays")
     return config
+
+
+def _odd_fields(config: ResNetConfig) -> list[str]:
+    """Fields that hold what only a damaged file gives them: another type, or a size that no network has."""
+    samples = ResNetConfig(head_pool=7, dtype="float32", compute_dtype="float32").to_dict()
+    optional = [name for name, value in ResNetConfig().to_dict().items() if value is None]
+    return [
+        name
+        for name, value in config.to_dict().items()
+        if not (value is None and name in optional)
+        and (
+            type(value) is not type(samples[name])
+            or (type(value) is int and value > LARGEST)
+            or (type(value) is list and {*map(type, value)} != {int})
+        )
+    ]
 
 
 def _differences(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetConfig) -> list[str]:

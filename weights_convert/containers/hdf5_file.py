@@ -25,6 +25,7 @@ from weights_convert.containers.hdf5_layouts import (
     own_names,
     places,
 )
+from weights_convert.containers.trees import unique
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
 
@@ -32,6 +33,9 @@ METADATA = "resnet_parity"
 """Attribute of the file that holds our metadata; Keras passes over attributes that it does not know."""
 
 MOST_OBJECTS = 100_000
+MOST_NESTING = 64
+"""Groups in groups; Keras nests eight or so, and HDF5 walks the whole way to each."""
+
 MOST_EXPANSION = 32
 """How often larger than its stored bytes an array may be: a compressed one of real weights is hardly any larger."""
 
@@ -59,12 +63,12 @@ def read_open(source: Path | BinaryIO, where: str) -> tuple[dict[str, np.ndarray
         metadata = _metadata(file)
         root = file.get("model_weights", file)
         if "layer_names" in root.attrs or "layer_names0" in root.attrs:
-            return dict(_read_legacy(root)), metadata
-        return dict(_read_numbered(file)), metadata
+            return unique(_read_legacy(root)), metadata
+        return unique(_read_numbered(file)), metadata
 
 
-def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a `.weights.h5` file of Keras 3."""
+def write(path: Path | BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a `.weights.h5` file of Keras 3, which may be open already."""
     _write(path, arrays, metadata, _write_numbered)
 
 
@@ -73,7 +77,9 @@ def write_legacy(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     _write(path, arrays, metadata, _write_legacy)
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], write_arrays: Any) -> None:
+def _write(
+    path: Path | BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], write_arrays: Any
+) -> None:
     with h5py.File(path, "w") as file:
         file.attrs[METADATA] = json.dumps(dict(metadata))
         write_arrays(file, arrays, metadata["dialect"])
@@ -105,7 +111,9 @@ def _refusals(file: h5py.File) -> Iterator[str]:
             if len(seen) > MOST_OBJECTS:
                 yield f"it holds more than {MOST_OBJECTS} objects"
                 return
-            if isinstance(item, h5py.Group):
+            if isinstance(item, h5py.Group) and where.count("/") > MOST_NESTING:
+                yield f"it nests groups deeper than {MOST_NESTING}"
+            elif isinstance(item, h5py.Group):
                 waiting.append(item)
             elif isinstance(item, h5py.Dataset):
                 yield from _refusals_of_array(item, where)
@@ -117,6 +125,8 @@ def _refusals_of_array(array: h5py.Dataset, where: str) -> Iterator[str]:
         yield f"{where!r} is stored in another file, which is not followed"
     elif array.dtype.hasobject:
         yield f"{where!r} holds objects, not numbers"
+    elif array.dtype.kind == "f" and array.id.get_type() != h5py.h5t.py_create(array.dtype):
+        yield f"{where!r} holds floats of no usual format, which would be rounded"
     elif array.nbytes > max(stored, 1) * MOST_EXPANSION or (array.nbytes and not stored and array.shape != ()):
         yield f"{where!r} promises {array.nbytes:,} bytes and holds {stored:,}"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,16 +49,15 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
             f"a .keras file holds a whole model, and only impls.keras's can be written, not {metadata['dialect']}'s"
         )
         raise ConversionError(str(path), [problem], "Write a .weights.h5 file, and load it into the model.")
-    weights = path.with_name(f"{path.name}.h5")
-    try:
+    config = json.loads(metadata["config"])
+    # HDF5 seeks, an archive cannot. A file without a name is not left behind, however the process ends.
+    with tempfile.TemporaryFile(dir=path.parent) as weights, zipfile.ZipFile(path, "w") as archive:
         hdf5_file.write(weights, arrays, metadata)
-        config = json.loads(metadata["config"])
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("metadata.json", json.dumps({"keras_version": "3.12.0"}))
-            archive.writestr("config.json", json.dumps(_own_model(config, metadata["dtype"])))
-            archive.write(weights, WEIGHTS)
-    finally:
-        weights.unlink(missing_ok=True)
+        weights.seek(0)
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.12.0"}))
+        archive.writestr("config.json", json.dumps(_own_model(config, metadata["dtype"])))
+        with archive.open(WEIGHTS, "w", force_zip64=True) as entry:
+            shutil.copyfileobj(weights, entry)
 
 
 def _own_model(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import ml_dtypes  # noqa: F401 (makes NumPy know the name "bfloat16")
 import msgpack
 import numpy as np
 
-from weights_convert.containers.trees import flattened, nested
+from weights_convert.containers.trees import flattened, nested, unique
 
 ARRAY, SCALAR = 1, 3
 """Flax's extension types: an array, and a NumPy scalar."""
@@ -22,8 +22,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         ValueError: If it holds something else.
     """
-    held = msgpack.unpackb(path.read_bytes(), ext_hook=_unpack, raw=False, strict_map_key=False)
-    return dict(flattened(held)), {}
+    content = path.read_bytes()
+    held = msgpack.unpackb(content, ext_hook=_unpack, object_pairs_hook=unique, raw=False, strict_map_key=False)
+    return unique(flattened(held)), {}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -51,4 +52,8 @@ def _unpack(code: int, content: bytes) -> Any:
     if code not in (ARRAY, SCALAR):
         raise ValueError(f"it holds an object of Flax's type {code}, which is no array")
     shape, dtype, data = msgpack.unpackb(content, raw=True)
+    if any(size < 0 for size in shape):  # NumPy would take the size that fits
+        raise ValueError(f"it holds an array of the shape {shape}")
+    if np.dtype(dtype.decode()).name != dtype.decode():  # NumPy reads more into a name than Flax ever writes
+        raise ValueError(f"it holds an array of {dtype.decode()!r}, which is no dtype's name")
     return np.frombuffer(data, np.dtype(dtype.decode())).reshape(shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.containers.trees import flattened, nested
+from weights_convert.containers.trees import flattened, nested, unique
 from weights_convert.errors import ConversionError
 
 SIGNS = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
@@ -36,7 +36,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         tree = checkpointer.metadata(place.resolve()).item_metadata.tree
         as_arrays = _map(tree, lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray))
         held = checkpointer.restore(place.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_arrays))
-    return dict(flattened(held)), {}
+    return unique(flattened(held)), {}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

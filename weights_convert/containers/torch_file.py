@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from weights_convert.containers.archives import check_archive
+from weights_convert.containers.archives import check_archive, check_content
 from weights_convert.errors import ConversionError
 
 ONLY_WEIGHTS = "Save `model.state_dict()` alone."
@@ -40,8 +41,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     torch = _import_torch(path)
     if zipfile.is_zipfile(path):
         check_archive(path)
+        check_content(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training checkpoints keep their options
+        # timm's training checkpoints keep their options
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore", UserWarning)  # that kinds of tensors will go, which PyTorch itself reads
             held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if (wanted := re.search(r"GLOBAL (\S+)", str(error))) is None:

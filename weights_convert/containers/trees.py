@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,26 @@ def flattened(tree: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
         yield prefix, np.asarray(tree)
     elif tree is not None:
         raise ValueError(f"{prefix!r} is of type {type(tree).__name__}, where an array is expected")
+
+
+def unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dictionary of pairs, none of which hides another.
+
+    Raises:
+        ValueError: If a key occurs twice.
+
+    Example:
+        >>> unique([("bn1.mean", 0.0), ("bn1.mean", 1.0)])
+        Traceback (most recent call last):
+        ...
+        ValueError: it names 'bn1.mean' twice
+    """
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it names {key!r} twice")
+        found[key] = value
+    return found
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""A campaign against `Checkpoint.save`: a process that is killed while it writes leaves the old file or the new one.
+
+    python -m tests.weights_convert.kills --kills 500
+
+Processes write one network over another, in each container, until SIGKILL ends them at a random moment. The target
+must then hold one of the two, bit for bit, and beside it may lie what was being written, under its hidden name. The
+exit code is 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count, cycle
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import click
+
+from tests.weights_convert.fuzz import READER, ROOT, Worker, answer_of
+from tests.weights_convert.fuzz_originals import VARIANT, description, make_checkpoint
+from weights_convert import Checkpoint, load
+
+MOST_SECONDS = 0.05
+"""Until the kill. Writing the tiny network takes 10 to 70 ms, and the processes write without a pause."""
+
+DIALECTS = {
+    ".safetensors": "torchvision",
+    ".pth": "torchvision",
+    ".msgpack": "flax",
+    ".keras": "keras",
+    ".weights.h5": "keras-hub",
+    ".h5": "keras.applications",
+}
+"""What is written in each container that is a file."""
+
+FOLDERS = {".orbax": "flax"}
+"""A folder is never written over: each is a new one, and must be there whole or not at all."""
+
+ENDINGS = (*DIALECTS, *FOLDERS)
+TURNS = (*DIALECTS, *DIALECTS, *DIALECTS, *DIALECTS, *FOLDERS)
+"""Which ending follows which; what writes Orbax folders cannot be forked, and takes seconds to start."""
+
+PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial|\.tmp\w+")
+PARTIAL_FOLDER = re.compile(r"\.[0-9a-f]{8}\.partial(\.orbax-checkpoint-tmp.*)?")
+"""What a killed process may leave: a hidden file; Orbax itself writes to a folder of yet another name first."""
+
+
+@dataclass
+class Report:
+    """What a campaign did: kills, of those how many hit a write, and all that was wrong."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    midway: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+def run(kills: int, seed: int, endings: Collection[str] = ENDINGS) -> Report:
+    """Kill writing processes, the endings in turn. This process must have no threads: it forks."""
+    random, report = Random(seed), Report()
+    turns = cycle(ending for ending in TURNS if ending in endings)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(kills):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            _kill_one(next(turns), place, random, report)
+            shutil.rmtree(place)
+    return report
+
+
+def _kill_one(ending: str, place: Path, random: Random, report: Report) -> None:
+    pair_of(ending)  # here, so that not every child makes it
+    writer = _started(ending, place) if ending in FOLDERS else _forked(ending, place)
+    while not _targets(place) and os.waitid(os.P_PID, writer, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, MOST_SECONDS))
+    os.kill(writer, signal.SIGKILL)
+    _, status = os.waitpid(writer, 0)
+    report.kills[ending] += 1
+    if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+        report.faults.append(f"{ending}: the process that writes ended by itself")
+    report.faults += [f"{ending}: {fault}" for fault in faults(place, ending)]
+    report.midway[ending] += len(_targets(place)) < len([*place.iterdir()])
+
+
+def _forked(ending: str, place: Path) -> int:
+    if child := os.fork():
+        return child
+    with contextlib.suppress(BaseException):
+        write_without_end(place, ending)
+    os._exit(1)  # only an error leads here
+
+
+def _started(ending: str, place: Path) -> int:
+    command = [sys.executable, "-m", "tests.weights_convert.kills", "--write", str(place), "--ending", ending]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL).pid
+
+
+@cache
+def pair_of(ending: str) -> list[Checkpoint]:
+    """The networks that are written one over the other."""
+    return [make_checkpoint({**DIALECTS, **FOLDERS}[ending], "float32", seed) for seed in (1, 2)]
+
+
+@cache
+def _bits_of(ending: str) -> list[str]:
+    return [description(checkpoint)["bits"] for checkpoint in pair_of(ending)]
+
+
+def write_without_end(place: Path, ending: str) -> None:
+    """Write the pair in turn: a file over and over, or folder after folder."""
+    pair = pair_of(ending)
+    for number in count():
+        pair[number % 2].save(place / f"{number if ending in FOLDERS else 0}{ending}")
+
+
+def _targets(place: Path) -> list[Path]:
+    return [path for path in place.iterdir() if not path.name.startswith(".")]
+
+
+def faults(place: Path, ending: str) -> Iterator[str]:
+    """What is wrong in a folder where a process was killed."""
+    partial = PARTIAL_FOLDER if ending in FOLDERS else PARTIAL
+    for path in place.iterdir():
+        if path in _targets(place):
+            outcome = _read(path, ending)
+            if outcome.get("accepted", {}).get("bits") not in _bits_of(ending):
+                yield f"{path.name} holds neither the old nor the new: {outcome}"
+        elif not partial.fullmatch(path.name):
+            yield f"{path.name} was left behind"
+
+
+def _read(path: Path, ending: str) -> dict[str, Any]:
+    """What comes of a file, in another process if the library's threads must not be in this one."""
+    if ending not in FOLDERS:
+        return answer_of(load, str(path), VARIANT)
+    reader = Worker(READER, [])
+    try:
+        return reader.read(path, VARIANT)
+    finally:
+        reader.stop()
+
+
+@click.command()
+@click.option("--kills", default=100, help="How many processes.")
+@click.option("--seed", default=1, help="Of the moments.")
+@click.option("--ending", "endings", multiple=True, type=click.Choice(ENDINGS), help="Only these.")
+@click.option("--write", type=click.Path(path_type=Path), hidden=True)
+def main(kills: int, seed: int, endings: tuple[str, ...], write: Path | None) -> None:
+    """Kill processes while they write, and see what they leave."""
+    if write is not None:
+        write_without_end(write, endings[0])
+    with tempfile.TemporaryDirectory() as folder:
+        for ending in set(endings or ENDINGS) - set(FOLDERS):  # so that every child has all imported
+            pair_of(ending)[0].save(Path(folder) / f"a{ending}")
+    report = run(kills, seed, endings or ENDINGS)
+    for ending in endings or ENDINGS:
+        click.echo(f"{ending:14}{report.kills[ending]:6} kills, {report.midway[ending]:6} midway")
+    for fault in report.faults:
+        click.echo(fault)
+    sys.exit(bool(report.faults))
+
+
+if __name__ == "__main__":
+    main()
