@@ -34,7 +34,6 @@ class TestTheCampaignFindsOut:
         ("name", "content", "fault"),
         [
             ("0.msgpack", b"half of it", "holds neither the old nor the new"),
-            (".tmpabc", b"", r"\.tmpabc was left behind"),
             (".0123abcd.partial.h5", b"", "was left behind"),
         ],
     )
