@@ -55,7 +55,7 @@ TURNS = (*DIALECTS, *DIALECTS, *DIALECTS, *DIALECTS, *FOLDERS)
 
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial|\.tmp\w+")
 PARTIAL_FOLDER = re.compile(r"\.[0-9a-f]{8}\.partial(\.orbax-checkpoint-tmp.*)?")
-"""What a killed process may leave: a hidden file, ours or one of safetensors' own; Orbax has another name for its own."""
+"""What a killed process may leave: a hidden file, ours or one of safetensors' own; Orbax names its own otherwise."""
 
 
 @dataclass
