@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup conformance test peers benchmarks lint types format clean
+.PHONY: help setup conformance test slow benchmarks lint types format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 20
@@ -24,8 +24,8 @@ conformance: $(INSTALLED)  ## run the conformance suite
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-peers: $(INSTALLED)  ## run the tests against other libraries' own ResNet-50 and files
-	$(BIN)/python -m pytest -m peers $(ARGS)
+slow: $(INSTALLED)  ## run the slow tests: other libraries' own models and files, campaigns, other backends
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 benchmarks: $(INSTALLED)  ## measure conversions beside other libraries' loaders
 	$(BIN)/python -m benchmarks.conversion $(ARGS)

@@ -46,6 +46,7 @@ def test_the_real_network_conforms_in_every_framework(conformance, tmp_path):
 
 
 # Each fact by which variants differ is held against the oracle in tests/impls/test_models.py; these two differ most.
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["tutorial", "keras"])
 def test_the_other_variants_conform_in_float64(conformance, small_weights, variant, tmp_path):
     report = tmp_path / "report.json"

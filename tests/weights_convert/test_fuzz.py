@@ -15,6 +15,8 @@ from tests.weights_convert.fuzz_damages import DAMAGES, ODD_VALUES, Unfit
 from tests.weights_convert.fuzz_originals import Original, make_originals
 from weights_convert import ConversionError, load
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"safetensors": 5.0, "msgpack": 5.0, "Keras HDF5": 0.3, "legacy Keras HDF5": 0.3}
 """What is quick to read, often, and some of HDF5; PyTorch and Orbax take seconds to import."""
 

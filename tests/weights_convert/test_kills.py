@@ -13,6 +13,8 @@ import pytest
 from tests.weights_convert import kills
 from weights_convert import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 KILLS = os.environ.get("KILLS", "18")
 """How many; more where there is time."""

@@ -4,7 +4,7 @@ The weights are random, since published ones cannot be shipped; scales, offsets 
 from the 1, 0, 0, 1 they start at, so that none can be lost or exchanged unnoticed, and calibrated, so that signals keep
 their their size through the depth.
 
-These take longer than all other tests of conversion: `make peers` runs them, and so does CI.
+These take longer than all other tests of conversion: `make slow` runs them, and so does CI.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from impls.config import ResNetConfig
 from weights_convert import Source, load
 from weights_convert.cli import main
 
-pytestmark = pytest.mark.peers
+pytestmark = pytest.mark.slow
 
 LIMIT = 1e-12
 """Relative L2 in float64: two correct networks differ by 2e-14 to 4e-14."""

@@ -196,6 +196,7 @@ def test_the_global_seed_decides_unless_a_seed_is_given():
     assert np.array_equal(drawn(1, seed=0), drawn(2, seed=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_the_other_backends_compute_the_same(backend, weights, images, logits, tmp_path):
     weights.save(tmp_path / "weights.safetensors")
