@@ -36,6 +36,9 @@ class Blank(Enum):
 BLANK = Blank.BLANK
 """Drawing 25 million numbers takes longer than reading them."""
 
+LARGEST = 2**31
+"""No size of a network comes near; a damaged file's may be so large that its product cannot even be printed."""
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """The names that all three frameworks have for floating-point dtypes."""
 
@@ -88,9 +91,9 @@ class ResNetConfig:
             f"{name} must be {wanted}, not {getattr(self, name)!r}"
             for name, wanted, holds in (
                 ("depths", "four positive integers", len(self.depths) == 4 and min(self.depths) > 0),
-                ("width", "a positive integer", self.width > 0),
-                ("num_classes", "0 (no classifier) or more", self.num_classes >= 0),
-                ("in_channels", "a positive integer", self.in_channels > 0),
+                ("width", f"a positive integer below {LARGEST}", 0 < self.width < LARGEST),
+                ("num_classes", f"0 (no classifier) or more, below {LARGEST}", 0 <= self.num_classes < LARGEST),
+                ("in_channels", f"a positive integer below {LARGEST}", 0 < self.in_channels < LARGEST),
                 ("strided_layer", "'conv1' or 'conv2'", self.strided_layer in ("conv1", "conv2")),
                 ("norm_eps", "positive", self.norm_eps > 0),
                 ("norm_decay", "between 0 and 1", 0 <= self.norm_decay <= 1),
@@ -175,12 +178,24 @@ class ResNetConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: If a field is missing, unknown or impossible.
+            ValueError: If a field is missing, unknown, of another type or impossible.
         """
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
+        known = {field.name: field for field in fields(cls)}
+        if set(values) != set(known):
             raise ValueError(f"expected the fields {sorted(known)}, got {sorted(values)}")
+        kinds = {name: type(value) for name, value in TYPICAL.to_dict().items()}
+        odd = [
+            f"{name} is of type {type(value).__name__}, where {kinds[name].__name__} is expected"
+            for name, value in values.items()
+            if type(value) is not kinds[name] and not (value is None and known[name].default is None)
+        ]
+        if odd or not all(type(depth) is int for depth in values["depths"]):
+            raise ValueError("; ".join(odd) or "depths are integers")
         return cls(**(values | {"depths": tuple(values["depths"])}))
+
+
+TYPICAL = ResNetConfig(head_pool=7, dtype="float32", compute_dtype="float32")
+"""Has a value of the right type in every field."""
 
 
 @dataclass(frozen=True)

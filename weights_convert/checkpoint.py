@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,9 @@ from impls.config import ResNetConfig
 from weights_convert import containers
 from weights_convert.dialects import Dialect, find_dialect
 from weights_convert.errors import ConversionError
+from weights_convert.metadata import of_network
 from weights_convert.table import reorder
 
-FORMAT = "resnet-parity"
-FORMAT_VERSION = "1"
 FOLD = (
     "--fold-conv-bias (weights_convert.fold_conv_bias) moves them into the running means: "
     "the same function in inference, of variant v1."
@@ -93,11 +91,7 @@ class Checkpoint:
     def metadata(self) -> dict[str, str]:
         """What the file says of itself."""
         return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "dialect": self.dialect.name,
-            "variant": self.config.variant,
-            "config": json.dumps(self.config.to_dict()),
+            **of_network(self.config, self.dialect.name),
             "dtype": ", ".join(self.dtypes()),
             "content_hash": self.content_hash(),
             **({"changes": "; ".join(self.changes)} if self.changes else {}),

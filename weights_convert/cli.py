@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -179,8 +180,8 @@ def diff_command(first: str, second: str, variant: str | None, as_json: bool) ->
             click.echo(f"  {difference.name}: {difference.what}{numbers}{relative}")
         if len(found) > SHOWN:
             click.echo(f"  and {len(found) - SHOWN} more")
-        equal = len(sides[0].canonical()) - sum(difference.what != "only in the second" for difference in found)
-        click.echo(f"{equal} arrays are equal bit for bit, {len(found)} are not")
+        everywhere = sides[0].canonical().keys() | sides[1].canonical().keys()
+        click.echo(f"{len(everywhere) - len(found)} arrays are equal bit for bit, {len(found)} are not")
         if other_network:
             click.echo("they belong to different networks: with equal arrays they would compute different functions")
     sys.exit(int(bool(found) or other_network))
@@ -197,11 +198,14 @@ def diff_command(first: str, second: str, variant: str | None, as_json: bool) ->
 @click.argument("target")
 @click.option("--variant", type=VARIANT, help="The network, where source or target do not say it.")
 @click.option("--impl", "names", multiple=True, help="Run these alone: torch, flax, keras. Default: all installed.")
-def verify_command(source: str, target: str, variant: str | None, names: Sequence[str]) -> None:
-    """Prove a conversion: load TARGET into every installed framework, and SOURCE into the float64 oracle.
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON: the suite's own report, too.")
+def verify_command(source: str, target: str, variant: str | None, names: Sequence[str], as_json: bool) -> None:
+    """Prove a conversion: the arrays of SOURCE and TARGET are the same, and so is what TARGET computes everywhere.
 
-    The conformance suite runs a photograph and noise through both, and compares every block. Exits as it does: 0 if all
-    conform, 1 if something diverges, 3 if a framework could not run.
+    First both are compared array by array under canonical names; where one differs, it is no conversion, and exit code
+    2 says so. Then the conformance suite runs a photograph and noise through TARGET's weights in every installed
+    framework and in the float64 oracle, and compares every block. Exits as it does: 0 if all conform, 1 if something
+    diverges, 3 if a framework could not run.
     """
     original = load(source, variant=variant)
     variant = variant or original.config.variant
@@ -211,10 +215,18 @@ def verify_command(source: str, target: str, variant: str | None, names: Sequenc
         raise ConversionError(
             target, problems, f"These arrays are not those of {source}, so it is no conversion of it."
         )
-    click.echo(f"{len(original.arrays)} arrays are equal bit for bit under canonical names; now what they compute")
     command = [sys.executable, "-m", "conformance.cli", "run", "--weights", target, "--variant", variant]
     command += ["--precision", "float64", *(word for name in names for word in ("--impl", name))]
-    sys.exit(subprocess.run(command).returncode)
+    if not as_json:
+        click.echo(f"{len(original.arrays)} arrays are equal bit for bit under canonical names; now what they compute")
+        sys.exit(subprocess.run(command).returncode)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        done = subprocess.run([*command, "--report", str(report)], stdout=subprocess.DEVNULL)
+        suite = json.loads(report.read_text()) if report.exists() else None
+    facts = {"source": source, "target": target, "variant": variant, "arrays": len(original.arrays), "suite": suite}
+    click.echo(json.dumps(facts, indent=2))
+    sys.exit(done.returncode)
 
 
 @main.command("list", epilog=examples("list", "list --json"))

@@ -73,6 +73,21 @@ class Layout:
             headless &= not name.startswith("fc.")
         return cls(tuple(depths), headless)
 
+    @classmethod
+    def of_blocks(cls, blocks: Iterable[int], starts: Iterable[int]) -> Layout:
+        """The layout of blocks that are counted through all stages.
+
+        Args:
+            blocks: The number of every block.
+            starts: Those of the blocks that project their shortcut: with each, a stage begins.
+
+        Example:
+            >>> Layout.of_blocks(range(16), [0, 3, 7, 13]).depths
+            (3, 4, 6, 3)
+        """
+        bounds = [*sorted(starts), 1 + max(blocks, default=-1)]
+        return cls(tuple(end - start for start, end in pairwise(bounds)))
+
     def block(self, flat: int) -> dict[str, int]:
         """Stage and block of the block with that number.
 
@@ -164,8 +179,7 @@ class Dialect:
                     blocks.add(int(match[FLAT]))
                     if "downsample" in plain:
                         starts.add(int(match[FLAT]))
-        bounds = [*sorted(starts), 1 + max(blocks, default=-1)]
-        return Layout(tuple(end - start for start, end in pairwise(bounds)))
+        return Layout.of_blocks(blocks, starts)
 
     def _without_collection(self, name: str) -> str:
         return next((name.removeprefix(start) for start in self.collections if name.startswith(start)), name)

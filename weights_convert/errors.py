@@ -12,6 +12,7 @@ class ConversionError(ValueError):
 
     Attributes:
         problems: Every single one; the message shows the first dozen.
+        advice: What to do about them; may be empty.
 
     Example:
         >>> print(ConversionError("a.safetensors", ["no rule for 'x'", "'fc.bias' is missing"]))
@@ -20,7 +21,7 @@ class ConversionError(ValueError):
     """
 
     def __init__(self, where: str, problems: Sequence[str], advice: str = "") -> None:
-        self.problems = tuple(problems)
+        self.problems, self.advice = tuple(problems), advice
         lines = [f"{where}: {problem}" for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(f"{where}: and {len(problems) - SHOWN} more of the kind")

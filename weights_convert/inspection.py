@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,26 +17,21 @@ import numpy as np
 
 from impls.config import VARIANTS, ResNetConfig, named_config
 from weights_convert import containers
-from weights_convert.checkpoint import FORMAT, FORMAT_VERSION, Checkpoint
+from weights_convert.checkpoint import Checkpoint
 from weights_convert.dialects import DIALECTS, Dialect, find_dialect
 from weights_convert.errors import ConversionError
+from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, is_ours
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
 from weights_convert.table import Rule, permutation, reorder
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes that weights come in; each container holds them all, bit for bit."""
 
-LARGEST = 2**31
-"""No size of a network comes near; products of larger ones are numbers that cannot even be printed."""
-
 NOT_WEIGHTS = ("dtype", "compute_dtype", "zero_init_last_scale", "norm_decay")
 """The fields of a config in which a checkpoint and the model that takes it may differ."""
 
 MANY_NETWORKS = "it does not say which network it belongs to, and its arrays fit several: {}"
 SAY_WHICH = "Say it with variant (--variant): torchvision's, timm's and transformers' ResNet-50 are v1.5."
-
-REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-"""How an address begins, and no path does."""
 
 Source = str | os.PathLike[str] | Mapping[str, np.ndarray] | Checkpoint
 """What `load` takes: a file or folder, an address, arrays by name in any dialect, or a checkpoint."""
@@ -149,7 +143,7 @@ def inspect(
         "'fc.bias' holds int64, where one of bfloat16, float16, float32, float64 is expected"
     """
     where, container, arrays, metadata, problems = _open(source)
-    own = metadata if metadata.get("format") == FORMAT else {}
+    own = metadata if is_ours(metadata) else {}
     stated = named_config(variant) if variant is not None else config
     try:
         named = dialect or own.get("dialect")
@@ -215,7 +209,7 @@ def _open(
     source: str | os.PathLike[str] | Mapping[str, np.ndarray],
 ) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
     """What the source is, its container, arrays, metadata, and what in it is no array by name."""
-    if isinstance(source, str) and REMOTE.match(source):
+    if isinstance(source, str) and "://" in source:
         return _open_remote(source)
     if not isinstance(source, Mapping):
         path = Path(source)
@@ -237,8 +231,8 @@ def _open_remote(address: str) -> tuple[str, str | None, dict[str, np.ndarray], 
 
     path, published = sources.fetch(address), sources.published_for(address)
     _, container, arrays, metadata, problems = _open(path)
-    if published is not None and metadata.get("format") != FORMAT:
-        metadata = {"variant": published.variant, "known_by": published.recognised_by}
+    if published is not None and not is_ours(metadata):
+        metadata = {"variant": published.variant, KNOWN_BY: published.recognised_by}
     return address, container, arrays, metadata, problems
 
 
@@ -257,8 +251,8 @@ def _networks(
     """
     if own:
         return (_own_network(own, len(shapes)),), "its metadata"
-    if {"variant", "known_by"} <= metadata.keys():
-        return (infer_sizes(shapes, named_config(metadata["variant"])),), metadata["known_by"]
+    if {"variant", KNOWN_BY} <= metadata.keys():
+        return (infer_sizes(shapes, named_config(metadata["variant"])),), metadata[KNOWN_BY]
     if stated is not None:
         return (infer_sizes(shapes, stated),), "as it was said to be"
     fitting = [known for known in VARIANTS.values() if known.conv_bias == has_conv_bias(shapes)]
@@ -270,8 +264,6 @@ def _own_network(own: Mapping[str, str], count: int) -> ResNetConfig:
         raise ValueError(f"it has format version {version}; this program reads version {FORMAT_VERSION}")
     try:
         config = ResNetConfig.from_dict(json.loads(own.get("config", "")))
-        if odd := _odd_fields(config):
-            raise ValueError(f"no network has such {' and '.join(odd)}")
         if config.variant != own.get("variant"):
             raise ValueError(f"variant {own.get('variant')} and a config of variant {config.variant}")
     except (TypeError, ValueError, RecursionError) as error:
@@ -279,22 +271,6 @@ def _own_network(own: Mapping[str, str], count: int) -> ResNetConfig:
     if sum(config.depths) > count:  # before a list of what is missing grows out of bounds
         raise ValueError(f"its metadata promise {sum(config.depths)} blocks, and it holds {count} arrays")
     return config
-
-
-def _odd_fields(config: ResNetConfig) -> list[str]:
-    """Fields that hold what only a damaged file gives them: another type, or a size that no network has."""
-    samples = ResNetConfig(head_pool=7, dtype="float32", compute_dtype="float32").to_dict()
-    optional = [name for name, value in ResNetConfig().to_dict().items() if value is None]
-    return [
-        name
-        for name, value in config.to_dict().items()
-        if not (value is None and name in optional)
-        and (
-            type(value) is not type(samples[name])
-            or (type(value) is int and value > LARGEST)
-            or (type(value) is list and {*map(type, value)} != {int})
-        )
-    ]
 
 
 def _differences(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetConfig) -> list[str]:

@@ -9,7 +9,6 @@ fetch.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import ipaddress
 import json
 import logging
@@ -25,7 +24,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from weights_convert import containers
+from weights_convert.containers.folders import WHOLE
 from weights_convert.errors import ConversionError
+from weights_convert.packages import needed
 from weights_convert.published import BY_NAME, PUBLISHED, Published
 
 CACHE = "~/.cache/resnet-parity/files"
@@ -53,11 +54,7 @@ STATUS_ADVICE = {
 HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 """The hashes that the end of an address may state, and their lengths."""
 
-WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-"""The files of a hub's repository that hold all weights, the best first."""
-
 HUB_ADDRESS = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<file>.*))?")
-INSTALL = "Install it with: pip install 'resnet-parity[hub]'"
 
 
 def is_remote(text: str) -> bool:
@@ -244,7 +241,7 @@ class Part:
 
 def _fetch_file(wanted: Wanted, shown: bool, cache: Path | None) -> Path:
     """A single file, from the cache or from the network."""
-    pooch = _package("pooch", wanted.address)
+    pooch = needed("pooch", "hub", wanted.address)
     folder = cache or Path(os.environ.get(CACHE_VARIABLE) or CACHE).expanduser()
     name = pooch.utils.unique_file_name(wanted.url)  # starts with the hash of the address
     part = Part(folder / f"{name[:32]}.part", folder / f"{name[:32]}.version")
@@ -305,19 +302,6 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         logger.removeFilter(warnings)
 
 
-def _package(name: str, address: str) -> Any:
-    """A package that this project does without, until something is to be fetched.
-
-    Raises:
-        ConversionError: If it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        needed = name.partition(".")[0]
-        raise ConversionError(address, [f"to fetch it, {needed} is needed, which is not installed"], INSTALL) from error
-
-
 def _download(wanted: Wanted, part: Part, shown: bool) -> None:
     """Bring all of a file into its part, in as many attempts as it takes.
 
@@ -345,7 +329,7 @@ def _attempt(wanted: Wanted, part: Part, shown: bool) -> None:
         Interrupted: If something went wrong that may go right the next time.
         ConversionError: If something went wrong that will not.
     """
-    requests = _package("requests", wanted.address)
+    requests = needed("requests", "hub", wanted.address)
     version = part.version()
     start = part.size() if version else 0
     if not start:
@@ -450,7 +434,7 @@ def _fetch_hub(address: str, shown: bool, cache: Path | None) -> Path:
         problem = "hf://organisation/name is expected, with @revision and /file behind it if need be"
         raise ConversionError(address, [problem], "In a revision, write %2F for a slash.")
     hub = Hub(address, match["repository"], unquote(match["revision"] or "main"), cache)
-    with nullcontext() if shown else _without_bars(_package("huggingface_hub.utils", address)):
+    with nullcontext() if shown else _without_bars(needed("huggingface_hub.utils", "hub", address)):
         file, path = hub.first((match["file"],) if match["file"] else WHOLE)
         if file.endswith(".index.json"):
             hub.shards(file, path)
@@ -517,7 +501,7 @@ class Hub:
         """
         try:
             return Path(
-                _package("huggingface_hub", self.address).hf_hub_download(
+                needed("huggingface_hub", "hub", self.address).hf_hub_download(
                     self.repository,
                     file,
                     revision=revision,
@@ -532,7 +516,7 @@ class Hub:
             raise self._refusal(error, (file,)) from error
 
     def _errors(self) -> Any:
-        return _package("huggingface_hub.errors", self.address)
+        return needed("huggingface_hub.errors", "hub", self.address)
 
     def _unreachable(self, error: Exception) -> bool:
         return isinstance(error, self._errors().LocalEntryNotFoundError)
@@ -541,7 +525,7 @@ class Hub:
         """What to tell the user: the first row that fits."""
         theirs = self._errors()
         page = f"https://huggingface.co/{self.repository}"
-        offline = _package("huggingface_hub.constants", self.address).HF_HUB_OFFLINE
+        offline = needed("huggingface_hub.constants", "hub", self.address).HF_HUB_OFFLINE
         silent = "is switched off (HF_HUB_OFFLINE)" if offline else "cannot be reached"
         rows: tuple[tuple[type[Exception], str, str], ...] = (
             (

@@ -26,7 +26,14 @@ BitsOf = Callable[..., object]
 AT_ROOT = os.environ | {"PYTHONPATH": os.fspath(Path(__file__).parents[2])}
 """The environment of a command that runs elsewhere."""
 
-FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "torchvision")
+FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "torchvision", "orbax", "pooch", "huggingface_hub")
+
+
+NO_FRAMEWORK_NEEDED = (
+    *("keras.safetensors", "keras.weights.h5", "keras.keras", "keras-hub.weights.h5"),
+    *("transformers-tf.h5", "flax.msgpack", "flax-linen.msgpack"),
+)
+"""Endings of targets that are written without the library they are for."""
 
 
 def run(*arguments: object) -> Result:
@@ -360,6 +367,11 @@ class TestVerify:
         assert done.returncode == 0, done.stderr
         assert "arrays are equal bit for bit under canonical names" in done.stdout
         assert "conforms:" in done.stdout
+        done = subprocess.run(
+            [*command, "--impl", "torch", "--json"], cwd=tmp_path, capture_output=True, text=True, env=AT_ROOT
+        )
+        facts = json.loads(done.stdout)
+        assert (facts["variant"], facts["arrays"], facts["suite"]["verdict"]) == ("v1.5", 87, "conforms")
 
 
 def test_the_published_checkpoints_are_listed():
@@ -391,7 +403,15 @@ def test_help_shows_examples(command: list[str]):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["inspect", "{file}"], ["convert", "{file}", "{file}.keras.safetensors"]], ids=" ".join
+    "arguments",
+    [
+        ["--help"],
+        ["list"],
+        ["inspect", "{file}"],
+        ["diff", "{file}", "{file}"],
+        *(["convert", "{file}", f"{{file}}.{ending}"] for ending in NO_FRAMEWORK_NEEDED),
+    ],
+    ids=" ".join,
 )
 def test_no_framework_is_imported(arguments: list[str], flax_file: Path):
     arguments = [argument.format(file=flax_file) for argument in arguments]

@@ -445,7 +445,7 @@ class TestKerasHub:
             np.testing.assert_array_equal(array, whole.arrays[name])
 
     def test_files_of_older_keras_name_no_layer(self, published: Published, tmp_path: Path):
-        """Keras 3.0 to 3.9 wrote no names beside the variables; the order of the layers tells them."""
+        """Keras 3.0 to 3.5 wrote no names beside the variables; the order of the layers tells them."""
         import h5py
 
         shutil.copy(published.weights.with_name("classifier.weights.h5"), tmp_path / "old.weights.h5")

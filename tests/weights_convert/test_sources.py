@@ -592,7 +592,7 @@ class TestPackages:
     def test_that_are_missing(self, cache: Path, monkeypatch: pytest.MonkeyPatch, package: str, address: str):
         for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
             monkeypatch.setitem(sys.modules, name, None)
-        refused(address, cache, f"{package} is needed", "pip install 'resnet-parity[hub]'")
+        refused(address, cache, f"it needs {package}, which is not installed", "pip install 'resnet-parity[hub]'")
 
     def test_are_imported_when_needed(self):
         code = "import sys, weights_convert.sources; print({'pooch', 'requests', 'huggingface_hub'} & set(sys.modules))"

@@ -108,7 +108,7 @@ CONTAINERS = (
     Container(
         "safetensors index",
         endings=(),
-        matches=lambda path, head: head.lstrip()[:1] == b"{" and path.name.endswith(".index.json"),
+        matches=_within("folders", "is_index"),
         module="folders",
         reader="read_index",
         writer="refuse_writing",
@@ -258,8 +258,8 @@ def write(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     writer = getattr(_module(container.module), container.writer)
     try:
         write_atomically(path, lambda temporary: writer(temporary, arrays, metadata), folder=container.folder)
-    except ConversionError:
-        raise
+    except ConversionError as error:  # which names the temporary file
+        raise ConversionError(str(path), error.problems, error.advice) from error
     except Exception as error:  # a full disk is an OSError to one library, and its own error to another
         raise ConversionError(str(path), [f"it cannot be written: {first_line(error)}"]) from error
 

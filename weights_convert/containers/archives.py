@@ -48,12 +48,17 @@ def check_content(path: Path) -> None:
 
 
 def holds(path: Path, name: str) -> bool:
-    """Whether a file is an archive with an entry of that name."""
+    """Whether an archive has an entry of that name.
+
+    Raises:
+        ConversionError: If the list of its contents is damaged, or cut off: it stands at the end.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return name in archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
+    except Exception as error:  # zipfile has an error for no archive, and trips over the fields of a damaged one
+        problem = f"it is no whole zip archive, as PyTorch and Keras write them: {error or type(error).__name__}"
+        raise ConversionError(str(path), [problem]) from error
 
 
 def _climbs(name: str) -> bool:

@@ -11,13 +11,11 @@ import numpy as np
 
 from weights_convert import containers
 from weights_convert.errors import ConversionError
+from weights_convert.metadata import KNOWN_BY, is_ours
 
 INDEX = ".index.json"
 WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "flax_model.msgpack", "tf_model.h5")
 """The files of a transformers folder that hold all weights, the best first."""
-
-VARIANT, KNOWN_BY = "variant", "known_by"
-"""Metadata that others' configs give: which network it is, and how that is known."""
 
 PRESET = ("model.weights.h5", "task.weights.h5")
 """The files of a Keras Hub preset: the backbone, and, where there is a task, its head or all of it."""
@@ -65,17 +63,11 @@ def read_transformers(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, st
     """The arrays of the first of the files that hold all."""
     arrays, metadata = containers.read(next(folder / name for name in WHOLE if (folder / name).is_file()))
     config = _config(folder)
-    if metadata.get("format") != "resnet-parity" and config.get("model_type") == "resnet":
+    if not is_ours(metadata) and config.get("model_type") == "resnet":
         in_bottleneck = config.get("downsample_in_bottleneck", False)
         known_by = f"downsample_in_bottleneck is {str(in_bottleneck).lower()} in its config.json"
-        metadata = {VARIANT: "v1" if in_bottleneck else "v1.5", KNOWN_BY: known_by}
+        metadata = {"variant": "v1" if in_bottleneck else "v1.5", KNOWN_BY: known_by}
     return arrays, metadata
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    config = json.loads(file.read_bytes()) if file.is_file() else {}
-    return config if isinstance(config, dict) else {}
 
 
 def read_preset(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -84,7 +76,7 @@ def read_preset(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if (folder / PRESET[1]).is_file():
         arrays |= containers.read(folder / PRESET[1])[0]
     if _config(folder).get("registered_name") == "keras_hub>ResNetBackbone":
-        metadata |= {VARIANT: "v1.5", KNOWN_BY: "Keras Hub's ResNetBackbone, named in its config.json, is v1.5"}
+        metadata |= {"variant": "v1.5", KNOWN_BY: "Keras Hub's ResNetBackbone, named in its config.json, is v1.5"}
     return arrays, metadata
 
 
@@ -95,3 +87,9 @@ def refuse_writing(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mappi
         ConversionError: Always.
     """
     raise ConversionError(str(path), ["folders of several files are read, not written"], "Write one file.")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    config = json.loads(file.read_bytes()) if file.is_file() else {}
+    return config if isinstance(config, dict) else {}

@@ -188,20 +188,18 @@ def _read_legacy(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _write_legacy(file: h5py.File, arrays: Mapping[str, np.ndarray], dialect: str) -> None:
-    ordered = in_model_order(find_dialect(dialect).read_names(arrays))
-    layers: dict[str, list[str]] = {}
-    for name in ordered:
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name in in_model_order(find_dialect(dialect).read_names(arrays)):
         path = re.sub(r"\.(?!\d)", "/", name)  # transformers' layers have dots in their names, always before a number
-        layers.setdefault(path.split("/")[LEGACY_LAYER[dialect]], []).append(path)
+        layers.setdefault(path.split("/")[LEGACY_LAYER[dialect]], {})[f"{path}:0"] = arrays[name]
     file.attrs["layer_names"] = list(layers)
     file.attrs["backend"] = "tensorflow"
     file.attrs["keras_version"] = "2.15.0"
-    for layer, paths in layers.items():
+    for layer, weights in layers.items():
         group = file.create_group(layer)
-        group.attrs["weight_names"] = [f"{path}:0" for path in paths]
-    for name in ordered:
-        path = re.sub(r"\.(?!\d)", "/", name)
-        _write_array(file[path.split("/")[LEGACY_LAYER[dialect]]], f"{path}:0", arrays[name])
+        group.attrs["weight_names"] = list(weights)
+        for path, array in weights.items():
+            _write_array(group, path, array)
 
 
 def _list(group: h5py.Group, attribute: str) -> list[str]:

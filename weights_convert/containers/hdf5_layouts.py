@@ -131,8 +131,7 @@ def own_names(groups: Iterable[str]) -> dict[str, str]:
     found = {group: OWN_BLOCK.fullmatch(group) for group in groups}
     numbers = {int(match[1] or 0) for match in found.values() if match}
     starts = {int(match[1] or 0) for match in found.values() if match and match[2] == "downsample_conv"}
-    bounds = [*sorted(starts), 1 + max(numbers, default=-1)]
-    layout = Layout(tuple(end - start for start, end in pairwise(bounds)))
+    layout = Layout.of_blocks(numbers, starts)
     names = {}
     for group, match in found.items():
         if match is None:
@@ -144,7 +143,7 @@ def own_names(groups: Iterable[str]) -> dict[str, str]:
 
 
 def functional_names(groups: Mapping[str, Mapping[int, tuple[int, ...]]]) -> dict[str, str]:
-    """The layers' names in a functional model's file that does not say them: Keras wrote none until 3.10.
+    """The layers' names in a functional model's file that does not say them: Keras wrote none until 3.6.
 
     They follow from the order of the layers: every block has one 3x3 convolution, and between two of those stand the
     last of one block, the first of the next, and the projection where there is one.

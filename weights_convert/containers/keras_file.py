@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from impls.config import ResNetConfig
+from weights_convert.containers import hdf5_file
 from weights_convert.containers.archives import check_archive
 from weights_convert.errors import ConversionError
+from weights_convert.metadata import of_network
 
 WEIGHTS = "model.weights.h5"
 OWN_MODEL = "resnet_parity>ResNet"
@@ -27,8 +30,6 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         ConversionError: If the archive holds what is refused.
     """
-    from weights_convert.containers import hdf5_file
-
     check_archive(path)
     with zipfile.ZipFile(path) as archive:
         config = json.loads(archive.read("config.json"))
@@ -42,8 +43,6 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     Raises:
         ConversionError: If it is another model: only Keras itself can write down how those are built.
     """
-    from weights_convert.containers import hdf5_file
-
     if metadata["dialect"] != "keras":
         problem = (
             f"a .keras file holds a whole model, and only impls.keras's can be written, not {metadata['dialect']}'s"
@@ -74,15 +73,7 @@ def _own_model(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def _own_metadata(model: Any) -> dict[str, str]:
     """The metadata that our files have, from the config of a model that Keras saved."""
-    from impls.config import ResNetConfig
-
     if not isinstance(model, dict) or model.get("registered_name") != OWN_MODEL:
         return {}
     config = ResNetConfig.from_dict(model["config"]["config"])
-    return {
-        "format": "resnet-parity",
-        "format_version": "1",
-        "dialect": "keras",
-        "variant": config.variant,
-        "config": json.dumps(config.to_dict()),
-    }
+    return of_network(config, "keras")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from weights_convert.containers.trees import flattened, nested, unique
-from weights_convert.errors import ConversionError
+from weights_convert.packages import needed
 
 SIGNS = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
 """Files that only an Orbax folder has."""
@@ -27,7 +27,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         ConversionError: If Orbax is not installed.
     """
-    ocp = _import_orbax(path)
+    ocp = needed("orbax.checkpoint", "flax", str(path))
     place = path / "default" if (path / "default").is_dir() else path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that no sharding is given: there is one host
@@ -45,7 +45,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     Raises:
         ConversionError: If Orbax is not installed.
     """
-    ocp = _import_orbax(path)
+    ocp = needed("orbax.checkpoint", "flax", str(path))
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.resolve(), nested(contiguous))
@@ -57,13 +57,3 @@ def _map(tree: Any, function: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [_map(value, function) for value in tree]
     return function(tree)
-
-
-def _import_orbax(path: Path) -> Any:
-    try:
-        import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise ConversionError(
-            str(path), ["an Orbax checkpoint needs Orbax"], "pip install 'resnet-parity[flax]'"
-        ) from error
-    return ocp

@@ -16,6 +16,7 @@ import numpy as np
 
 from weights_convert.containers.archives import check_archive, check_content
 from weights_convert.errors import ConversionError
+from weights_convert.packages import needed
 
 ONLY_WEIGHTS = "Save `model.state_dict()` alone."
 
@@ -38,7 +39,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         ConversionError: If PyTorch is not installed, or the file holds anything else than tensors by name.
     """
-    torch = _import_torch(path)
+    torch = needed("torch", "torch", str(path))
     if zipfile.is_zipfile(path):
         check_archive(path)
         check_content(path)
@@ -85,7 +86,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     Raises:
         ConversionError: If PyTorch is not installed.
     """
-    torch = _import_torch(path)
+    torch = needed("torch", "torch", str(path))
     torch.save({name: _to_torch(torch, array) for name, array in arrays.items()}, path)
 
 
@@ -103,13 +104,3 @@ def _to_torch(torch: Any, array: np.ndarray) -> Any:
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
-
-
-def _import_torch(path: Path) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ConversionError(
-            str(path), ["a PyTorch file needs PyTorch"], "pip install 'resnet-parity[torch]'"
-        ) from error
-    return torch

@@ -103,7 +103,7 @@ def test_a_truncated_file_is_refused(ending: str, kept: float, save: Save, tmp_p
         (b"\x89HDF\r\n\x1a\n", "it is no whole Keras HDF5 file"),
         (b"\x81\xa1a", "it is no whole msgpack file"),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "it is no whole safetensors file"),
-        (b"PK\x03\x04 and no more", "it is no whole PyTorch file"),
+        (b"PK\x03\x04 and no more", "it is no whole zip archive, as PyTorch and Keras write them: File is not"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(content: bytes, problem: str, tmp_path: Path):

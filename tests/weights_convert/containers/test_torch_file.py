@@ -110,9 +110,11 @@ def test_what_is_no_state_dict_is_refused(held: object, problems: tuple[str, ...
 def test_without_pytorch_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConversionError, match=r"needs PyTorch\npip install 'resnet-parity\[torch\]'"):
+    with pytest.raises(
+        ConversionError, match=r"needs torch, which is not installed\npip install 'resnet-parity\[torch\]'"
+    ):
         containers.read(tmp_path / "a.pth")
-    with pytest.raises(ConversionError, match="needs PyTorch"):
+    with pytest.raises(ConversionError, match=r"b\.pth: it needs torch"):
         containers.write(tmp_path / "b.pth", {"a": np.zeros(1)}, {})
     assert not (tmp_path / "b.pth").exists()
 

@@ -1,0 +1,102 @@
+"""HDF5 files: what leads elsewhere or promises more than is stored is refused before it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from weights_convert import Checkpoint, ConversionError, containers, inspect, load
+
+MakeCheckpoint = Callable[..., Checkpoint]
+
+
+def external_link(file: h5py.File) -> None:
+    file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def soft_link(file: h5py.File) -> None:
+    file["again"] = h5py.SoftLink("/conv1/vars/0")
+
+
+def second_name(file: h5py.File) -> None:
+    file["again"] = file["conv1/vars/0"]
+
+
+def circle(file: h5py.File) -> None:
+    file["conv1/above"] = file["conv1"]
+
+
+def virtual_array(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((2,), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "a", (2,))
+    file.create_virtual_dataset("a", layout)
+
+
+def external_array(file: h5py.File) -> None:
+    file.create_dataset("a", (2,), "f4", external=[("/etc/passwd", 0, 8)])
+
+
+def never_written(file: h5py.File) -> None:
+    file.create_dataset("a", (1 << 40,), "f4", chunks=(1 << 20,))
+
+
+def zeros_compressed(file: h5py.File) -> None:
+    file.create_dataset("a", data=np.zeros(1_000_000), compression="gzip")
+
+
+def objects(file: h5py.File) -> None:
+    file.create_dataset("a", data=["a text"])
+
+
+def deep(file: h5py.File) -> None:
+    file.create_group("/".join("a" * 100))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (external_link, r"'/elsewhere' is a link to elsewhere \(ExternalLink\), which is not followed"),
+        (soft_link, r"'/again' is a link to elsewhere \(SoftLink\)"),
+        (second_name, "is a second name of another object"),
+        (circle, "is a second name of another object"),
+        (virtual_array, "'/a' is stored in another file"),
+        (external_array, "'/a' is stored in another file"),
+        (never_written, "'/a' promises 4,398,046,511,104 bytes and holds 0"),
+        (zeros_compressed, "'/a' promises 8,000,000 bytes and holds"),
+        (objects, "'/a' holds objects, not numbers"),
+        (deep, "it nests groups deeper than 64"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_no_plain_array_of_its_own_is_refused(
+    spoil: Callable[[h5py.File], None], problem: str, checkpoint_of: MakeCheckpoint, tmp_path: Path
+):
+    path = tmp_path / "a.weights.h5"
+    checkpoint_of(dialect="keras").save(path)
+    load(path)
+    with h5py.File(path, "r+") as file:
+        spoil(file)
+    with pytest.raises(ConversionError, match=problem):
+        containers.read(path)
+
+
+def test_an_optimizer_is_left_out_and_said_to_be(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    path = tmp_path / "a.weights.h5"
+    checkpoint_of(dialect="keras").save(path)
+    with h5py.File(path, "r+") as file:
+        file["optimizer/vars/0"], file["optimizer/vars/1"] = 7, np.float32(0.1)
+    assert inspect(path).dropped == {f"optimizer.{number}": "the optimizer's state" for number in (0, 1)}
+
+
+def test_names_of_a_long_list_are_read_as_keras_2_splits_them(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    path = tmp_path / "a.h5"
+    checkpoint = checkpoint_of(dialect="transformers-tf")
+    checkpoint.save(path)
+    with h5py.File(path, "r+") as file:
+        names = file["resnet"].attrs.pop("weight_names")
+        file["resnet"].attrs["weight_names0"], file["resnet"].attrs["weight_names1"] = names[:10], names[10:]
+    assert load(path).content_hash() == checkpoint.content_hash()

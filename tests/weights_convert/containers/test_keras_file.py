@@ -1,0 +1,55 @@
+"""`.keras` files: read without building what they describe, and written for impls.keras alone."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from impls.config import VARIANTS
+from weights_convert import Checkpoint, ConversionError, containers, load
+from weights_convert.containers import keras_file
+
+MakeCheckpoint = Callable[..., Checkpoint]
+
+
+def test_a_layer_that_would_run_code_is_not_built(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    """Its config is data to us, even where it asks Keras for a Lambda layer."""
+    checkpoint = checkpoint_of(dialect="keras")
+    checkpoint.save(tmp_path / "a.keras")
+    evil = {"class_name": "Lambda", "module": "keras.layers", "config": {"function": "__import__('os').abort()"}}
+    with zipfile.ZipFile(tmp_path / "a.keras") as old, zipfile.ZipFile(tmp_path / "b.keras", "w") as new:
+        new.writestr("config.json", json.dumps(evil))
+        new.writestr(keras_file.WEIGHTS, old.read(keras_file.WEIGHTS))
+    assert load(tmp_path / "b.keras").content_hash() == checkpoint.content_hash()
+
+
+def test_the_config_tells_the_network(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    """As in files that Keras itself saves, which have no metadata of ours."""
+    config = replace(VARIANTS["v1"], depths=(2, 1, 1, 1), width=4, num_classes=5)
+    checkpoint = replace(checkpoint_of(), config=config)
+    arrays = checkpoint.to("keras").arrays
+    keras_file.write(tmp_path / "a.keras", arrays, checkpoint.to("keras").metadata())
+    with zipfile.ZipFile(tmp_path / "a.keras") as archive:
+        model = json.loads(archive.read("config.json"))
+    assert keras_file._own_metadata(model)["variant"] == "v1"
+    assert keras_file._own_metadata({"registered_name": "other>Model"}) == {}
+    assert keras_file._own_metadata([]) == {}
+
+
+def test_another_model_is_not_written(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    with pytest.raises(ConversionError, match="Keras archive files hold keras, not keras-hub"):
+        checkpoint_of(dialect="keras-hub").save(tmp_path / "a.keras")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_one_is_no_pytorch_file(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    checkpoint_of(dialect="keras").save(tmp_path / "a.keras")
+    content = (tmp_path / "a.keras").read_bytes()
+    (tmp_path / "a.keras").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConversionError, match="it is no whole zip archive, as PyTorch and Keras write them"):
+        containers.read(tmp_path / "a.keras")
