@@ -63,7 +63,29 @@ def test_a_config_survives_json(name):
     assert ResNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-@pytest.mark.parametrize("change", [{"depth": (1, 1, 1, 1)}, {"depths": (1, 1, 1)}])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", 64.0),
+        ("width", True),
+        ("width", None),
+        ("width", "64"),
+        ("num_classes", 2**31),
+        ("depths", "3463"),
+        ("depths", [3, 4, 6, 3.0]),
+        ("norm_eps", "1e-5"),
+        ("head_pool", 7.0),
+        ("dtype", 32),
+        ("same_padding", 1),
+    ],
+)
+def test_a_dictionary_of_other_types_is_refused(field, value):
+    """What a damaged file may hold."""
+    with pytest.raises(ValueError, match=field):
+        ResNetConfig.from_dict(ResNetConfig().to_dict() | {field: value})
+
+
+@pytest.mark.parametrize("change", [{"depth": (1, 1, 1, 1)}, {"depths": [1, 1, 1]}])
 def test_a_dictionary_of_other_fields_or_values_is_refused(change):
     with pytest.raises(ValueError, match="depth"):
         ResNetConfig.from_dict(ResNetConfig().to_dict() | change)
