@@ -26,3 +26,9 @@ class ConversionError(ValueError):
         if len(problems) > SHOWN:
             lines.append(f"{where}: and {len(problems) - SHOWN} more of the kind")
         super().__init__("\n".join(lines + [advice] * bool(advice)))
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line: some libraries' messages are a page, and some are empty."""
+    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -19,7 +19,7 @@ from impls.config import VARIANTS, ResNetConfig, named_config
 from weights_convert import containers
 from weights_convert.checkpoint import Checkpoint
 from weights_convert.dialects import DIALECTS, Dialect, find_dialect
-from weights_convert.errors import ConversionError
+from weights_convert.errors import ConversionError, first_line
 from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, is_ours
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
 from weights_convert.table import Rule, permutation, reorder
@@ -267,7 +267,7 @@ def _own_network(own: Mapping[str, str], count: int) -> ResNetConfig:
         if config.variant != own.get("variant"):
             raise ValueError(f"variant {own.get('variant')} and a config of variant {config.variant}")
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"its metadata are damaged: {containers.first_line(error)}") from error
+        raise ValueError(f"its metadata are damaged: {first_line(error)}") from error
     if sum(config.depths) > count:  # before a list of what is missing grows out of bounds
         raise ValueError(f"its metadata promise {sum(config.depths)} blocks, and it holds {count} arrays")
     return config

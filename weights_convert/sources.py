@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from weights_convert import containers
 from weights_convert.containers.folders import WHOLE
-from weights_convert.errors import ConversionError
+from weights_convert.errors import ConversionError, first_line
 from weights_convert.packages import needed
 from weights_convert.published import BY_NAME, PUBLISHED, Published
 
@@ -263,7 +263,7 @@ def _fetch_file(wanted: Wanted, shown: bool, cache: Path | None) -> Path:
                 kept.unlink()
             return Path(pooch.retrieve(wanted.url, None, name, folder, downloader=download))
     except OSError as error:
-        problem = f"it cannot be kept in {str(folder)!r}: {containers.first_line(error)}"
+        problem = f"it cannot be kept in {str(folder)!r}: {first_line(error)}"
         raise ConversionError(wanted.address, [problem], f"Name another folder with {CACHE_VARIABLE}.") from error
 
 
@@ -352,7 +352,7 @@ def _attempt(wanted: Wanted, part: Part, shown: bool) -> None:
                     file.write(chunk)
                     advance(len(chunk))
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.TooManyRedirects) as error:
-        raise ConversionError(wanted.address, [f"it leads nowhere: {containers.first_line(error)}"]) from error
+        raise ConversionError(wanted.address, [f"it leads nowhere: {first_line(error)}"]) from error
     except requests.exceptions.RequestException as error:
         if answered:
             raise Interrupted(f"the connection broke or fell silent after {part.size():,} bytes") from error
@@ -409,7 +409,7 @@ def _cause(error: BaseException) -> str:
     """The innermost reason of an error, in one line; urllib3's own are pages of addresses of objects."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return containers.first_line(error) if isinstance(error, Exception) else str(error)
+    return first_line(error) if isinstance(error, Exception) else str(error)
 
 
 @contextmanager
@@ -553,7 +553,7 @@ class Hub:
                 f"the repository has no {' or '.join(files)}",
                 f"See {page}/tree/{self.revision} for what it has, and put /file behind the address.",
             ),
-            (Exception, f"the hub did not give {files[0]}: {containers.first_line(error)}", ""),
+            (Exception, f"the hub did not give {files[0]}: {first_line(error)}", ""),
         )
         _, problem, advice = next(row for row in rows if isinstance(error, row[0]))
         return ConversionError(self.address, [problem], advice)

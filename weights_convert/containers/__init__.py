@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.errors import ConversionError
+from weights_convert.containers.trial import read_on_trial
+from weights_convert.errors import ConversionError, first_line
 
 Arrays = Mapping[str, np.ndarray]
 MAGIC_LENGTH = 16
@@ -44,6 +45,7 @@ class Container:
         reader: The name of the function that reads.
         writer: The name of the function that writes.
         dialects: The only dialects that are written so; empty for all.
+        on_trial: Whether a process of its own reads it first: its library does not stand every damage.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Container:
     reader: str = "read"
     writer: str = "write"
     dialects: tuple[str, ...] = ()
+    on_trial: bool = False
 
 
 def _within(module: str, function: str) -> Callable[[Path, bytes], bool]:
@@ -81,6 +84,7 @@ CONTAINERS = (
         module="keras_file",
         keeps_metadata=True,
         dialects=("keras",),
+        on_trial=True,
     ),
     Container(
         "PyTorch",
@@ -95,6 +99,7 @@ CONTAINERS = (
         module="hdf5_file",
         keeps_metadata=True,
         dialects=("keras", "keras.applications", "keras-hub"),
+        on_trial=True,
     ),
     Container(
         "legacy Keras HDF5",
@@ -191,6 +196,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     container = recognise(path)
     try:
+        if container.on_trial:
+            read_on_trial(f"{__name__}.{container.module}", container.reader, path)
         arrays, metadata = getattr(_module(container.module), container.reader)(path)
     except ConversionError:
         raise
@@ -297,12 +304,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line: some libraries' messages are a page, and some are empty."""
-    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
 
 
 def _module(name: str) -> Any:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from weights_convert import Checkpoint, ConversionError, containers
 from weights_convert.containers import CONTAINERS, safetensors_file
+from weights_convert.errors import first_line
 from weights_convert.inspection import FLOATS
 
 MakeBits = Callable[..., np.ndarray]
@@ -129,7 +130,7 @@ class TestAWriteThatFails:
             raise request.param
 
         monkeypatch.setattr(safetensors_file, "write", write)
-        return f"it cannot be written: {containers.first_line(request.param)}"
+        return f"it cannot be written: {first_line(request.param)}"
 
     def test_leaves_the_old_file(self, failing: str, tmp_path: Path):
         path = tmp_path / "a.safetensors"
