@@ -60,6 +60,8 @@ class ResNetConfig:
         conv_bias: Whether convolutions have a bias of their own, though a norm follows each.
         norm_eps: Added to the variance before the square root.
         norm_decay: Share of the old running statistic kept at a training step (0.9 here is PyTorch's momentum=0.1).
+        norm_variance: The batch variance that enters the running one: "unbiased", divided by n - 1 (PyTorch's), or
+            "biased", by n (Flax's and Keras's own). The batch itself is normalised by the biased one either way.
         head_pool: Side of the average-pooling window at the end, moved by its own size; None averages over the map.
         zero_init_last_scale: Whether bn3 scales start at zero, so that each block starts as the identity (Goyal et al.
             2017).
@@ -81,6 +83,7 @@ class ResNetConfig:
     conv_bias: bool = False
     norm_eps: float = 1e-5
     norm_decay: float = 0.9
+    norm_variance: Literal["unbiased", "biased"] = "unbiased"
     head_pool: int | None = None
     zero_init_last_scale: bool = False
     dtype: str | None = None
@@ -97,6 +100,7 @@ class ResNetConfig:
                 ("strided_layer", "'conv1' or 'conv2'", self.strided_layer in ("conv1", "conv2")),
                 ("norm_eps", "positive", self.norm_eps > 0),
                 ("norm_decay", "between 0 and 1", 0 <= self.norm_decay <= 1),
+                ("norm_variance", "'unbiased' or 'biased'", self.norm_variance in ("unbiased", "biased")),
                 ("head_pool", "a positive integer or None", self.head_pool is None or self.head_pool > 0),
                 ("dtype", f"one of {', '.join(DTYPES)} or None", self.dtype in (None, *DTYPES)),
                 ("compute_dtype", f"one of {', '.join(DTYPES)} or None", self.compute_dtype in (None, *DTYPES)),
@@ -181,6 +185,7 @@ class ResNetConfig:
             ValueError: If a field is missing, unknown, of another type or impossible.
         """
         known = {field.name: field for field in fields(cls)}
+        values = ADDED | values
         if set(values) != set(known):
             raise ValueError(f"expected the fields {sorted(known)}, got {sorted(values)}")
         kinds = {name: type(value) for name, value in TYPICAL.to_dict().items()}
@@ -193,6 +198,9 @@ class ResNetConfig:
             raise ValueError("; ".join(odd) or "depths are integers")
         return cls(**(values | {"depths": tuple(values["depths"])}))
 
+
+ADDED = {"norm_variance": "unbiased"}
+"""Fields that the first files do not have, and what they are in those."""
 
 TYPICAL = ResNetConfig(head_pool=7, dtype="float32", compute_dtype="float32")
 """Has a value of the right type in every field."""
@@ -270,6 +278,7 @@ def _function(config: ResNetConfig) -> ResNetConfig:
         num_classes=free.num_classes,
         in_channels=free.in_channels,
         norm_decay=free.norm_decay,
+        norm_variance=free.norm_variance,
         zero_init_last_scale=free.zero_init_last_scale,
         dtype=free.dtype,
         compute_dtype=free.compute_dtype,

@@ -106,7 +106,7 @@ def test_implementations_do_not_know_conformance():
 
 
 def test_the_facts_know_nothing_of_the_project():
-    for name in ("config.py", "taps.py"):
+    for name in ("config.py", "recipe.py", "taps.py"):
         assert packages(ROOT / "impls" / name) <= set(sys.stdlib_module_names)
 
 
@@ -118,18 +118,18 @@ def test_weights_convert_knows_of_the_implementations_the_facts_alone():
 
 @pytest.mark.parametrize("framework", ["numpy", "torch", "flax", "keras"])
 def test_an_implementation_names_no_other_framework_and_no_other_implementation(framework):
-    own = {"torch": {"torch"}, "flax": {"flax", "jax"}, "keras": {"keras"}, "numpy": set()}[framework]
+    own = {"torch": {"torch"}, "flax": {"flax", "jax", "optax"}, "keras": {"keras"}, "numpy": set()}[framework]
     for path in files(f"impls/{framework}"):
         assert packages(path) & set(FRAMEWORKS) <= own, path
         others = {name for name in imports(path) if name.startswith("impls.")}
-        assert {name.split(".")[1] for name in others} <= {framework, "config", "taps", "paths"}, path
+        assert {name.split(".")[1] for name in others} <= {framework, "config", "recipe", "taps", "paths"}, path
 
 
 def test_conformance_names_implementations_in_its_adapters_alone():
     for path in files("conformance"):
         named = {name.split(".")[1] for name in imports(path) if name.startswith("impls.")}
         if "adapters" not in path.parts:
-            assert named <= {"config", "taps", "numpy"}, path
+            assert named <= {"config", "recipe", "taps", "numpy"}, path
             assert not packages(path) & set(FRAMEWORKS), path
 
 

@@ -32,6 +32,7 @@ EXTRAS = {
         *("ResNet.layers", "ResNet.astype", "ResNet.train"),
     },
     "torch": {
+        *("BatchNorm", "BatchNorm.__init__", "BatchNorm.forward"),  # nn.BatchNorm2d stores the unbiased variance
         *("Conv", "Conv.__init__", "Conv.forward", "pad_same"),  # nn.Conv2d has no strided SAME
         "Conv.reset_parameters",  # and draws a weight of its own
         "torch_dtype",
@@ -41,7 +42,11 @@ EXTRAS = {
         *("normal", "scaled"),  # nnx.initializers compile slowly
     },
     "keras": {
-        *("BatchNorm", "BatchNorm.forward"),  # keras.layers.BatchNormalization stores the biased variance
+        *(
+            "BatchNorm",
+            "BatchNorm.__init__",
+            "BatchNorm.forward",
+        ),  # Keras stores the biased variance
         *("Conv", "Conv.forward", "Conv.compute_output_shape", "pad"),  # keras.layers.Conv2D pads "same" or "valid"
         "dtype_policy",
         *("Bottleneck.compute_output_shape", "ResNet.get_config", "ResNet.from_config"),  # for summary() and .keras

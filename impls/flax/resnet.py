@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch norm whose running variance is the unbiased one, as in PyTorch: Flax stores the biased variance.
+    """Batch norm that can also keep the unbiased variance, as PyTorch does: Flax keeps the biased one.
 
-    The batch variance over n = batch * height * width values enters the running one multiplied by n / (n - 1). Running
-    statistics have the dtype of the parameters, in at least float32, where Flax keeps float32 always.
+    The batch variance over n = batch * height * width values then enters the running one multiplied by n / (n - 1).
+    Running statistics have the dtype of the parameters, in at least float32, where Flax keeps float32 always.
     """
 
-    def __init__(self, channels: int, *, param_dtype: Any, **options: Any) -> None:
+    def __init__(self, channels: int, *, unbiased: bool, param_dtype: Any, **options: Any) -> None:
         super().__init__(channels, param_dtype=param_dtype, use_fast_variance=False, **options)
+        self.unbiased = unbiased
         statistics_dtype = jnp.promote_types(param_dtype, jnp.float32)
         self.mean = nnx.BatchStat(jnp.zeros(channels, statistics_dtype))
         self.var = nnx.BatchStat(jnp.ones(channels, statistics_dtype))
@@ -53,7 +54,8 @@ class BatchNorm(nnx.BatchNorm):
                 raise ValueError(
                     "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
                 )
-            self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
+            if self.unbiased:
+                self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
         return y
 
 
@@ -83,6 +85,7 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
     """
     return BatchNorm(
         channels,
+        unbiased=config.norm_variance == "unbiased",
         epsilon=config.norm_eps,
         momentum=config.norm_decay,
         scale_init=nnx.initializers.constant(scale),

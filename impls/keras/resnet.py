@@ -31,10 +31,14 @@ registered = keras.saving.register_keras_serializable(package="resnet_parity")
 
 @registered
 class BatchNorm(keras.layers.BatchNormalization):
-    """Batch norm whose running variance is the unbiased one, as in PyTorch: Keras stores the biased variance.
+    """Batch norm that can also keep the unbiased variance, as PyTorch does: Keras keeps the biased one.
 
-    The batch variance over n = batch * height * width values enters the running one multiplied by n / (n - 1).
+    The batch variance over n = batch * height * width values then enters the running one multiplied by n / (n - 1).
     """
+
+    def __init__(self, *, unbiased: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.unbiased = unbiased
 
     def call(self, x: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         kept = self.momentum * ops.convert_to_tensor(self.moving_variance)
@@ -46,8 +50,9 @@ class BatchNorm(keras.layers.BatchNormalization):
                 raise ValueError(
                     "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
                 )
-            count = ops.cast(count, self.moving_variance.dtype)
-            self.moving_variance.assign(kept + (self.moving_variance - kept) * (count / (count - 1)))
+            if self.unbiased:
+                count = ops.cast(count, self.moving_variance.dtype)
+                self.moving_variance.assign(kept + (self.moving_variance - kept) * (count / (count - 1)))
         return y
 
 
@@ -102,6 +107,7 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
     Keras's momentum is the share of the *old* statistic: the decay itself.
     """
     layer = BatchNorm(
+        unbiased=config.norm_variance == "unbiased",
         epsilon=config.norm_eps,
         momentum=config.norm_decay,
         gamma_initializer=keras.initializers.Constant(scale),

@@ -87,6 +87,7 @@ class BatchNorm:
         self.weight, self.bias = np.full(channels, scale), np.zeros(channels)
         self.running_mean, self.running_var = np.zeros(channels), np.ones(channels)
         self.eps, self.decay, self.training = config.norm_eps, config.norm_decay, False
+        self.unbiased = config.norm_variance == "unbiased"
         self.moments: Callable[[Array], tuple[Array, Array]] = moments
         self.normalise: Callable[[Array, Array, Array, Array, Array, float], Array] = normalise
 
@@ -98,8 +99,9 @@ class BatchNorm:
                 raise ValueError(
                     "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
                 )
+            correction = count / (count - 1) if self.unbiased else 1.0
             self.running_mean = self.decay * self.running_mean + (1 - self.decay) * mean
-            self.running_var = self.decay * self.running_var + (1 - self.decay) * variance * count / (count - 1)
+            self.running_var = self.decay * self.running_var + (1 - self.decay) * variance * correction
         return self.normalise(x, mean, variance, self.weight, self.bias, self.eps)
 
 

@@ -26,6 +26,25 @@ if TYPE_CHECKING:
     from weights_convert import Source
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that can also keep the biased variance, as Flax and Keras do: PyTorch keeps the unbiased one.
+
+    The batch variance over n = batch * height * width values then enters the running one multiplied by (n - 1) / n.
+    """
+
+    def __init__(self, channels: int, config: ResNetConfig) -> None:
+        super().__init__(channels, eps=config.norm_eps, momentum=1 - config.norm_decay, dtype=torch_dtype(config))
+        self.unbiased, self.decay = config.norm_variance == "unbiased", config.norm_decay
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.unbiased or not self.training or self.running_var is None:
+            return super().forward(x)
+        kept, count = self.decay * self.running_var, x.numel() // x.shape[1]
+        y = super().forward(x)
+        self.running_var.copy_(kept + (self.running_var - kept) * ((count - 1) / count))
+        return y
+
+
 class Conv(nn.Conv2d):
     """A convolution that can also pad as TensorFlow's SAME does, which PyTorch leaves out for strided convolutions."""
 
@@ -75,12 +94,12 @@ def conv(
     return layer
 
 
-def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> nn.BatchNorm2d:
+def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
     """A batch norm with the config's eps and decay, its scale starting at `scale`.
 
-    PyTorch's momentum is the share of the *new* statistic, 1 - decay, and its running variance is the unbiased one.
+    PyTorch's momentum is the share of the *new* statistic: 1 - decay.
     """
-    layer = nn.BatchNorm2d(channels, eps=config.norm_eps, momentum=1 - config.norm_decay, dtype=torch_dtype(config))
+    layer = BatchNorm(channels, config)
     nn.init.constant_(layer.weight, scale)
     return layer
 

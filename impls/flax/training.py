@@ -1,0 +1,96 @@
+"""Training ResNet-50 in Flax (NNX): optax set up to compute what `impls.recipe` says.
+
+The same functions and lines stand in `impls/torch/training.py` and `impls/keras/training.py`; read them side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from impls.flax.resnet import ResNet
+from impls.recipe import Recipe
+
+
+def loss(logits: Array, labels: Array, recipe: Recipe) -> Array:
+    """The cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), recipe.label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def optimizer(model: ResNet, recipe: Recipe) -> nnx.Optimizer[ResNet]:
+    """The optimizer of a recipe, with its schedule.
+
+    `optax.sgd` knows no decay; added to the gradient before it, decay enters the velocity as in PyTorch.
+    """
+    decay = recipe.weight_decay
+    decays = partial(jax.tree.map, lambda parameter: recipe.decays(parameter.ndim))
+    clip = optax.identity() if recipe.clip_norm is None else optax.clip_by_global_norm(recipe.clip_norm)
+    if recipe.optimizer == "adamw":
+        update = optax.adamw(schedule(recipe), recipe.beta1, recipe.beta2, recipe.eps, weight_decay=decay, mask=decays)
+    else:
+        sgd = optax.sgd(schedule(recipe), recipe.momentum or None, recipe.nesterov)
+        update = optax.chain(optax.add_decayed_weights(decay, decays), sgd)
+    return nnx.Optimizer(model, optax.chain(clip, update), wrt=nnx.Param)
+
+
+def schedule(recipe: Recipe) -> optax.Schedule:
+    """The recipe's schedule: the learning rate of a step, counted from 0.
+
+    `optax.warmup_cosine_decay_schedule` would begin with a step at the rate it is given first, which is often 0. And an
+    int32 count makes JAX compute a rate in float32, whatever `jax_enable_x64` says; a float count does not.
+    """
+    rate, steps = recipe.learning_rate, recipe.total_steps - recipe.warmup_steps
+    milestones = {milestone - recipe.warmup_steps: recipe.gamma for milestone in recipe.milestones}
+    after = {
+        "constant": lambda: optax.constant_schedule(rate),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, steps),
+        "steps": lambda: optax.piecewise_constant_schedule(rate, milestones),
+    }[recipe.schedule]()
+    warmup = optax.linear_schedule(rate / max(1, recipe.warmup_steps), rate, recipe.warmup_steps - 1)
+    joined = optax.join_schedules([warmup, after], [recipe.warmup_steps])
+    return lambda count: joined(jnp.asarray(count, float))
+
+
+def take_step(model: ResNet, optimizer: nnx.Optimizer[ResNet], images: Array, labels: Array, recipe: Recipe) -> Array:
+    """One step; the loss before it."""
+    value, gradients = nnx.value_and_grad(lambda model: loss(model(images), labels, recipe))(model)
+    optimizer.update(model, gradients)
+    return value
+
+
+train_step: Callable[..., Array] = nnx.jit(take_step, static_argnums=4)
+"""The same, compiled once for each recipe and each shape of the images."""
+
+
+class Training:
+    """A model in training: its optimizer and schedule, and the step at which they stand.
+
+    Args:
+        model: Is trained in place.
+        recipe: How.
+
+    Example:
+        >>> training = Training(resnet50("v1.5", num_classes=10), Recipe(learning_rate=0.01))
+        >>> training.step(jnp.zeros((8, 64, 64, 3)), jnp.arange(8))  # the loss before the step
+    """
+
+    def __init__(self, model: ResNet, recipe: Recipe) -> None:
+        self.model, self.recipe = model, recipe
+        self.optimizer = optimizer(model, recipe)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken."""
+        return int(self.optimizer.step[...])
+
+    def step(self, images: Array, labels: Array) -> float:
+        """Take one step on a batch of images (batch, height, width, channels); the loss before it."""
+        self.model.set_attributes(use_running_average=False, raise_if_not_found=False)
+        return float(train_step(self.model, self.optimizer, images, labels, self.recipe))

@@ -1,0 +1,161 @@
+"""Training ResNet-50 in Keras 3: `keras.optimizers` set up to compute what `impls.recipe` says, on any backend.
+
+The same functions and lines stand in `impls/torch/training.py` and `impls/flax/training.py`; read them side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import KerasTensor as Tensor
+from keras import ops
+
+from impls.keras.resnet import ResNet, registered
+from impls.recipe import Recipe
+
+
+def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    """The cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch."""
+    targets = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    smoothing = recipe.label_smoothing
+    return ops.mean(keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=smoothing))
+
+
+@registered
+class Loss(keras.losses.Loss):
+    """`loss`, as `compile` wants it."""
+
+    def __init__(self, recipe: Recipe, dtype: str | None = None) -> None:
+        super().__init__(dtype=dtype)
+        self.recipe = recipe
+
+    def call(self, labels: Tensor, logits: Tensor) -> Tensor:
+        return loss(logits, labels, self.recipe)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.to_dict()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Loss:
+        return cls(Recipe.from_dict(config["recipe"]))
+
+
+@registered
+class Sgd(keras.optimizers.SGD):
+    """SGD whose decay enters the velocity, and whose learning rate does not.
+
+    Keras keeps `v = momentum * v - rate * g`, which differs as soon as the rate changes; it takes the decay off the
+    weights beforehand; and it rounds both numbers through float32.
+    """
+
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
+        rate = ops.cast(learning_rate, variable.dtype)
+        if self.weight_decay and self._use_weight_decay(variable):
+            gradient = gradient + self.weight_decay * variable
+        if self.momentum:
+            velocity = self.momentums[self._get_variable_index(variable)]
+            velocity.assign(self.momentum * velocity + gradient)
+            gradient = gradient + self.momentum * velocity if self.nesterov else velocity
+        variable.assign(variable - rate * gradient)
+
+    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+        """Not here."""
+
+
+@registered
+class AdamW(keras.optimizers.AdamW):
+    """AdamW whose eps is added to the corrected square root.
+
+    Keras adds it to the uncorrected one, which makes it eps / sqrt(1 - beta2**t) of the paper's: 32 times as large at
+    the first step. It too rounds decay and betas through float32.
+    """
+
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
+        rate, count = ops.cast(learning_rate, variable.dtype), ops.cast(self.iterations + 1, variable.dtype)
+        index = self._get_variable_index(variable)
+        mean, square = self._momentums[index], self._velocities[index]
+        mean.assign(self.beta_1 * mean + (1 - self.beta_1) * gradient)
+        square.assign(self.beta_2 * square + (1 - self.beta_2) * gradient * gradient)
+        corrected = [1 - ops.exp(count * math.log(beta)) if beta else 1.0 for beta in (self.beta_1, self.beta_2)]
+        update = mean / corrected[0] / (ops.sqrt(square / corrected[1]) + self.epsilon)
+        if self.weight_decay and self._use_weight_decay(variable):
+            update = update + self.weight_decay * variable
+        variable.assign(variable - rate * update)
+
+    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+        """Not here."""
+
+
+def optimizer(model: ResNet, recipe: Recipe) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe, with its schedule."""
+    rate, decay, clip = Schedule(recipe, model.variable_dtype), recipe.weight_decay, recipe.clip_norm
+    if recipe.optimizer == "adamw":
+        update = AdamW(rate, decay, recipe.beta1, recipe.beta2, recipe.eps, global_clipnorm=clip)
+    else:
+        update = Sgd(rate, recipe.momentum, recipe.nesterov, weight_decay=decay, global_clipnorm=clip)
+    update.exclude_from_weight_decay([v for v in model.trainable_variables if not recipe.decays(len(v.shape))])
+    update.build(model.trainable_variables)
+    return update
+
+
+@registered
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The recipe's schedule: the learning rate of a step, counted from 0.
+
+    Keras's `CosineDecay` warms up over one step more: from a rate before the first step.
+    """
+
+    def __init__(self, recipe: Recipe, dtype: str) -> None:
+        self.recipe, self.dtype = recipe, dtype
+
+    def __call__(self, step: Tensor) -> Tensor:
+        recipe, step = self.recipe, ops.cast(step, self.dtype)
+        factor = ops.ones((), self.dtype)
+        if recipe.schedule == "cosine":
+            done = (step - recipe.warmup_steps) / (recipe.total_steps - recipe.warmup_steps)
+            factor = 0.5 * (1 + ops.cos(math.pi * ops.minimum(done, 1.0)))
+        for milestone in recipe.milestones if recipe.schedule == "steps" else ():
+            factor = ops.where(step < milestone, factor, recipe.gamma * factor)
+        if recipe.warmup_steps:
+            factor = ops.where(step < recipe.warmup_steps, (step + 1) / recipe.warmup_steps, factor)
+        return recipe.learning_rate * factor
+
+    def get_config(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.to_dict(), "dtype": self.dtype}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Schedule:
+        return cls(Recipe.from_dict(config["recipe"]), config["dtype"])
+
+
+class Training:
+    """A model in training: its optimizer and schedule, and the step at which they stand.
+
+    It compiles the model; `model.fit` on the compiled model is the same training.
+
+    Args:
+        model: Is trained in place.
+        recipe: How.
+
+    Example:
+        >>> training = Training(resnet50("v1.5", num_classes=10), Recipe(learning_rate=0.01))
+        >>> training.step(np.zeros((8, 64, 64, 3)), np.arange(8))  # the loss before the step
+    """
+
+    def __init__(self, model: ResNet, recipe: Recipe) -> None:
+        self.model, self.recipe = model, recipe
+        self.optimizer = optimizer(model, recipe)
+        model.compile(self.optimizer, Loss(recipe, model.compute_dtype))
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken."""
+        return int(self.optimizer.iterations.numpy())
+
+    def step(self, images: Tensor, labels: Tensor) -> float:
+        """Take one step on a batch of images (batch, height, width, channels); the loss before it."""
+        self.model.reset_metrics()
+        return float(self.model.train_on_batch(images, labels))

@@ -1,0 +1,263 @@
+"""Gradients and training steps of the oracle, in plain NumPy: the specification of what the other three compute.
+
+The gradients are those of the reversed network, written out layer by layer as the forward pass is in `resnet.py`. What
+no framework and no formula here can vouch for, `directional_derivative` can: it sees the forward pass only.
+
+Sources: the gradient of batch norm is that of Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; the complex step
+that of Squire and Trapp 1998 (SIAM Review 40, 110-112).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+
+from impls.config import ResNetConfig
+from impls.numpy.resnet import BatchNorm, Bottleneck, Convolution, Linear, ResNet, pad, relu, windows
+from impls.paths import follow
+from impls.recipe import Recipe
+
+Array = np.ndarray
+Gradients = dict[str, Array]
+
+
+def smooth(labels: Array, classes: int, recipe: Recipe) -> Array:
+    """The targets (batch, classes): one at the label, a share of it spread over all classes."""
+    return (1 - recipe.label_smoothing) * np.eye(classes)[labels] + recipe.label_smoothing / classes
+
+
+def loss(logits: Array, labels: Array, recipe: Recipe) -> Array:
+    """The cross-entropy of logits (batch, classes) with labels (batch,), averaged over the batch: one number."""
+    logits = logits - logits.real.max(1, keepdims=True)
+    log_likelihood = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    value: Array = -(smooth(labels, logits.shape[1], recipe) * log_likelihood).sum(1).mean()
+    return value
+
+
+def loss_gradient(logits: Array, labels: Array, recipe: Recipe) -> Array:
+    """The gradient of the loss with respect to the logits: softmax less target, over the batch's size."""
+    likelihood = np.exp(logits - logits.max(1, keepdims=True))
+    likelihood /= likelihood.sum(1, keepdims=True)
+    difference: Array = likelihood - smooth(labels, logits.shape[1], recipe)
+    return difference / len(logits)
+
+
+def gradients(model: ResNet, images: Array, labels: Array, recipe: Recipe) -> tuple[float, Gradients]:
+    """The loss, and its gradient with respect to every parameter, by canonical name, and to the images, as "input".
+
+    In training mode the norms use the batch's statistics, which depend on their input too, and update the running ones;
+    in inference mode the statistics are constants.
+
+    Args:
+        model: A network with classifier, in training or inference mode.
+        images: (batch, channels, height, width).
+        labels: Integers (batch,).
+        recipe: For the loss.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from impls.config import VARIANTS
+        >>> from impls.numpy import resnet
+        >>> model = resnet(replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=4, num_classes=10))
+        >>> value, found = gradients(model, np.random.randn(2, 3, 32, 32), np.array([3, 7]), Recipe())
+        >>> found["input"].shape, found["fc.bias"].shape
+        ((2, 3, 32, 32), (10,))
+    """
+    config, found = model.config, Gradients()
+    taps = model.activations(images, layers=True)
+    value = float(loss(taps["logits"], labels, recipe))
+    dy = _linear(model.fc, "fc", taps["pool"], loss_gradient(taps["logits"], labels, recipe), found)
+    blocks = list(model.blocks())
+    dy = _average_pool(taps[blocks[-1][0]], dy, config)
+    sources = ["stem", *(name for name, _ in blocks)]
+    for (name, block), source in reversed(list(zip(blocks, sources, strict=False))):
+        dy = _block(block, name, taps, taps[source], dy, found)
+    dy = _max_pool(relu(taps["bn1"]), dy, config) * (taps["bn1"] > 0)
+    dy = _norm(model.bn1, "bn1", taps["conv1"], dy, found)
+    found["input"] = _convolution(model.conv1, "conv1", images, dy, found)
+    return value, found
+
+
+def _block(block: Bottleneck, name: str, taps: Mapping[str, Array], x: Array, dy: Array, found: Gradients) -> Array:
+    """The gradient with respect to a block's input `x`, given that to its output."""
+    dy = dy * (taps[name] > 0)
+    dx, dbranch = dy, dy
+    if block.projects:
+        dx = _norm(block.downsample_bn, f"{name}.downsample_bn", taps[f"{name}.downsample_conv"], dy, found)
+        dx = _convolution(block.downsample_conv, f"{name}.downsample_conv", x, dx, found)
+    if block.relu_before_addition:
+        dbranch = dbranch * (taps[f"{name}.bn3"] > 0)
+    inputs = [x, relu(taps[f"{name}.bn1"]), relu(taps[f"{name}.bn2"])]
+    for number in (3, 2, 1):
+        conv, norm = f"conv{number}", f"bn{number}"
+        dbranch = _norm(getattr(block, norm), f"{name}.{norm}", taps[f"{name}.{conv}"], dbranch, found)
+        dbranch = _convolution(getattr(block, conv), f"{name}.{conv}", inputs[number - 1], dbranch, found)
+        if number > 1:
+            dbranch = dbranch * (inputs[number - 1] > 0)
+    return dx + dbranch
+
+
+def _convolution(layer: Convolution, name: str, x: Array, dy: Array, found: Gradients) -> Array:
+    """Of a convolution: a sum over kernel positions, each a matrix product forwards, and two backwards."""
+    kernel, stride, (height, width) = layer.weight.shape[2], layer.stride, dy.shape[2:]
+    padded = pad(x, kernel, stride, layer.same)
+    dpadded, dweight = np.zeros_like(padded), np.zeros_like(layer.weight)
+    for i, j in np.ndindex(kernel, kernel):
+        seen = np.s_[:, :, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        dweight[:, :, i, j] = np.tensordot(dy, padded[seen], ((0, 2, 3), (0, 2, 3)))
+        dpadded[seen] += np.tensordot(layer.weight[:, :, i, j], dy, (0, 1)).swapaxes(0, 1)
+    found[f"{name}.weight"] = dweight
+    if layer.bias is not None:
+        found[f"{name}.bias"] = dy.sum((0, 2, 3))
+    top, left = _pad_before(x, padded, kernel, stride, layer.same)
+    return dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+
+
+def _pad_before(x: Array, padded: Array, kernel: int, stride: int, same: bool) -> tuple[int, int]:
+    """Rows above and columns to the left that padding added."""
+    more = [padded.shape[axis] - x.shape[axis] for axis in (2, 3)]
+    return more[0] // 2, more[1] // 2  # SAME puts the odd pixel behind, symmetric padding adds even numbers
+
+
+def _norm(layer: BatchNorm, name: str, x: Array, dy: Array, found: Gradients) -> Array:
+    """Of a batch norm: the batch's statistics are functions of its input too, the running ones constants."""
+    axes, shape = (0, 2, 3), (-1, 1, 1)
+    mean, variance = layer.moments(x) if layer.training else (layer.running_mean, layer.running_var)
+    deviation = np.sqrt(variance + layer.eps).reshape(shape)
+    normal = (x - mean.reshape(shape)) / deviation
+    found[f"{name}.weight"], found[f"{name}.bias"] = (dy * normal).sum(axes), dy.sum(axes)
+    if layer.training:
+        count = x.size // x.shape[1]
+        dscale, doffset = (found[f"{name}.{leaf}"].reshape(shape) / count for leaf in ("weight", "bias"))
+        dy = dy - doffset - normal * dscale
+    return dy * layer.weight.reshape(shape) / deviation
+
+
+def _linear(layer: Linear, name: str, x: Array, dy: Array, found: Gradients) -> Array:
+    found[f"{name}.weight"], found[f"{name}.bias"] = dy.T @ x, dy.sum(0)
+    dx: Array = dy @ layer.weight
+    return dx
+
+
+def _max_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
+    """Of the max pool: to the first largest pixel of each window. Where all are zero, the ReLU before stops it."""
+    padded = pad(x, 3, 2, config.same_padding, -np.inf)
+    largest = windows(padded, 3, 2).reshape(*dy.shape, 9).argmax(-1)
+    dpadded = np.zeros_like(padded)
+    for position, (i, j) in enumerate(np.ndindex(3, 3)):
+        seen = np.s_[:, :, i : i + 2 * dy.shape[2] - 1 : 2, j : j + 2 * dy.shape[3] - 1 : 2]
+        dpadded[seen] += dy * (largest == position)
+    top, left = _pad_before(x, padded, 3, 2, config.same_padding)
+    return dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+
+
+def _average_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
+    """Of the average pool: the same share to every pixel of the window."""
+    height, width = (min(size, config.head_pool or size) for size in x.shape[2:])
+    dx = np.zeros_like(x)
+    dx[:, :, :height, :width] = dy[:, :, None, None] / (height * width)
+    return dx
+
+
+class Training:
+    """A model in training: the optimizer's state, and the step at which it stands.
+
+    Args:
+        model: Is trained in place.
+        recipe: How.
+
+    Attributes:
+        slots: What the optimizer keeps for each parameter: slot to parameter name to array.
+        steps: Number of steps taken.
+    """
+
+    def __init__(self, model: ResNet, recipe: Recipe) -> None:
+        self.model, self.recipe, self.steps = model, recipe, 0
+        self.slots = {
+            slot: {name: np.zeros_like(array) for name, array in parameters(model).items()} for slot in recipe.slots
+        }
+
+    def step(self, images: Array, labels: Array) -> float:
+        """Take one step on a batch; the loss before it."""
+        value, found = gradients(self.model.train(), images, labels, self.recipe)
+        del found["input"]
+        clip(found, self.recipe.clip_norm)
+        rate = self.recipe.rate(self.steps)
+        self.steps += 1
+        for name, weight in parameters(self.model).items():
+            decay = self.recipe.weight_decay if self.recipe.decays(weight.ndim) else 0.0
+            update = {"sgd": self._sgd, "adamw": self._adamw}[self.recipe.optimizer]
+            path, _, leaf = name.rpartition(".")
+            setattr(follow(self.model, path), leaf, weight - rate * update(name, found[name], weight, decay))
+        return value
+
+    def _sgd(self, name: str, gradient: Array, weight: Array, decay: float) -> Array:
+        gradient = gradient + decay * weight
+        if not self.recipe.momentum:
+            return gradient
+        velocities = self.slots["momentum_buffer"]
+        velocities[name] = self.recipe.momentum * velocities[name] + gradient
+        return gradient + self.recipe.momentum * velocities[name] if self.recipe.nesterov else velocities[name]
+
+    def _adamw(self, name: str, gradient: Array, weight: Array, decay: float) -> Array:
+        recipe, means, squares = self.recipe, self.slots["exp_avg"], self.slots["exp_avg_sq"]
+        means[name] = recipe.beta1 * means[name] + (1 - recipe.beta1) * gradient
+        squares[name] = recipe.beta2 * squares[name] + (1 - recipe.beta2) * gradient * gradient
+        mean, square = means[name] / (1 - recipe.beta1**self.steps), squares[name] / (1 - recipe.beta2**self.steps)
+        return mean / (np.sqrt(square) + recipe.eps) + decay * weight
+
+
+def parameters(model: ResNet) -> dict[str, Array]:
+    """What gradients are taken of: every array but the running statistics, by canonical name."""
+    return {
+        f"{path}.{leaf}": array
+        for path, layer in model.layers()
+        for leaf in ("weight", "bias")
+        if (array := getattr(layer, leaf)) is not None
+    }
+
+
+def clip(found: Gradients, norm: float | None) -> None:
+    """Scale all gradients down, in place, to the norm that they may have together."""
+    if norm is not None:
+        total = np.sqrt(sum(np.vdot(gradient, gradient) for gradient in found.values()))
+        for gradient in found.values():
+            gradient *= min(1.0, norm / total)
+
+
+def directional_derivative(
+    model: ResNet, images: Array, labels: Array, recipe: Recipe, direction: Mapping[str, Array]
+) -> float:
+    """How the loss changes along a direction in the space of parameters and images, from the forward pass alone.
+
+    The complex step: of an analytic function, f'(x) d is the imaginary part of f(x + i h d) / h, exact to rounding
+    since nothing is subtracted. ReLU and max pool choose by the real part.
+
+    Args:
+        model: Is left as it is.
+        images: (batch, channels, height, width).
+        labels: Integers (batch,).
+        recipe: For the loss.
+        direction: By canonical name, and "input" for the images; what is not named stays.
+    """
+    step = 1e-30
+    moved = copy.deepcopy(model).astype("complex128")
+    for _, layer in moved.layers():
+        if isinstance(layer, BatchNorm):
+            layer.moments = complex_moments
+    for name, change in direction.items():
+        if name != "input":
+            path, _, leaf = name.rpartition(".")
+            array = getattr(follow(moved, path), leaf)
+            setattr(follow(moved, path), leaf, array + 1j * step * change)
+    logits = moved.activations(images + 1j * step * direction.get("input", np.zeros(1)))["logits"]
+    return float(loss(logits, labels, recipe).imag / step)
+
+
+def complex_moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel as analytic functions: no conjugate in the square."""
+    values = x.swapaxes(0, 1).reshape(x.shape[1], -1)
+    mean = values.mean(1)
+    return mean, ((values - mean[:, None]) ** 2).mean(1)

@@ -1,0 +1,87 @@
+"""Training ResNet-50 in PyTorch: `torch.optim` set up to compute what `impls.recipe` says.
+
+The same functions and lines stand in `impls/flax/training.py` and `impls/keras/training.py`; read them side by side.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, optim
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import get_total_norm
+
+from impls.recipe import Recipe
+from impls.torch.resnet import ResNet
+
+
+def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    """The cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch."""
+    return cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+
+
+def optimizer(model: ResNet, recipe: Recipe) -> optim.Optimizer:
+    """The optimizer of a recipe; parameters that decay and those that do not are its two groups.
+
+    PyTorch's SGD is the recipe's as it stands: decay enters the velocity, the learning rate does not.
+    """
+    groups = [
+        {
+            "params": [p for p in model.parameters() if recipe.decays(p.ndim) == decays],
+            "weight_decay": recipe.weight_decay * decays,
+        }
+        for decays in (True, False)
+    ]
+    if recipe.optimizer == "adamw":
+        return optim.AdamW(groups, recipe.learning_rate, (recipe.beta1, recipe.beta2), recipe.eps)
+    return optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
+
+
+def schedule(optimizer: optim.Optimizer, recipe: Recipe, steps: int = 0) -> optim.lr_scheduler.LRScheduler:
+    """The recipe's schedule, at a step; its own `CosineAnnealingLR` computes each rate from the one before."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = recipe.learning_rate
+    return optim.lr_scheduler.LambdaLR(optimizer, recipe.factor, last_epoch=steps - 1)
+
+
+def clip(model: ResNet, norm: float | None) -> None:
+    """Scale gradients down to the norm that they may have together.
+
+    `torch.nn.utils.clip_grad_norm_` divides by 1e-6 more than the norm; the other two do not.
+    """
+    if norm is not None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        factor = (norm / get_total_norm(gradients)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor)
+
+
+class Training:
+    """A model in training: its optimizer and schedule, and the step at which they stand.
+
+    Args:
+        model: Is trained in place.
+        recipe: How.
+
+    Attributes:
+        steps: Number of steps taken.
+
+    Example:
+        >>> training = Training(resnet50("v1.5", num_classes=10), Recipe(learning_rate=0.01))
+        >>> training.step(torch.randn(8, 3, 64, 64), torch.arange(8))  # the loss before the step
+    """
+
+    def __init__(self, model: ResNet, recipe: Recipe) -> None:
+        self.model, self.recipe, self.steps = model, recipe, 0
+        self.optimizer = optimizer(model, recipe)
+        self.schedule = schedule(self.optimizer, recipe)
+
+    def step(self, images: Tensor, labels: Tensor) -> float:
+        """Take one step on a batch of images (batch, channels, height, width); the loss before it."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        value = loss(self.model(images), labels, self.recipe)
+        value.backward()
+        clip(self.model, self.recipe.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps += 1
+        return value.item()
