@@ -112,7 +112,7 @@ def test_the_facts_know_nothing_of_the_project():
 
 def test_weights_convert_knows_of_the_implementations_the_facts_alone():
     known = {name for path in files("weights_convert") for name in imports(path) if name.startswith("impls")}
-    assert {".".join(name.split(".")[:2]) for name in known} == {"impls.config"}
+    assert {".".join(name.split(".")[:2]) for name in known} == {"impls.config", "impls.recipe"}
     assert [path for path in files("weights_convert") if "conformance" in packages(path)] == []
 
 

@@ -13,6 +13,7 @@ from weights_convert.checkpoint import Checkpoint
 from weights_convert.difference import Difference, differences
 from weights_convert.errors import ConversionError
 from weights_convert.inspection import Inspection, Source, inspect, load
+from weights_convert.training_state import TrainingState, load_training
 
 __all__ = [
     "Checkpoint",
@@ -20,10 +21,12 @@ __all__ = [
     "Difference",
     "Inspection",
     "Source",
+    "TrainingState",
     "cast",
     "differences",
     "drop_background",
     "fold_conv_bias",
     "inspect",
     "load",
+    "load_training",
 ]

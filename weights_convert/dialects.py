@@ -249,6 +249,7 @@ KERAS_STATE = {
     r"optimizer\..*": "the optimizer's state",
     r".*seed_generator.*": "the state of a random number generator",
 }
+OWN_STATE = {r"optimizer\..*": "the optimizer's state, which load_training reads"}
 TRAINING_STATE = {
     r"opt_state\..*": "the optimizer's state",
     r"(step|dynamic_scale\..*)": "the state of training: step, scale of the loss",
@@ -268,7 +269,11 @@ DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
         Dialect(
-            "canonical", "torch", AS_CANONICAL, "this project's exchange form; impls.torch's state_dict", BATCH_COUNTER
+            "canonical",
+            "torch",
+            AS_CANONICAL,
+            "this project's exchange form; impls.torch's state_dict",
+            BATCH_COUNTER | OWN_STATE,
         ),
         Dialect("flax", "flax", AS_CANONICAL, "impls.flax: attribute paths joined by dots"),
         Dialect("keras", "keras", AS_CANONICAL, "impls.keras: attribute paths joined by dots", KERAS_STATE),

@@ -27,7 +27,7 @@ from weights_convert.table import Rule, permutation, reorder
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes that weights come in; each container holds them all, bit for bit."""
 
-NOT_WEIGHTS = ("dtype", "compute_dtype", "zero_init_last_scale", "norm_decay")
+NOT_WEIGHTS = ("dtype", "compute_dtype", "zero_init_last_scale", "norm_decay", "norm_variance")
 """The fields of a config in which a checkpoint and the model that takes it may differ."""
 
 MANY_NETWORKS = "it does not say which network it belongs to, and its arrays fit several: {}"

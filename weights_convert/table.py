@@ -68,6 +68,27 @@ RUNNING_STATISTICS = ("running_mean", "running_var")
 """The leaves, in PyTorch's names, that training updates without a gradient."""
 
 
+@dataclass(frozen=True)
+class Slot:
+    """What an optimizer keeps for each parameter, in that parameter's own axis order, as each framework names it."""
+
+    torch: str
+    flax: str
+    keras: str
+
+
+SLOTS: dict[str, Slot] = {
+    slot.torch: slot
+    for slot in (
+        Slot(torch="momentum_buffer", flax="trace", keras="momentums"),
+        Slot(torch="exp_avg", flax="mu", keras="_momentums"),
+        Slot(torch="exp_avg_sq", flax="nu", keras="_velocities"),
+    )
+}
+"""Sources: the state of `torch.optim.SGD` and `AdamW`; `optax.TraceState` and `ScaleByAdamState`; the attributes of
+`keras.optimizers.SGD` and `Adam`, which hold a list in the order of the trainable variables."""
+
+
 @cache
 def find_rule(kind: Kind, framework: Framework, leaf: str) -> Rule | None:
     """The row for an array of that name in a layer of that kind; None where there is none.

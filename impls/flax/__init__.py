@@ -1,6 +1,17 @@
 """ResNet-50 in Flax (NNX)."""
 
 from impls.flax.resnet import Bottleneck, ResNet, resnet, resnet50
-from impls.flax.state import read_weights, write_weights
+from impls.flax.state import read_training, read_weights, resume, write_weights
+from impls.flax.training import Training
 
-__all__ = ["Bottleneck", "ResNet", "read_weights", "resnet", "resnet50", "write_weights"]
+__all__ = [
+    "Bottleneck",
+    "ResNet",
+    "Training",
+    "read_training",
+    "read_weights",
+    "resnet",
+    "resnet50",
+    "resume",
+    "write_weights",
+]

@@ -5,7 +5,7 @@ The same functions and lines stand in `impls/torch/training.py` and `impls/keras
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
+from optax.tree_utils import tree_get, tree_get_all_with_path
 
 from impls.flax.resnet import ResNet
 from impls.recipe import Recipe
+from weights_convert.table import SLOTS
 
 
 def loss(logits: Array, labels: Array, recipe: Recipe) -> Array:
@@ -94,3 +96,22 @@ class Training:
         """Take one step on a batch of images (batch, height, width, channels); the loss before it."""
         self.model.set_attributes(use_running_average=False, raise_if_not_found=False)
         return float(train_step(self.model, self.optimizer, images, labels, self.recipe))
+
+    def slots(self) -> dict[str, dict[str, nnx.Variable[Array]]]:
+        """What the optimizer keeps: slot, in PyTorch's name, to a variable by parameter name."""
+        return {
+            slot: {
+                ".".join(map(str, path)): variable
+                for path, variable in nnx.to_flat_state(tree_get(self.optimizer.opt_state, SLOTS[slot].flax))
+            }
+            for slot in self.recipe.slots
+        }
+
+    def set_slots(self, slots: Mapping[str, Mapping[str, Array]], steps: int) -> None:
+        """Set what the optimizer keeps, and the step, which optax counts in several places."""
+        for slot, variables in self.slots().items():
+            for name, variable in variables.items():
+                variable[...] = slots[slot][name]
+        for _, counter in tree_get_all_with_path(self.optimizer.opt_state, "count"):
+            counter[...] = jnp.asarray(steps, counter[...].dtype)
+        self.optimizer.step[...] = jnp.asarray(steps, self.optimizer.step[...].dtype)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import ml_dtypes  # noqa: F401 (makes NumPy know the name "bfloat16")
 import numpy as np
 from keras import ops
 
 from impls.keras.resnet import ResNet
+from impls.keras.training import Training
 from impls.paths import variables
-from weights_convert import Checkpoint, Source, load
+from weights_convert import Checkpoint, Source, TrainingState, load, load_training
 from weights_convert.dialects import find_dialect
 
 
@@ -30,3 +34,37 @@ def write_weights(model: ResNet, source: Source) -> None:
     arrays = load(source, config=model.config).arrays_for("keras", dtypes)
     for name, variable in own.items():
         variable.assign(np.ascontiguousarray(arrays[name], dtypes[name]))
+
+
+def read_training(training: Training) -> TrainingState:
+    """The model's arrays, what the optimizer keeps, and the step, to save or to go on with in another framework."""
+    weights = read_weights(training.model)
+    slots = {
+        slot: replace(
+            weights, arrays={name: np.array(ops.convert_to_numpy(variable)) for name, variable in held.items()}
+        )
+        for slot, held in training.slots().items()
+    }
+    return TrainingState(weights, slots, training.steps, training.recipe)
+
+
+def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
+    """Go on with a run of training, whichever framework it comes from.
+
+    Args:
+        model: Takes the weights.
+        source: A state, or a file of one (`weights_convert.load_training`).
+
+    Raises:
+        ConversionError: If the state is another network's, or has a dtype that the model's cannot hold exactly.
+    """
+    state = load_training(source, model.config)
+    write_weights(model, state.weights)
+    training = Training(model, state.recipe)
+    slots = {}
+    for slot, held in training.slots().items():
+        dtypes = {name: np.dtype(variable.dtype) for name, variable in held.items()}
+        arrays = state.slots[slot].arrays_for("keras", dtypes)
+        slots[slot] = {name: np.ascontiguousarray(array, dtypes[name]) for name, array in arrays.items()}
+    training.set_slots(slots, state.steps)
+    return training

@@ -6,7 +6,7 @@ The same functions and lines stand in `impls/torch/training.py` and `impls/flax/
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,9 @@ from keras import KerasTensor as Tensor
 from keras import ops
 
 from impls.keras.resnet import ResNet, registered
+from impls.paths import variables
 from impls.recipe import Recipe
+from weights_convert.table import SLOTS
 
 
 def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -153,9 +155,29 @@ class Training:
     @property
     def steps(self) -> int:
         """Number of steps taken."""
-        return int(self.optimizer.iterations.numpy())
+        return int(ops.convert_to_numpy(self.optimizer.iterations))
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """Take one step on a batch of images (batch, height, width, channels); the loss before it."""
         self.model.reset_metrics()
         return float(self.model.train_on_batch(images, labels))
+
+    def slots(self) -> dict[str, dict[str, keras.Variable]]:
+        """What the optimizer keeps: slot, in PyTorch's name, to a variable by parameter name."""
+        positions = {id(variable): index for index, variable in enumerate(self.model.trainable_variables)}
+        own = variables(self.model, self.model.config, "keras").items()
+        return {
+            slot: {
+                name: getattr(self.optimizer, SLOTS[slot].keras)[positions[id(variable)]]
+                for name, variable in own
+                if id(variable) in positions
+            }
+            for slot in self.recipe.slots
+        }
+
+    def set_slots(self, slots: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Set what the optimizer keeps, and the step."""
+        for slot, variables_of_slot in self.slots().items():
+            for name, variable in variables_of_slot.items():
+                variable.assign(slots[slot][name])
+        self.optimizer.iterations.assign(steps)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 from impls.numpy.resnet import ResNet
+from impls.numpy.training import Training
 from impls.paths import follow, variables
-from weights_convert import Checkpoint, Source, load
+from weights_convert import Checkpoint, Source, TrainingState, load, load_training
 from weights_convert.dialects import find_dialect
 
 
@@ -26,3 +30,31 @@ def write_weights(model: ResNet, source: Source) -> None:
     for name, dtype in dtypes.items():
         path, _, leaf = name.rpartition(".")
         setattr(follow(model, path), leaf, arrays[name].astype(dtype))
+
+
+def read_training(training: Training) -> TrainingState:
+    """The model's arrays, what the optimizer keeps, and the step, to save or to go on with in another framework."""
+    weights = read_weights(training.model)
+    slots = {slot: replace(weights, arrays=dict(held)) for slot, held in training.slots.items()}
+    return TrainingState(weights, slots, training.steps, training.recipe)
+
+
+def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
+    """Go on with a run of training, whichever framework it comes from.
+
+    Args:
+        model: Takes the weights.
+        source: A state, or a file of one (`weights_convert.load_training`).
+
+    Raises:
+        ConversionError: If the state is another network's, or has a dtype that the model's cannot hold exactly.
+    """
+    state = load_training(source, model.config)
+    write_weights(model, state.weights)
+    training = Training(model, state.recipe)
+    for slot, held in training.slots.items():
+        dtypes = {name: array.dtype for name, array in held.items()}
+        arrays = state.slots[slot].arrays_for("canonical", dtypes)
+        training.slots[slot] = {name: array.astype(dtypes[name]) for name, array in arrays.items()}
+    training.steps = state.steps
+    return training

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import torch
 
 from impls.paths import variables
 from impls.torch.resnet import ResNet
-from weights_convert import Checkpoint, Source, load
+from impls.torch.training import Training
+from weights_convert import Checkpoint, Source, TrainingState, load, load_training
 from weights_convert.dialects import find_dialect
 
 
@@ -30,6 +34,41 @@ def write_weights(model: ResNet, source: Source) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(_to_torch(arrays[name].astype(dtypes[name])))
+
+
+def read_training(training: Training) -> TrainingState:
+    """The model's arrays, what the optimizer keeps, and the step, to save or to go on with in another framework."""
+    weights = read_weights(training.model)
+    slots = {
+        slot: replace(weights, arrays={name: _to_numpy(tensor) for name, tensor in tensors.items()})
+        for slot, tensors in training.slots().items()
+    }
+    return TrainingState(weights, slots, training.steps, training.recipe)
+
+
+def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
+    """Go on with a run of training, whichever framework it comes from.
+
+    Args:
+        model: Takes the weights.
+        source: A state, or a file of one (`weights_convert.load_training`).
+
+    Raises:
+        ConversionError: If the state is another network's, or has a dtype that the model's cannot hold exactly.
+    """
+    state = load_training(source, model.config)
+    write_weights(model, state.weights)
+    training, parameters = Training(model, state.recipe), dict(model.named_parameters())
+    dtypes = {name: _to_numpy(parameter[:0]).dtype for name, parameter in parameters.items()}
+    slots = {
+        slot: {
+            name: _to_torch(array.astype(dtypes[name])).to(parameters[name].device)
+            for name, array in checkpoint.arrays_for("torch", dtypes).items()
+        }
+        for slot, checkpoint in state.slots.items()
+    }
+    training.set_slots(slots, state.steps)
+    return training
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -5,6 +5,9 @@ The same functions and lines stand in `impls/flax/training.py` and `impls/keras/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, optim
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import get_total_norm
@@ -70,9 +73,9 @@ class Training:
     """
 
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
-        self.model, self.recipe, self.steps = model, recipe, 0
+        self.model, self.recipe = model, recipe
         self.optimizer = optimizer(model, recipe)
-        self.schedule = schedule(self.optimizer, recipe)
+        self.set_slots({slot: {} for slot in recipe.slots}, steps=0)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """Take one step on a batch of images (batch, channels, height, width); the loss before it."""
@@ -85,3 +88,22 @@ class Training:
         self.schedule.step()
         self.steps += 1
         return value.item()
+
+    def slots(self) -> dict[str, dict[str, Tensor]]:
+        """What the optimizer keeps: slot, in PyTorch's name, to a tensor by parameter name."""
+        parameters = dict(self.model.named_parameters())
+        return {
+            slot: {name: self.optimizer.state[parameter][slot] for name, parameter in parameters.items()}
+            for slot in self.recipe.slots
+        }
+
+    def set_slots(self, slots: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Set what the optimizer keeps, and the step; what is not given is zero, as before the first step.
+
+        PyTorch makes its state at the first step; here it is there from the start.
+        """
+        for name, parameter in self.model.named_parameters():
+            state = {slot: slots[slot].get(name, torch.zeros_like(parameter)) for slot in self.recipe.slots}
+            counter = {"step": torch.tensor(float(steps))} if self.recipe.optimizer == "adamw" else {}
+            self.optimizer.state[parameter] = counter | state
+        self.schedule, self.steps = schedule(self.optimizer, self.recipe, steps), steps

@@ -1,0 +1,87 @@
+"""The oracle's gradients against the forward pass alone: derivatives along random directions by the complex step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from impls.config import VARIANTS
+from impls.numpy import resnet
+from impls.numpy.training import directional_derivative, gradients, loss, loss_gradient, parameters
+from impls.recipe import Recipe
+
+SIDES = {"tutorial": (193, 200)}
+LABELS = np.array([1, 7])
+
+
+def small(variant):
+    return replace(VARIANTS[variant], depths=(2, 1, 1, 1), width=4, num_classes=10)
+
+
+@pytest.fixture(params=VARIANTS)
+def network(request, random_weights):
+    config = small(request.param)
+    model = resnet(config, random_weights(replace(config, dtype=None)))
+    images = np.random.default_rng(1).standard_normal((2, 3, *SIDES.get(request.param, (40, 43))))
+    return model, images
+
+
+def unit(random, found):
+    """A direction that gives every array an equal say, save one whose gradient is zero in theory, and so but noise."""
+    norms = {name: np.linalg.norm(gradient) for name, gradient in found.items()}
+    least = 1e-6 * max(norms.values())
+    return {name: random.standard_normal(found[name].shape) / max(norm, least) for name, norm in norms.items()}
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_gradients_agree_with_the_forward_pass(network, train):
+    model, images = network
+    model.train(train)
+    recipe, random = Recipe(label_smoothing=0.1), np.random.default_rng(2)
+    _, found = gradients(model, images, LABELS, recipe)
+    assert set(found) == {*parameters(model), "input"}
+    for _ in range(3):
+        direction = unit(random, found)
+        expected = directional_derivative(model, images, LABELS, recipe, direction)
+        shares = [float((found[name] * direction[name]).sum()) for name in found]
+        assert abs(sum(shares) - expected) < 1e-9 * np.linalg.norm(shares)
+
+
+@pytest.mark.parametrize("name", ["input", "conv1.weight", "stage1.0.bn3.bias", "stage2.0.downsample_conv.weight"])
+def test_a_wrong_gradient_is_found_out(name, random_weights):
+    config = small("v1.5")
+    model = resnet(config, random_weights(replace(config, dtype=None))).train()
+    images, recipe = np.random.default_rng(1).standard_normal((2, 3, 40, 43)), Recipe()
+    _, found = gradients(model, images, LABELS, recipe)
+    direction = unit(np.random.default_rng(2), found)
+    wrong = found | {name: found[name] * (1 + 1e-7)}
+    expected = directional_derivative(model, images, LABELS, recipe, direction)
+    shares = [float((wrong[key] * direction[key]).sum()) for key in wrong]
+    assert abs(sum(shares) - expected) > 1e-9 * np.linalg.norm(shares)
+
+
+def test_every_array_alone(random_weights):
+    """One derivative for each array, so that none can hide behind another."""
+    config = replace(small("tutorial"), head_pool=None)
+    model = resnet(config, random_weights(replace(config, dtype=None))).train()
+    images, recipe, random = (
+        np.random.default_rng(1).standard_normal((2, 3, 32, 33)),
+        Recipe(),
+        np.random.default_rng(2),
+    )
+    _, found = gradients(model, images, LABELS, recipe)
+    for name, gradient in found.items():
+        direction = {name: random.standard_normal(gradient.shape)}
+        expected = directional_derivative(model, images, LABELS, recipe, direction)
+        scale = np.linalg.norm(gradient) * np.linalg.norm(direction[name])
+        assert abs((gradient * direction[name]).sum() - expected) < 1e-12 * scale, name
+
+
+def test_the_loss_is_the_cross_entropy_of_smoothed_labels():
+    logits, recipe = np.array([[2.0, 0.0, -1.0]]), Recipe(label_smoothing=0.3)
+    likelihood = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    expected = -(0.8 * np.log(likelihood[0]) + 0.1 * np.log(likelihood[1]) + 0.1 * np.log(likelihood[2]))
+    assert float(loss(logits, np.array([0]), recipe)) == pytest.approx(expected, rel=1e-14)
+    assert loss_gradient(logits, np.array([0]), recipe).sum() == pytest.approx(0, abs=1e-15)
