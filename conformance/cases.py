@@ -1,17 +1,25 @@
-"""What is run: a case is one network, one input and one mode; its activations have names in a fixed order."""
+"""What is run: a case is one network, one input, one mode and one task; what comes of it has names in a fixed order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from conformance.recipes import RECIPES
 from impls.config import ResNetConfig
 from impls.taps import is_layer
+from weights_convert.shapes import expected_shapes
+from weights_convert.table import RUNNING_STATISTICS
 
 Mode = Literal["inference", "train"]
 MODES: tuple[Mode, ...] = ("inference", "train")
 """Inference normalises by the running statistics; train by the batch's own, and updates the running ones."""
+
+TASKS = ("forward", "gradients", "steps")
+"""What can be compared: activations; gradients of the loss; training steps, of which a case's recipe says how."""
 
 PRECISIONS = ("float64", "float32")
 """float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
@@ -19,29 +27,40 @@ PRECISIONS = ("float64", "float32")
 
 @dataclass(frozen=True)
 class Case:
-    """One forward run.
+    """One run.
 
     Attributes:
         variant: Key of the network in the job.
         input: Name of the input in the job.
         mode: Whether norms use running or batch statistics.
         layers: Whether every convolution and norm is recorded, not only blocks.
+        task: Of `TASKS`.
+        recipe: Key of `conformance.recipes.RECIPES`; of steps only.
     """
 
     variant: str
     input: str
     mode: Mode
     layers: bool = False
+    task: str = "forward"
+    recipe: str = ""
 
     @property
     def slug(self) -> str:
         """A file name without ending; the input's name may hold any character."""
         safe = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in self.input)
-        return f"{self.variant}--{safe}--{self.mode}{'--layers' * self.layers}"
+        parts = [self.variant, safe, self.mode, *["layers"] * self.layers]
+        parts += [] if self.task == "forward" else [self.task, *filter(None, [self.recipe])]
+        return "--".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values."""
-        return {"variant": self.variant, "input": self.input, "mode": self.mode, "layers": self.layers}
+        return asdict(self)
+
+    @property
+    def what(self) -> str:
+        """Task and recipe in words; empty for a forward run."""
+        return "" if self.task == "forward" else " ".join(filter(None, [self.task, self.recipe]))
 
 
 def activation_names(config: ResNetConfig, layers: bool = False) -> list[str]:
@@ -80,3 +99,46 @@ def dot_lengths(config: ResNetConfig) -> Iterator[tuple[str, int]]:
     yield "pool", total
     if config.num_classes:
         yield "logits", total + block.out_channels
+
+
+def expected_names(case: Case, config: ResNetConfig) -> list[str]:
+    """Every array that a case promises, in the order in which a fault in it would show.
+
+    Example:
+        >>> from impls.config import VARIANTS
+        >>> expected_names(Case("v1.5", "noise", "train", task="gradients"), VARIANTS["v1.5"])[:2]
+        ['loss', 'gradient.fc.bias']
+    """
+    parameters = parameter_names(config)
+    if case.task == "gradients":
+        return ["loss", *(f"gradient.{name}" for name in reversed(parameters)), "gradient.input"]
+    if case.task == "steps":
+        state = [*statistic_names(config), *parameters]
+        state += [f"{slot}.{name}" for slot in RECIPES[case.recipe].slots for name in parameters]
+        return ["losses", *(f"{moment}.{name}" for moment in MOMENTS for name in state)]
+    return [*activation_names(config, case.layers), *(statistic_names(config) if case.mode == "train" else [])]
+
+
+MOMENTS = ("first", "last")
+"""The steps after which the state is kept."""
+
+
+def parameter_names(config: ResNetConfig) -> list[str]:
+    """Every array that has a gradient, in the order the network runs."""
+    return [name for name in expected_shapes(config) if not name.endswith(RUNNING_STATISTICS)]
+
+
+def labels_for(batch: int, classes: int) -> np.ndarray:
+    """A class for each image of a batch, none the same while there are enough: (batch,) integers.
+
+    Example:
+        >>> labels_for(3, 1000)
+        array([ 11,  48,  85])
+    """
+    return (11 + 37 * np.arange(batch)) % classes
+
+
+def training_batches(images: np.ndarray, classes: int, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A batch for each step: the images moved sideways, further each time, their labels moved on."""
+    labels = labels_for(len(images), classes)
+    return [(np.roll(images, 5 * step, axis=3), (labels + step) % classes) for step in range(steps)]

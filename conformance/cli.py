@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
 BAD_INPUT = 2
 PRECISIONS = ("float64", "float32")
+TASKS = ("forward", "gradients", "steps")
 
 
 class SeveralValues(click.Command):
@@ -74,6 +75,7 @@ def list_command() -> None:
 @click.option("--impl", "names", multiple=True, metavar="NAME", help="torch, flax, keras, or NAME=MODULE:CLASS.")
 @click.option("--variant", "variants", multiple=True, metavar="NAME", help=f"{', '.join(VARIANTS)}.")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Default both.")
+@click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="Default forward; several are possible.")
 @click.option("--images", multiple=True, type=click.Path(path_type=Path), help="Your own pictures, for the photograph.")
 @click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint, for the synthetic weights.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of synthetic weights and noise.")
@@ -88,6 +90,7 @@ def run(
     names: Sequence[str],
     variants: Sequence[str],
     precisions: Sequence[str],
+    tasks: Sequence[str],
     images: Sequence[Path],
     weights: Path | None,
     seed: int,
@@ -141,6 +144,7 @@ def run(
             others,
             keep_traces is not None,
             seed,
+            tasks or TASKS[:1],
         )
         with _progress(plan) as notify:
             outcome = run_suite(plan, notify)

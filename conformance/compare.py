@@ -6,14 +6,26 @@ A missing name, another shape or dtype, a NaN or infinity on either side, an ora
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from conformance.cases import activation_names, dot_lengths, statistic_names
-from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32, STATISTICS_FLOAT64, Absolute
+from conformance.cases import Case, dot_lengths, expected_names, statistic_names
+from conformance.limits import (
+    ACTIVATIONS_FLOAT64,
+    FIRST_STEP_FLOAT64,
+    FLOAT32,
+    GRADIENTS_FLOAT64,
+    LATER_LOSSES_FLOAT64,
+    LATER_STEPS_FLOAT64,
+    LOSS_FLOAT64,
+    STATISTICS_FLOAT64,
+    Absolute,
+)
+from conformance.recipes import RECIPES
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 from weights_convert.shapes import expected_shapes
@@ -48,6 +60,7 @@ class Comparison:
         error: Relative L2 error; None where none can be computed.
         limit: The largest error allowed; None where none applies.
         floor: What correct builds err by: the worst reference build's error, in float32.
+        task: What was done, where it was no forward run: "gradients", or "steps" and a recipe.
         passed: The verdict.
         reason: Why it failed; empty where it passed.
     """
@@ -63,18 +76,29 @@ class Comparison:
     passed: bool
     reason: str = ""
     floor: float | None = None
+    task: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return asdict(self)
 
 
+TRAINING_LIMITS: dict[str, Absolute] = {
+    "losses": LATER_LOSSES_FLOAT64,
+    "loss": LOSS_FLOAT64,
+    "gradient.": GRADIENTS_FLOAT64,
+    "first.": FIRST_STEP_FLOAT64,
+    "last.": LATER_STEPS_FLOAT64,
+}
+"""How the name of a training run's array starts, and its limits."""
+
+
 class Incomparable(ValueError):
     """Two arrays between which no error can be computed: that is a failure, and this says why."""
 
 
-def measure(oracle: np.ndarray, candidate: np.ndarray) -> Measurement:
-    """The error of an array.
+def measure(oracle: np.ndarray, candidate: np.ndarray, scale: np.ndarray | None = None) -> Measurement:
+    """The error of an array, held against itself or, where given, the scale of another.
 
     Raises:
         Incomparable: If shapes differ, either side holds NaN or infinity, or the oracle is empty or constant.
@@ -98,8 +122,9 @@ def measure(oracle: np.ndarray, candidate: np.ndarray) -> Measurement:
     if not np.isfinite(worst):
         raise Incomparable("it holds NaN or infinity")
     # Not `vector @ vector`: BLAS would set threads on it, which fight with the workers for the processors.
-    distance, norm = (float(np.sqrt(np.einsum("i,i", vector, vector))) for vector in (difference, wide))
-    return Measurement(distance / norm, worst / max(largest, -smallest))
+    against = wide if scale is None else scale.ravel()
+    distance, norm = (float(np.sqrt(np.einsum("i,i", vector, vector))) for vector in (difference, against))
+    return Measurement(distance / norm, worst / float(np.abs(against).max()))
 
 
 def compare_traces(
@@ -122,10 +147,13 @@ def compare_traces(
         if oracle.about[key] != about[key]:
             raise ValueError(f"traces of different {key}: {oracle.about[key]} and {about[key]}")
     identity = (about["implementation"], case["variant"], about["precision"], case["mode"], case["input"])
-    statistics = statistic_names(config) if case["mode"] == "train" else []
-    lengths = dict(dot_lengths(config))
+    ran = Case(**case)
+    if ran.task != "forward":
+        names = expected_names(ran, config)
+        return [Comparison(*identity, name, *judge_training(name, oracle, candidate), ran.what) for name in names]
+    statistics, lengths = statistic_names(config), dict(dot_lengths(config))
     comparisons = []
-    for name in [*activation_names(config, case["layers"]), *statistics]:
+    for name in expected_names(ran, config):
         layer = name.removesuffix(".running_mean").removesuffix(".running_var")
         verdict = judge(name, oracle, candidate, (floors or {}).get(name), lengths[layer], name in statistics)
         comparisons.append(Comparison(*identity, name, *verdict))
@@ -155,6 +183,42 @@ def judge(name: str, oracle: Trace, candidate: Trace, floor: Floor | None, lengt
         return measured.relative_l2, None, False, "no reference build was measured for it", None
     limit = FLOAT32.limit(floor.worst, length)
     return measured.relative_l2, limit, *judge_by_builds(measured.relative_l2, limit, floor), floor.worst
+
+
+def judge_training(name: str, oracle: Trace, candidate: Trace) -> Verdict:
+    """The same of one array of a training run, in float64."""
+    limits = next(limits for start, limits in TRAINING_LIMITS.items() if name.startswith(start))
+    for side, trace in (("the oracle has", oracle), ("it has", candidate)):
+        if name not in trace.arrays:
+            return None, None, False, f"{side} no such array", None
+    array = candidate.arrays[name]
+    if array.dtype.name != "float64":
+        return None, None, False, f"{array.dtype} where float64 was asked for", None
+    try:
+        measured = measure(oracle.arrays[name], array, scale_of(name, oracle))
+    except Incomparable as error:
+        return None, None, False, str(error), None
+    return measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits), None
+
+
+def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
+    """What an error is held against instead of the array itself, where that is zero in theory and noise in practice.
+
+    A convolution's bias before a norm in train mode has no effect, so its gradient is rounding: it is held against that
+    of the layer's kernel, and so is what an optimizer keeps of it. AdamW divides by the gradient's own size, so of a
+    gradient that is an error e it makes a step of rate * e / eps: the bias is held against that, for the kernel's.
+    """
+    case = Case(**oracle.about["case"])
+    layer, _, leaf = name.rpartition(".")
+    if leaf != "bias" or case.mode != "train" or not re.search(r"conv\d?$", layer):
+        return None
+    moment, _, path = layer.partition(".")
+    recipe = RECIPES[case.recipe] if case.recipe else None
+    if moment == "gradient" or path.startswith(("momentum_buffer.", "exp_avg.", "exp_avg_sq.")):
+        return oracle.arrays[f"{layer}.weight"]
+    if recipe is None or recipe.optimizer != "adamw":
+        return None
+    return oracle.arrays[f"{moment}.exp_avg.{path}.weight"] * (recipe.learning_rate / (1 - recipe.beta1) / recipe.eps)
 
 
 def judge_absolute(measured: Measurement, limits: Absolute) -> tuple[bool, str]:

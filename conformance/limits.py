@@ -59,6 +59,13 @@ ACTIVATIONS_FLOAT64 = Absolute(
     "correct implementations differ by 4e-16 to 5e-14 through 50 layers; eps 1.001e-5 for 1e-5 moves logits by 6e-7",
 )
 STATISTICS_FLOAT64 = Absolute(1e-11, 1e-10, "sums over a batch: correct implementations differ by up to 2e-14")
+LOSS_FLOAT64 = Absolute(1e-13, 1e-13, "one number, averaged over few images: correct implementations differ by 1e-15")
+GRADIENTS_FLOAT64 = Absolute(
+    1e-11, 1e-10, "twice the depth of the forward pass: correct implementations differ by up to 1.2e-13 per array"
+)
+FIRST_STEP_FLOAT64 = Absolute(1e-11, 1e-10, "a gradient, and a few operations on each number")
+LATER_STEPS_FLOAT64 = Absolute(1e-6, 1e-5, "to be measured")
+LATER_LOSSES_FLOAT64 = Absolute(1e-7, 1e-7, "training is chaotic: rounding of 1e-16 grows to 2e-9 in eight steps")
 FLOAT32 = RelativeToBuilds(
     2.0,
     2.0,

@@ -51,7 +51,12 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
         console.print(_table(plan, outcome, precision))
         console.print(f"  {CLAIMS[precision]}\n", style="dim", highlight=False)
     for divergence in outcome.divergences:
-        where = f"{divergence.variant}, {divergence.precision}, {divergence.mode}, {divergence.input}"
+        where = ", ".join(
+            filter(
+                None,
+                (divergence.variant, divergence.precision, divergence.task, divergence.mode, divergence.input),
+            )
+        )
         console.print(
             f"[bold red]{divergence.implementation} diverges[/] ({where}); "
             f"first at [bold]{divergence.layer}[/]: {divergence.reason}",

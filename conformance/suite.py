@@ -15,6 +15,7 @@ from conformance.cases import MODES, Case, Mode
 from conformance.compare import Comparison, Floors, compare_parameters, compare_traces, error_floors
 from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.inputs import Input, content_hash
+from conformance.recipes import RECIPES
 from conformance.run import Event, Job, run_jobs
 from conformance.trace import Trace
 from impls.config import ResNetConfig
@@ -49,6 +50,7 @@ class Plan:
         interpreters: Implementation name to a Python of another environment.
         keep_traces: Whether traces stay after they are compared.
         seed: Of weights and noise, for the report.
+        tasks: Of `conformance.cases.TASKS`.
     """
 
     networks: Mapping[str, Network]
@@ -60,9 +62,10 @@ class Plan:
     interpreters: Mapping[str, str] = field(default_factory=dict)
     keep_traces: bool = False
     seed: int = 0
+    tasks: Sequence[str] = ("forward",)
 
     def cases(self, precision: str) -> list[Case]:
-        """Every forward run of an implementation in that precision, in order.
+        """Every run of an implementation in that precision, in order.
 
         Noise, batches and odd sizes are there to show differences of the mathematics: float64 sees them, float32 would
         only see them less well. float32 runs what its own claim is about: pictures, or one noise where there are none.
@@ -71,8 +74,19 @@ class Plan:
         for variant, network in self.networks.items():
             pictures = [input for input in network.inputs if input.is_picture] or network.inputs[:1]
             inputs = network.inputs if precision == "float64" else pictures
-            cases += [Case(variant, input.name, mode) for input in inputs for mode in MODES]
+            if "forward" in self.tasks:
+                cases += [Case(variant, input.name, mode) for input in inputs for mode in MODES]
+            if precision == "float64" and network.config.num_classes:
+                cases += self._training_cases(variant, network)
         return cases
+
+    def _training_cases(self, variant: str, network: Network) -> list[Case]:
+        """Gradients of the first input and of the smallest batch; steps of that batch with every recipe."""
+        batch = min(network.inputs, key=lambda input: (len(input.images) == 1, input.images.size))
+        inputs = list(dict.fromkeys([network.inputs[0].name, batch.name]))
+        cases = [Case(variant, name, mode, task="gradients") for name in inputs for mode in reversed(MODES)]
+        cases += [Case(variant, batch.name, "train", task="steps", recipe=recipe) for recipe in RECIPES]
+        return [case for case in cases if case.task in self.tasks]
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,7 @@ class Divergence:
         implementation, variant, precision, mode, input: Where it was seen.
         layer: The first array, in the order of computation, that is out of its limit.
         reason: How far.
+        task: What was done, where it was no forward run.
     """
 
     implementation: str
@@ -101,6 +116,7 @@ class Divergence:
     input: str
     layer: str
     reason: str
+    task: str = ""
 
 
 @dataclass
@@ -192,9 +208,11 @@ def run_cases(
     for event in run_jobs(jobs, parallel):
         judging.take(event)
         notify(event)
-    order: dict[tuple[str, str, str], int] = {(c.variant, c.input, c.mode): n for n, c in enumerate(every_case)}
+    order: dict[tuple[str, str, str, str], int] = {
+        (c.variant, c.input, c.mode, c.what): n for n, c in enumerate(every_case)
+    }
     judging.outcome.comparisons.sort(
-        key=lambda c: (c.implementation, c.precision, order.get((c.variant, c.input, c.mode), -1))
+        key=lambda c: (c.implementation, c.precision, order.get((c.variant, c.input, c.mode, c.task), -1))
     )
     return judging.outcome
 
@@ -277,7 +295,7 @@ class Judging:
 def first_failures(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The first failed comparison of each implementation and variant, float64 before float32, activations first."""
     failed = [comparison for comparison in comparisons if not comparison.passed]
-    failed.sort(key=lambda c: (c.precision != "float64", c.mode == "-"))
+    failed.sort(key=lambda c: (c.precision != "float64", c.mode == "-", bool(c.task)))
     firsts: dict[tuple[str, str], Comparison] = {}
     for comparison in failed:
         firsts.setdefault((comparison.implementation, comparison.variant), comparison)
@@ -292,7 +310,7 @@ def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Not
     groups: dict[tuple[str, Case], list[Comparison]] = {}
     divergences = []
     for first in firsts:
-        if first.mode == "-":
+        if first.mode == "-" or first.task:
             divergences.append(_divergence(first))
             continue
         mode: Mode = "train" if first.mode == "train" else "inference"
@@ -310,7 +328,7 @@ def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Not
 
 def _divergence(first: Comparison) -> Divergence:
     where = (first.implementation, first.variant, first.precision, first.mode, first.input)
-    return Divergence(*where, first.name, first.reason)
+    return Divergence(*where, first.name, first.reason, first.task)
 
 
 def environment(plan: Plan, outcome: Outcome) -> dict[str, Any]:

@@ -14,15 +14,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from conformance.adapters import Adapter, DeviceMissing, load_adapter
-from conformance.cases import Case
+from conformance.cases import MOMENTS, Case, labels_for, training_batches
 from conformance.inputs import content_hash
 from conformance.precision import measure_precision
+from conformance.recipes import LOSS, RECIPES, STEPS
+from conformance.sketch import sketch
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 
@@ -69,13 +73,47 @@ def work(job: dict[str, Any], say: Say) -> None:
         for case in [Case(**fields) for fields in job["cases"] if fields["variant"] == variant]:
             images = Trace.load(Path(job["inputs"][variant][case.input])).arrays["images"]
             started = time.perf_counter()
-            arrays = adapter.run(images, case.mode == "train", case.layers)
+            arrays = TASKS[case.task](adapter, case, images, network["config"]["num_classes"])
             seconds = time.perf_counter() - started
             facts: dict[str, Any] = {"case": case.to_dict(), "parameters": parameters}
             facts |= {"weights": network["sha256"], "input": content_hash(images)}
             file = Path(job["directory"]) / f"{case.slug}.safetensors"
             Trace(arrays, about | facts).save(file)
             say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
+
+
+def run_forward(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -> Mapping[str, np.ndarray]:
+    """Activations and running statistics."""
+    return adapter.run(images, case.mode == "train", case.layers)
+
+
+def take_gradients(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -> Mapping[str, np.ndarray]:
+    """The loss, and its gradients."""
+    value, found = adapter.gradients(images, labels_for(len(images), classes), LOSS, case.mode == "train")
+    arrays = {f"gradient.{name}": gradient for name, gradient in found.items()}
+    return arrays | {"loss": np.array([value])}
+
+
+def take_steps(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -> Mapping[str, np.ndarray]:
+    """The losses, and sketches of the state after the first and after the last step."""
+    step, read = adapter.training(RECIPES[case.recipe])
+    losses: list[float] = []
+    arrays: dict[str, np.ndarray] = {}
+    for number, (batch, labels) in enumerate(training_batches(images, classes, STEPS), start=1):
+        losses.append(step(batch, labels))
+        if moment := {1: MOMENTS[0], STEPS: MOMENTS[1]}.get(number):
+            state = read()
+            arrays |= {f"{moment}.{name}": sketch(array) for name, array in state.weights.arrays.items()}
+            for slot, held in state.slots.items():
+                arrays |= {f"{moment}.{slot}.{name}": sketch(array) for name, array in held.arrays.items()}
+    return arrays | {"losses": np.array(losses)}
+
+
+TASKS: dict[str, Callable[[Adapter, Case, np.ndarray, int], Mapping[str, np.ndarray]]] = {
+    "forward": run_forward,
+    "gradients": take_gradients,
+    "steps": take_steps,
+}
 
 
 def check_precision(adapter: Adapter, precision: str) -> dict[str, str]:

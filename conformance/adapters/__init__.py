@@ -6,7 +6,7 @@ An adapter turns canonical arrays into the framework's and back, and nothing els
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +15,20 @@ import numpy as np
 from conformance.cases import statistic_names
 from impls.config import ResNetConfig
 from impls.paths import follow
+from impls.recipe import Recipe
+from weights_convert import TrainingState
 from weights_convert.dialects import find_dialect
-from weights_convert.table import permutation
+from weights_convert.table import permutation, reorder
 
 
 class DeviceMissing(RuntimeError):
     """A device was asked for that the framework does not see."""
+
+
+TakeStep = Callable[[np.ndarray, np.ndarray], float]
+"""From images (NCHW) and labels to the loss before the step."""
+
+ReadState = Callable[[], TrainingState]
 
 
 class Adapter(Protocol):
@@ -50,6 +58,14 @@ class Adapter(Protocol):
 
     def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
         """Activations by canonical name, NCHW; in train mode also the running statistics afterwards, then put back."""
+
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        """The loss, and its gradients by canonical name in canonical layout, "input" for the images (NCHW)."""
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """A run of training from the weights of the file: what takes a step on a batch, and what reads its state."""
 
 
 def load_adapter(path: str) -> Adapter:
@@ -91,4 +107,12 @@ def canonical_shapes(shapes: Mapping[str, tuple[int, ...]], dialect: str) -> dic
             canonical, rule = reading
             order = permutation(rule.leaf(spoken.framework).axes, rule.leaf("torch").axes)
             found[canonical] = tuple(shape[axis] for axis in order)
+    return found
+
+
+def canonical_arrays(arrays: Mapping[str, np.ndarray], dialect: str) -> dict[str, np.ndarray]:
+    """Arrays by a dialect's names of parameters, under canonical names in canonical layout."""
+    spoken, found = find_dialect(dialect), {}
+    for name, (canonical, rule) in spoken.read_names(arrays).items():
+        found[canonical] = reorder(arrays[name], rule, spoken.framework, "torch")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,20 @@ import jax
 import numpy as np
 from flax import nnx
 
-from conformance.adapters import DeviceMissing, canonical_shapes, channels_first, channels_last, running_statistics
+from conformance.adapters import (
+    DeviceMissing,
+    ReadState,
+    TakeStep,
+    canonical_arrays,
+    canonical_shapes,
+    channels_first,
+    channels_last,
+    running_statistics,
+)
 from impls.config import ResNetConfig
-from impls.flax import resnet
+from impls.flax import ResNet, Training, read_training, resnet
+from impls.flax.training import loss
+from impls.recipe import Recipe
 
 
 class FlaxAdapter:
@@ -44,7 +55,8 @@ class FlaxAdapter:
 
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network, its parameters in the precision asked for."""
-        self.model = resnet(replace(config, dtype=self.precision), weights)
+        self.built_from = replace(config, dtype=self.precision), weights
+        self.model = resnet(*self.built_from)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The model's own NNX state, its paths read by the table."""
@@ -64,6 +76,38 @@ class FlaxAdapter:
                 variable[...] = before[name]
         return arrays
 
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        """By nnx.grad, compiled as a whole: operation by operation takes longer. Running statistics are put back."""
+        statistics = running_statistics(self.model, self.model.config, "flax")
+        before = {name: variable[...] for name, variable in statistics.items()}
+        self.model.set_attributes(use_running_average=not train, raise_if_not_found=False)
+        inputs = jax.numpy.asarray(channels_last(images), self.precision)
+        value, (parameters, image_gradient) = loss_and_gradients(self.model, inputs, labels, recipe)
+        for name, variable in statistics.items():
+            variable[...] = before[name]
+        own = {".".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(parameters)}
+        return float(value), canonical_arrays(own, "flax") | {"input": channels_first(np.asarray(image_gradient))}
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """A run of training from the weights of the file."""
+        run = Training(resnet(*self.built_from), recipe)
+
+        def step(images: np.ndarray, labels: np.ndarray) -> float:
+            return run.step(jax.numpy.asarray(channels_last(images), self.precision), jax.numpy.asarray(labels))
+
+        return step, lambda: read_training(run).to("canonical")
+
     def activations(self, images: jax.Array, layers: bool) -> dict[str, Any]:
         """The model's activations."""
         return self.model.activations(images, layers)
+
+
+def take_gradients(model: ResNet, images: jax.Array, labels: jax.Array, recipe: Recipe) -> Any:
+    """The loss, and its gradients with respect to parameters and images."""
+    return nnx.value_and_grad(lambda model, images: loss(model(images), labels, recipe), argnums=(0, 1))(model, images)
+
+
+loss_and_gradients: Callable[..., Any] = nnx.jit(take_gradients, static_argnums=3)
+"""The same, compiled."""

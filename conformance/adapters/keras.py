@@ -13,10 +13,21 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 
-from conformance.adapters import DeviceMissing, canonical_shapes, channels_first, channels_last, running_statistics
+from conformance.adapters import (
+    DeviceMissing,
+    ReadState,
+    TakeStep,
+    canonical_arrays,
+    canonical_shapes,
+    channels_first,
+    channels_last,
+    running_statistics,
+)
 from impls.config import ResNetConfig
-from impls.keras import resnet
+from impls.keras import Training, read_training, resnet
+from impls.keras.training import loss
 from impls.paths import variables
+from impls.recipe import Recipe
 
 
 class KerasAdapter:
@@ -46,7 +57,8 @@ class KerasAdapter:
 
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network."""
-        self.model = resnet(replace(config, dtype=self.precision), weights)
+        self.built_from = replace(config, dtype=self.precision), weights
+        self.model = resnet(*self.built_from)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The arrays that the table reaches by attribute path, and any other that Keras itself lists."""
@@ -66,6 +78,43 @@ class KerasAdapter:
             for name, variable in statistics.items():
                 variable.assign(before[name])
         return arrays
+
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        """By the backend's own differentiation, on TensorFlow alone; running statistics are put back.
+
+        Raises:
+            NotImplementedError: On another backend.
+        """
+        if keras.backend.backend() != "tensorflow":
+            raise NotImplementedError("gradients of the Keras model are taken on its TensorFlow backend only")
+        import tensorflow as tf
+
+        statistics = running_statistics(self.model, self.model.config, "keras")
+        before = {name: np.array(to_numpy(variable)) for name, variable in statistics.items()}
+        own = variables(self.model, self.model.config, "keras")
+        parameters = {name: variable.value for name, variable in own.items() if variable.trainable}
+        inputs = tf.constant(channels_last(images).astype(self.precision))
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            value = loss(self.model(inputs, training=train), labels, recipe)
+        found = tape.gradient(value, parameters | {"input": inputs})
+        for name, variable in statistics.items():
+            variable.assign(before[name])
+        arrays = {name: np.asarray(gradient) for name, gradient in found.items()}
+        image_gradient = channels_first(arrays.pop("input"))
+        return float(value), canonical_arrays(arrays, "keras") | {"input": image_gradient}
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """A run of training from the weights of the file, eagerly."""
+        run = Training(resnet(*self.built_from), recipe)
+        run.model.run_eagerly = True
+
+        def step(images: np.ndarray, labels: np.ndarray) -> float:
+            return run.step(channels_last(images).astype(self.precision), labels)
+
+        return step, lambda: read_training(run).to("canonical")
 
     def activations(self, images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
         """The model's activations."""

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from conformance.adapters import DeviceMissing, running_statistics
+from conformance.adapters import DeviceMissing, ReadState, TakeStep, running_statistics
 from conformance.precision import multiply_as_convolution
 from impls.config import ResNetConfig
-from impls.numpy import read_weights, resnet
+from impls.numpy import Training, read_training, read_weights, resnet
 from impls.numpy.resnet import BatchNorm, Convolution, Linear, convolve, moments, multiply, normalise, windows
+from impls.numpy.training import gradients
 from impls.paths import follow
+from impls.recipe import Recipe
 
 Array = np.ndarray
 
@@ -55,7 +57,7 @@ class Oracle:
 
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network and give its layers this build's arithmetic."""
-        self.model = resnet(config, weights).astype(self.dtype)
+        self.model, self.built_from = resnet(config, weights).astype(self.dtype), (config, weights)
         for _, layer in self.model.layers():
             if isinstance(layer, Convolution):
                 layer.convolve = self.arithmetic.convolve
@@ -78,6 +80,20 @@ class Oracle:
                 path, _, leaf = name.rpartition(".")
                 setattr(follow(self.model, path), leaf, array)
         return arrays
+
+    def gradients(self, images: Array, labels: Array, recipe: Recipe, train: bool) -> tuple[float, Mapping[str, Array]]:
+        """By the formulas of `impls.numpy.training`; running statistics are put back."""
+        before = running_statistics(self.model, self.model.config, "canonical")
+        found = gradients(self.model.train(train), images.astype(self.dtype), labels, recipe)
+        for name, array in before.items():
+            path, _, leaf = name.rpartition(".")
+            setattr(follow(self.model, path), leaf, array)
+        return found
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """A run of training from the weights of the file."""
+        run = Training(resnet(*self.built_from).astype(self.dtype), recipe)
+        return lambda images, labels: run.step(images.astype(self.dtype), labels), lambda: read_training(run)
 
 
 def convolve_tap_by_tap(x: Array, weight: Array, stride: int) -> Array:

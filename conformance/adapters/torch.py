@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conformance.adapters import DeviceMissing, running_statistics
+from conformance.adapters import DeviceMissing, ReadState, TakeStep, running_statistics
 from impls.config import ResNetConfig
-from impls.torch import resnet
+from impls.recipe import Recipe
+from impls.torch import Training, read_training, resnet
+from impls.torch.training import loss
 
 
 class TorchAdapter:
@@ -48,7 +50,8 @@ class TorchAdapter:
 
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network onto the device."""
-        self.model = resnet(replace(config, dtype=self.precision), weights).to(self.device)
+        self.built_from = replace(config, dtype=self.precision), weights
+        self.model = resnet(*self.built_from).to(self.device)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The model's own state_dict, less the batch counters."""
@@ -73,6 +76,31 @@ class TorchAdapter:
     def activations(self, images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
         """The model's activations."""
         return self.model.activations(images, layers)
+
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        """By autograd; running statistics are put back."""
+        statistics = running_statistics(self.model, self.model.config, "torch")
+        before = {name: tensor.clone() for name, tensor in statistics.items()}
+        inputs = self.on_device(images.astype(self.precision)).requires_grad_()
+        parameters = dict(self.model.train(train).named_parameters())
+        with torch.enable_grad():
+            value = loss(self.model(inputs), self.on_device(labels), recipe)
+            found = torch.autograd.grad(value, [*parameters.values(), inputs])
+        for name, tensor in statistics.items():
+            tensor.copy_(before[name])
+        return value.item(), to_numpy(dict(zip([*parameters, "input"], found, strict=True)))
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """A run of training from the weights of the file."""
+        run = Training(resnet(*self.built_from).to(self.device), recipe)
+
+        @torch.enable_grad()
+        def step(images: np.ndarray, labels: np.ndarray) -> float:
+            return run.step(self.on_device(images.astype(self.precision)), self.on_device(labels))
+
+        return step, lambda: read_training(run)
 
     def on_device(self, array: np.ndarray) -> torch.Tensor:
         """A tensor of the array's numbers on the device."""
