@@ -115,7 +115,8 @@ def expected_names(case: Case, config: ResNetConfig) -> list[str]:
     if case.task == "steps":
         state = [*statistic_names(config), *parameters]
         state += [f"{slot}.{name}" for slot in RECIPES[case.recipe].slots for name in parameters]
-        return ["losses", *(f"{moment}.{name}" for moment in MOMENTS for name in state)]
+        first, last = ([f"{moment}.{name}" for name in state] for moment in MOMENTS)
+        return [*first, "losses", *last]
     return [*activation_names(config, case.layers), *(statistic_names(config) if case.mode == "train" else [])]
 
 

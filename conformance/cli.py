@@ -52,6 +52,7 @@ def list_command() -> None:
     """Show implementations and whether they are installed, variants, inputs and cases."""
     from conformance.cases import MODES
     from conformance.implementations import IMPLEMENTATIONS
+    from conformance.recipes import RECIPES, STEPS
 
     for implementation in IMPLEMENTATIONS.values():
         missing = implementation.missing()
@@ -69,6 +70,8 @@ def list_command() -> None:
         f"cases           parameters; shapes, logits and every block's activation in {' and '.join(MODES)} mode;"
     )
     click.echo("                running statistics after a train-mode run")
+    click.echo(f"                --task gradients: of every parameter and the input, in {' and '.join(MODES)} mode")
+    click.echo(f"                --task steps: losses and state of {STEPS} steps of {', '.join(RECIPES)}")
 
 
 @main.command(cls=SeveralValues)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conformance.cases import TASKS
 from conformance.compare import Comparison
 from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32
 from conformance.suite import Outcome, Plan, environment
@@ -15,6 +16,11 @@ from conformance.suite import Outcome, Plan, environment
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+TRAINED = (
+    "gradients and training steps have limits of their own: loss 1e-13, gradients and one step 1e-11, losses of eight "
+    "steps 1e-7"
+)
 
 CLAIMS = {
     "float64": f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}",
@@ -50,6 +56,8 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
     for precision in plan.precisions:
         console.print(_table(plan, outcome, precision))
         console.print(f"  {CLAIMS[precision]}\n", style="dim", highlight=False)
+    if any(comparison.task for comparison in outcome.comparisons):
+        console.print(f"  {TRAINED}\n", style="dim", highlight=False)
     for divergence in outcome.divergences:
         where = ", ".join(
             filter(
@@ -110,7 +118,13 @@ def _closing(plan: Plan, outcome: Outcome) -> str:
     style = {"conforms": "bold green", "diverges": "bold red", "incomplete": "bold yellow"}[outcome.verdict]
     inputs = ", ".join(dict.fromkeys(i.name for network in plan.networks.values() for i in network.inputs))
     return (
-        f"inputs: {inputs}; each in inference and train mode\n"
+        f"inputs: {inputs}; each in inference and train mode\n{_not_compared(plan)}"
         f"[{style}]{outcome.verdict}[/]: {passed:,} of {len(outcome.comparisons):,} comparisons passed"
         f" in {outcome.seconds:.0f} s"
     )
+
+
+def _not_compared(plan: Plan) -> str:
+    """Which tasks this run left out, and how to have them."""
+    left = [task for task in TASKS if task not in plan.tasks]
+    return f"not compared: {', '.join(left)} ({' '.join(f'--task {task}' for task in left)})\n" if left else ""

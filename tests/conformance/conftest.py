@@ -36,9 +36,11 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def conformance() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command as a user does; adapters in `broken` can be named, and modules in `without` cannot be found."""
 
-    def run(*arguments: object, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, without: tuple[str, ...] = (), patience: float = 250
+    ) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(HERE / "broken"), "HIDDEN_PACKAGES": ",".join(without)}
         command = [sys.executable, "-m", "conformance.cli", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250, check=False)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=patience, check=False)
 
     return run
