@@ -6,7 +6,7 @@ An adapter turns canonical arrays into the framework's and back, and nothing els
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,10 @@ from weights_convert.table import permutation
 
 class DeviceMissing(RuntimeError):
     """A device was asked for that the framework does not see."""
+
+
+See = Callable[[str, np.ndarray], np.ndarray | None]
+"""Is shown an activation, canonical name and NCHW array; what it gives back, if anything, takes its place."""
 
 
 class Adapter(Protocol):
@@ -51,6 +55,9 @@ class Adapter(Protocol):
     def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
         """Activations by canonical name, NCHW; in train mode also the running statistics afterwards, then put back."""
 
+    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
+        """Show every layer's activation as it is computed, and keep none; in train mode return the statistics."""
+
 
 def load_adapter(path: str) -> Adapter:
     """The adapter at "module:class".
@@ -72,6 +79,11 @@ def channels_first(array: np.ndarray) -> np.ndarray:
 def channels_last(images: np.ndarray) -> np.ndarray:
     """NCHW to NHWC."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
+def nhwc(array: np.ndarray) -> np.ndarray:
+    """NCHW to NHWC; arrays of fewer axes as they are."""
+    return channels_last(array) if array.ndim == 4 else array
 
 
 def running_statistics(model: Any, config: ResNetConfig, dialect: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 
-from conformance.adapters import DeviceMissing, canonical_shapes, channels_first, channels_last, running_statistics
+from conformance.adapters import (
+    DeviceMissing,
+    See,
+    canonical_shapes,
+    channels_first,
+    channels_last,
+    nhwc,
+    running_statistics,
+)
 from impls.config import ResNetConfig
 from impls.keras import resnet
 from impls.paths import variables
@@ -21,6 +30,8 @@ from impls.paths import variables
 
 class KerasAdapter:
     """The Keras model; subclasses run it in another way."""
+
+    resnet = staticmethod(resnet)
 
     def prepare(self, device: str, precision: str) -> str:
         """The backend's own switches, and Keras's dtype."""
@@ -46,7 +57,7 @@ class KerasAdapter:
 
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network."""
-        self.model = resnet(replace(config, dtype=self.precision), weights)
+        self.model = self.resnet(replace(config, dtype=self.precision), weights)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The arrays that the table reaches by attribute path, and any other that Keras itself lists."""
@@ -66,6 +77,21 @@ class KerasAdapter:
             for name, variable in statistics.items():
                 variable.assign(before[name])
         return arrays
+
+    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
+        """Every activation shown, none kept; the running statistics after a train-mode run."""
+
+        def tap(name: str, value: Any) -> Any:
+            given = see(name, channels_first(to_numpy(value)))
+            return value if given is None else keras.ops.convert_to_tensor(nhwc(given).astype(self.precision))
+
+        def activations(images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
+            self.model(images, training=train, tap=tap)
+            return {}
+
+        streaming = copy(self)
+        streaming.activations = activations  # type: ignore[method-assign]  # `run` does all the rest
+        return streaming.run(images, train, layers=True)
 
     def activations(self, images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
         """The model's activations."""
