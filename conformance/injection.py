@@ -45,7 +45,7 @@ class FaultyAdapter:
         """
         self.injections = [injection_at(fault, place, config) for fault, place in self.faults]
         right = load(weights, config=config)
-        wrong = faulty_weights(right.arrays, self.injections, config, self.adapter.precision)  # type: ignore[attr-defined]
+        wrong = faulty_weights(right.arrays, self.injections, config, self.adapter.precision)  # type: ignore[attr-defined]  # every adapter has it
         checkpoint = replace(right, arrays={name: wrong[name] for name in wrong})
         inner: Any = self.adapter
         inner.build(config, checkpoint)
@@ -69,7 +69,8 @@ class FaultyAdapter:
         return donor.model
 
     def images(self, images: np.ndarray) -> np.ndarray:
-        """What the network sees of the images."""
+        """What the network sees of the images: prepared wrongly in the precision that it computes in."""
+        images = images.astype(self.adapter.precision)  # type: ignore[attr-defined]  # every adapter has it
         for injection in self.injections:
             images = injection.images(images)
         return images

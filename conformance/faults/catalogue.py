@@ -578,7 +578,7 @@ NORMS = (
         "F64",
         "-",
         EPS,
-        sources=replaced("config.norm_eps", "0.0"),
+        sources=replaced("config.norm_eps", "1e-30"),
     ),
     Fault(
         "eps-outside-root",
