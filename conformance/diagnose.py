@@ -147,11 +147,13 @@ class Diagnosis:
         oracle: The right network, in the port's precision.
         exhibits: What the port computed, in one or more modes.
         faults: The catalogue.
+        fed: Whether the port's pieces were fed the oracle's input; if not, only the first wrong one can be judged.
     """
 
     oracle: PiecewiseOracle
     exhibits: Sequence[Exhibit]
     faults: Sequence[Fault] = field(default_factory=lambda: list(FAULTS.values()))
+    fed: bool = True
 
     def __post_init__(self) -> None:
         self.limit, self.diverges = EXPLAINED[self.oracle.dtype], DIVERGES[self.oracle.dtype]
@@ -165,7 +167,7 @@ class Diagnosis:
     def findings(self) -> Iterator[Finding]:
         """The faults of the port, one after the other, each in the piece that is first unexplained by those before."""
         hopeless: set[str] = set()
-        for _ in range(MOST_FAULTS):
+        for _ in range(MOST_FAULTS if self.fed else 1):
             wrong = [segment for segment in self.segments if segment not in hopeless and self.first_wrong(segment)]
             if not wrong:
                 return
@@ -258,7 +260,7 @@ class Diagnosis:
 
         A fault of a layer or block reaches others only where it moves arrays between them.
         """
-        others = [name for name in self.segments if name != segment] if self._is_wide(injection) else []
+        others = [name for name in self.segments if name != segment] if self.fed and self._is_wide(injection) else []
         explained = 1
         for other in others:
             if self.score(other, injection) <= self.limit:
@@ -321,12 +323,18 @@ class Diagnosis:
         return None
 
     def _unexplained(self, segment: str, layer: str, scores: Sequence[tuple[float, Injection]]) -> Finding:
-        """No fault fits: the one that leaves the least at the first wrong layer, if it leaves less than there was."""
-        unexplained = max(self._apart(self._expected(e, segment), e, layer) for e in self.exhibits if layer in e.truth)
-        near = min(scores, key=lambda pair: pair[0], default=None)
-        if near is None or near[0] >= unexplained:
-            return Finding(layer, segment, (), unexplained)
-        return Finding(layer, segment, (), near[0], near[1])
+        """No fault fits: the one that leaves the least of the first wrong layer, if it leaves less than there was."""
+        exhibit = next(e for e in self.exhibits if self._apart(self._expected(e, segment), e, layer) > self.diverges)
+        left = self._apart(self._expected(exhibit, segment), exhibit, layer)
+        nearest = None
+        for _, injection in scores:
+            try:
+                found = self._run(exhibit, segment, [*self.known, injection])
+            except (ValueError, IndexError, AttributeError):
+                continue
+            if layer in found and self._apart(found, exhibit, layer) < left:
+                left, nearest = self._apart(found, exhibit, layer), injection
+        return Finding(layer, segment, (), left, nearest)
 
     def _likelihood(self, injection: Injection) -> tuple[bool, int, bool]:
         """Known values before estimated ones, then the catalogue's order, a single place before the whole network."""

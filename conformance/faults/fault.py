@@ -67,8 +67,9 @@ def places(config: ResNetConfig) -> Iterator[Place]:
         if block.projects:
             convolutions.append(("downsample_conv", "downsample_bn", 1, block.stride, block.in_channels, outside))
         for conv, norm, *sizes in convolutions:
-            same = [f"{twin}.{layer}" if twin else "" for layer in (conv, norm)]
-            yield Place(f"{name}.{conv}", "conv", *sizes, following=same[0])
+            inner = after is not None and after.channels == block.channels and not conv.startswith("downsample")
+            same = [f"{after.name}.{layer}" if after and inner else "" for layer in (conv, norm)]
+            yield Place(f"{name}.{conv}", "conv", *sizes, following=same[0] if twin or conv != "conv1" else "")
             yield Place(f"{name}.{norm}", "norm", following=same[1])
     yield Place("head", "head")
 
