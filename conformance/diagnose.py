@@ -21,12 +21,13 @@ from conformance.segments import PiecewiseOracle, Stopped, input_name, promised_
 
 Array = np.ndarray
 
-EXPLAINED = {"float64": 1e-11, "float32": 5e-6}
-"""Largest relative L2 error of an explanation. One piece adds 1e-15 in float64 and 4e-7 in float32; running statistics
-and pieces with near-cancelling sums add somewhat more, and the least fault of the catalogue (eps 1.001e-5) adds 1e-9."""
+EXPLAINED = {"float64": 1e-11, "float32": 5e-5}
+"""Largest relative L2 error of an explanation. In float64 right ones leave up to 1e-15 of activations and statistics,
+and the least fault of the catalogue (eps 1.001e-5) changes them by 1e-9. In float32 one piece adds 4e-7; but TF32 rounds
+what differs by that to one side or the other, which leaves 1e-5 of its own effect of 3e-4."""
 
-DIVERGES = {"float64": 1e-12, "float32": 5e-6}
-"""From what error on a piece is to be explained: in float64 the limit of activations."""
+DIVERGES = {"float64": 1e-12, "float32": 5e-5}
+"""From what error on a piece is to be explained: the limit of activations; in float32 what an explanation may leave."""
 
 MOST_FAULTS = 4
 """Faults looked for in one port, one after the other."""

@@ -57,7 +57,9 @@ def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Not
     """Name the first wrong layer and the cause of each diverging implementation, given its first failure of a network."""
     found = []
     for precision, variant, input in dict.fromkeys((c.precision, c.variant, c.input) for c in firsts if c.mode != "-"):
-        group = [c for c in firsts if (c.precision, c.variant, c.input, c.mode != "-") == (precision, variant, input, True)]
+        group = [
+            c for c in firsts if (c.precision, c.variant, c.input, c.mode != "-") == (precision, variant, input, True)
+        ]
         found += list(_localise_group(plan, files, group, notify))
     by_first = {(d.implementation, d.variant): d for d in found}
     return [by_first.get((first.implementation, first.variant)) or unlocalised(first) for first in firsts]
@@ -84,7 +86,9 @@ def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notif
     if first.precision == "float32":
         builds = _stream(plan, files, folder, REFERENCE_BUILDS, "float32", cases, fed, notify)
         for mode in MODES:
-            floors[mode] = error_floors(oracle[mode], [read_stream(p) for (_, c), p in builds.items() if c.mode == mode])
+            floors[mode] = error_floors(
+                oracle[mode], [read_stream(p) for (_, c), p in builds.items() if c.mode == mode]
+            )
     names = {comparison.implementation for comparison in group}
     implementations = [implementation for implementation in plan.implementations if implementation.name in names]
     ports = _stream(plan, files, folder, implementations, first.precision, cases, fed, notify)

@@ -21,7 +21,7 @@ from conformance.compare import Comparison, Floors, compare_traces, error_floors
 from conformance.diagnose import distance
 from conformance.faults import FAULTS, Fault, Injection, Place
 from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
-from conformance.inputs import Input, content_hash, noise, noise_sides
+from conformance.inputs import Input, noise, noise_sides
 from conformance.limits import ACTIVATIONS_FLOAT64
 from conformance.localise import Divergence, examine
 from conformance.run import Event, Job, run_jobs
@@ -330,7 +330,9 @@ def judge(
     compared: list[Comparison] = []
     for mode in MODES:
         oracle = like(bench.plain[mode], plain[mode])
-        compared += compare_traces(oracle, plain[mode], bench.network.config, floors(bench.plain_floors, mode, precision))
+        compared += compare_traces(
+            oracle, plain[mode], bench.network.config, floors(bench.plain_floors, mode, precision)
+        )
     failed = [comparison for comparison in compared if not comparison.passed]
     if injection is None:
         result.right += len(compared)

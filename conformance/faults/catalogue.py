@@ -783,7 +783,9 @@ BLOCKS = (
         "F",
         "-",
         RELU,
-        sources=replaced(edits.NORM_2, f'{edits.NORM_2.replace("relu(", "(", 1)}\n        y = relu(y) - 0.01 * relu(-y)'),
+        sources=replaced(
+            edits.NORM_2, f"{edits.NORM_2.replace('relu(', '(', 1)}\n        y = relu(y) - 0.01 * relu(-y)"
+        ),
     ),
     Fault(
         "shortcut-missing",
@@ -1088,9 +1090,27 @@ PREPROCESSING = tuple(
             images.on_pixels(images.twice),
         ),
         ("not-normalised", "0..1, not normalised", "-", PIXELS, images.on_pixels(images.never)),
-        ("scaled-around-zero", "-1..1, keras.applications' mode 'tf'", "-", PIXELS, images.on_pixels(images.around_zero)),
-        ("std-missing", "the mean subtracted, the deviation not divided by", "-", PIXELS, images.on_pixels(images.centred_only)),
-        ("nchw-reshaped", "reshaped, not transposed, between NCHW and NHWC", "-", LAYOUT, images.plainly(images.reshaped)),
+        (
+            "scaled-around-zero",
+            "-1..1, keras.applications' mode 'tf'",
+            "-",
+            PIXELS,
+            images.on_pixels(images.around_zero),
+        ),
+        (
+            "std-missing",
+            "the mean subtracted, the deviation not divided by",
+            "-",
+            PIXELS,
+            images.on_pixels(images.centred_only),
+        ),
+        (
+            "nchw-reshaped",
+            "reshaped, not transposed, between NCHW and NHWC",
+            "-",
+            LAYOUT,
+            images.plainly(images.reshaped),
+        ),
         ("image-turned", "height and width of the image exchanged", "-", LAYOUT, images.plainly(images.turned)),
         ("image-mirrored", "the image left for right", "-", LAYOUT, images.plainly(images.mirrored)),
         ("image-half", "the image went through float16", "-", DTYPE, images.plainly(images.through_float16)),
@@ -1132,9 +1152,7 @@ PREPROCESSING = tuple(
     ),
 )
 
-FAULTS: dict[str, Fault] = {
-    fault.id: fault for fault in (*CONVOLUTIONS, *NORMS, *BLOCKS, *WHOLE, *PREPROCESSING)
-}
+FAULTS: dict[str, Fault] = {fault.id: fault for fault in (*CONVOLUTIONS, *NORMS, *BLOCKS, *WHOLE, *PREPROCESSING)}
 """Every fault by its id; whether one is harmless, it says itself."""
 
 

@@ -91,7 +91,8 @@ def by_framework(**edits: tuple[str, str] | Sequence[tuple[str, str]]) -> Mappin
     """Substitutions of their own for each framework: one pair, or several."""
     return {
         framework: tuple(
-            Substitution(old, new) for old, new in ((pairs,) if isinstance(pairs[0], str) else pairs)  # type: ignore[misc]
+            Substitution(old, new)
+            for old, new in ((pairs,) if isinstance(pairs[0], str) else pairs)  # type: ignore[misc]
         )
         for framework, pairs in edits.items()
     }
@@ -110,7 +111,7 @@ LOGITS = 'return tap("logits", self.fc(x))'
 
 NUMPY_POOL = "windows(pad(x, 3, 2, config.same_padding, -np.inf), 3, 2).max((4, 5))"
 TORCH_POOL = "return max_pool2d(x, 3, 2, padding=1)"
-FLAX_POOL = '((1, 1), (1, 1)))'
+FLAX_POOL = "((1, 1), (1, 1)))"
 KERAS_POOL = 'ops.max_pool(pad(x, 3, -float("inf")), 3, 2, "valid", "channels_last")'
 NUMPY_STATISTICS = "mean, variance = self.running_mean, self.running_var"
 TORCH_NORM = "layer = nn.BatchNorm2d("

@@ -218,9 +218,7 @@ class Injection:
     @property
     def configured(self) -> dict[str, Any]:
         """The wrong fields of the configuration."""
-        return {
-            name: self.parameter if value is PARAMETER else value for name, value in self.fault.config.items()
-        }
+        return {name: self.parameter if value is PARAMETER else value for name, value in self.fault.config.items()}
 
     def weights(self, arrays: Arrays, config: ResNetConfig) -> Arrays:
         """The canonical arrays that differ from the right ones."""
@@ -260,5 +258,3 @@ def grafts(injections: Sequence[Injection], framework: str) -> list[Graft]:
                 new, edits=(*old.edits, *new.edits), configured=dict(old.configured) | dict(new.configured)
             )
     return sorted(pieces.values(), key=lambda graft: (not graft.whole, graft.place.scope != "block"))
-
-
