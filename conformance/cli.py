@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -156,6 +157,82 @@ def run(
             write_json(json_report(plan, outcome, left_out), report)
     code = EXIT_CODES[outcome.verdict]
     sys.exit(code or (EXIT_CODES["incomplete"] if absent else 0))
+
+
+@main.command(cls=SeveralValues)
+@click.option("--impl", "names", multiple=True, metavar="NAME", help="torch, flax, keras; default all installed.")
+@click.option("--variant", default="v1.5", show_default=True, type=click.Choice(list(VARIANTS)))
+@click.option("--fault", "faults", multiple=True, metavar="ID", help="Default all.")
+@click.option("--everywhere", is_flag=True, help="Inject at every place, not at three of each kind.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of weights and noise.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write everything to this JSON file.")
+def selftest(
+    names: Sequence[str], variant: str, faults: Sequence[str], everywhere: bool, seed: int, report: Path | None
+) -> None:
+    r"""Inject the catalogue's faults into the implementations: each must be caught, placed and named.
+
+    \b
+    Exit code 0: all targets are met. 1: one is missed, or a right build is accused. 2: bad input.
+    3: no implementation could be tested.
+    """
+    from conformance.switches import THREADS
+
+    for variable in THREADS:  # before NumPy is imported: on small networks its threads cost more than they give
+        os.environ.setdefault(variable, "1")
+    from rich.console import Console
+    from rich.table import Table
+
+    from conformance.report import write_json
+    from conformance.selftest import Result, table_rows, to_report
+    from conformance.selftest import selftest as run_selftest
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    result = Result()
+    with _bad_input_is_told():
+        chosen, left_out, absent = _implementations(names, {})
+        if report is not None and not report.parent.is_dir():
+            raise ValueError(f"{report}: there is no folder {report.parent} to write the report into")
+        with _counted() as notify:
+            if chosen:
+                result = run_selftest(chosen, variant, faults, seed=seed, everywhere=everywhere, notify=notify)
+    for line in (*absent, *left_out):
+        console.print(line, highlight=False)
+    if not chosen:
+        sys.exit(EXIT_CODES["incomplete"])
+    table = Table(title=f"{variant}: caught, layer named, cause named, of the injections", title_justify="left")
+    table.add_column("fault")
+    for implementation in chosen:
+        table.add_column(implementation.name)
+    for row in table_rows(result, [implementation.name for implementation in chosen]):
+        table.add_row(*row)
+    console.print(table)
+    missed = result.missed()
+    for line in missed:
+        console.print(line, highlight=False, markup=False)
+    console.print(
+        f"{len(result.trials):,} injections, {result.right:,} comparisons of right builds with "
+        f"{len(result.false_alarms)} false alarms, in {result.seconds:.0f} s: {'missed' if missed else 'all targets met'}",
+        highlight=False,
+    )
+    if report is not None:
+        write_json(to_report(result, variant), report)
+    sys.exit(EXIT_CODES["diverges"] if missed else EXIT_CODES["incomplete"] if absent else 0)
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[Notify]:
+    """A count of the traces of the worker at work, on a terminal."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        counts: dict[str, int] = {}
+
+        def notify(event: Any) -> None:
+            title = f"{event.job.implementation.name} {event.job.precision}"
+            counts[title] = counts.get(title, 0) + (event.kind == "traced")
+            status.update(f"{title}: {counts[title]} of {len(event.job.cases)} runs")
+
+        yield notify
 
 
 def _implementations(

@@ -31,6 +31,10 @@ CLAIMS = {
 }
 
 
+FED = ", fed the oracle's own input"
+"""Of a layer whose piece was given the oracle's activation, so that no error before it is in what it shows."""
+
+
 def json_report(plan: Plan, outcome: Outcome, left_out: Sequence[str]) -> dict[str, Any]:
     """The whole run as JSON values."""
     return {
@@ -39,7 +43,7 @@ def json_report(plan: Plan, outcome: Outcome, left_out: Sequence[str]) -> dict[s
         "environment": environment(plan, outcome),
         "left_out": list(left_out),
         "failures": [vars(failure) for failure in outcome.failures],
-        "first_divergences": [vars(divergence) for divergence in outcome.divergences],
+        "first_divergences": [divergence.to_dict() for divergence in outcome.divergences],
         "comparisons": [comparison.to_dict() for comparison in outcome.comparisons],
     }
 
@@ -53,6 +57,8 @@ def write_json(report: dict[str, Any], path: Path) -> None:
 
 def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console: Console) -> None:
     """One screen: a table per precision, then what diverges, what could not run, what was left out, and the verdict."""
+    from rich.markup import escape
+
     for precision in plan.precisions:
         console.print(_table(plan, outcome, precision))
         console.print(f"  {CLAIMS[precision]}\n", style="dim", highlight=False)
@@ -67,9 +73,11 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
         )
         console.print(
             f"[bold red]{divergence.implementation} diverges[/] ({where}); "
-            f"first at [bold]{divergence.layer}[/]: {divergence.reason}",
+            f"first at [bold]{divergence.layer}[/]: {divergence.reason}{FED * divergence.fed}",
             highlight=False,
         )
+        for finding in divergence.findings:
+            console.print(f"  {escape(str(finding))}", highlight=False)
     for failure in outcome.failures:
         console.print(
             f"[bold red]{failure.implementation} ({failure.precision}) could not run:[/] {failure.reason}",

@@ -42,6 +42,7 @@ class Job:
         python: The interpreter.
         timeout: Seconds that the worker may take.
         threads: Threads that its libraries may use.
+        truth: Asks for activations one by one, in a folder. By case, the folder of the oracle's, which each piece is fed.
     """
 
     implementation: Implementation
@@ -54,6 +55,7 @@ class Job:
     python: str = sys.executable
     timeout: float = 900.0
     threads: int = 1
+    truth: Mapping[str, str] | None = None
 
     def write(self) -> Path:
         """The job file."""
@@ -69,6 +71,7 @@ class Job:
             "directory": str(self.directory),
             "networks": {variant: network for variant, network in self.networks.items() if variant in variants},
             "inputs": self.inputs,
+            "truth": self.truth,
             "cases": [case.to_dict() for case in self.cases],
         }
         file.write_text(json.dumps(content, indent=1))

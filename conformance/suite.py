@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conformance.cases import MODES, Case, Mode
+from conformance.cases import MODES, Case
 from conformance.compare import Comparison, Floors, compare_parameters, compare_traces, error_floors
 from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.inputs import Input, content_hash
+from conformance.localise import Divergence, localise
 from conformance.recipes import RECIPES
 from conformance.run import Event, Job, run_jobs
 from conformance.trace import Trace
@@ -96,27 +97,6 @@ class Failure:
     implementation: str
     precision: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Where a port first goes wrong.
-
-    Attributes:
-        implementation, variant, precision, mode, input: Where it was seen.
-        layer: The first array, in the order of computation, that is out of its limit.
-        reason: How far.
-        task: What was done, where it was no forward run.
-    """
-
-    implementation: str
-    variant: str
-    precision: str
-    mode: str
-    input: str
-    layer: str
-    reason: str
-    task: str = ""
 
 
 @dataclass
@@ -300,35 +280,6 @@ def first_failures(comparisons: Sequence[Comparison]) -> list[Comparison]:
     for comparison in failed:
         firsts.setdefault((comparison.implementation, comparison.variant), comparison)
     return list(firsts.values())
-
-
-def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Notify) -> list[Divergence]:
-    """Run each diverging case again with every convolution and norm recorded, and name the first out of its limit.
-
-    Implementations that diverge in the same case run it side by side.
-    """
-    groups: dict[tuple[str, Case], list[Comparison]] = {}
-    divergences = []
-    for first in firsts:
-        if first.mode == "-" or first.task:
-            divergences.append(_divergence(first))
-            continue
-        mode: Mode = "train" if first.mode == "train" else "inference"
-        groups.setdefault((first.precision, Case(first.variant, first.input, mode, layers=True)), []).append(first)
-    for (precision, case), group in groups.items():
-        implementations = [i for i in plan.implementations if i.name in {first.implementation for first in group}]
-        folder = f"layers-{precision}-{case.slug}"
-        outcome = run_cases(plan, files, {precision: [case]}, implementations, folder, notify)
-        failed = [comparison for comparison in outcome.comparisons if not comparison.passed and comparison.mode != "-"]
-        for first in group:
-            found = next((c for c in failed if c.implementation == first.implementation), first)
-            divergences.append(_divergence(found))
-    return divergences
-
-
-def _divergence(first: Comparison) -> Divergence:
-    where = (first.implementation, first.variant, first.precision, first.mode, first.input)
-    return Divergence(*where, first.name, first.reason, first.task)
 
 
 def environment(plan: Plan, outcome: Outcome) -> dict[str, Any]:

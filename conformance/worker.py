@@ -27,6 +27,7 @@ from conformance.inputs import content_hash
 from conformance.precision import measure_precision
 from conformance.recipes import LOSS, RECIPES, STEPS
 from conformance.sketch import sketch
+from conformance.stream import finish_stream, write_stream
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 
@@ -68,17 +69,24 @@ def work(job: dict[str, Any], say: Say) -> None:
     about |= {"versions": versions, "in_force": in_force}
     for variant, network in job["networks"].items():
         gc.collect()  # the network before
-        adapter.build(ResNetConfig.from_dict(network["config"]), Path(network["weights"]))
-        parameters = {name: list(shape) for name, shape in adapter.parameters().items()}
+        runner = with_faults(adapter, network["faults"]) if "faults" in network else adapter
+        runner.build(ResNetConfig.from_dict(network["config"]), Path(network["weights"]))
+        parameters = {name: list(shape) for name, shape in runner.parameters().items()}
         for case in [Case(**fields) for fields in job["cases"] if fields["variant"] == variant]:
             images = Trace.load(Path(job["inputs"][variant][case.input])).arrays["images"]
             started = time.perf_counter()
-            arrays = TASKS[case.task](adapter, case, images, network["config"]["num_classes"])
-            seconds = time.perf_counter() - started
             facts: dict[str, Any] = {"case": case.to_dict(), "parameters": parameters}
             facts |= {"weights": network["sha256"], "input": content_hash(images)}
             file = Path(job["directory"]) / f"{case.slug}.safetensors"
-            Trace(arrays, about | facts).save(file)
+            if case.layers and job["truth"] is not None and hasattr(runner, "stream"):
+                truth = job["truth"].get(case.slug)
+                file = file.with_suffix("")
+                write_stream(runner, images, case.mode == "train", file, Path(truth) if truth else None)
+                finish_stream(file, about | facts | {"fed": truth is not None})
+            else:
+                arrays = TASKS[case.task](runner, case, images, network["config"]["num_classes"])
+                Trace(arrays, about | facts).save(file)
+            seconds = time.perf_counter() - started
             say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
 
 
@@ -114,6 +122,13 @@ TASKS: dict[str, Callable[[Adapter, Case, np.ndarray, int], Mapping[str, np.ndar
     "gradients": take_gradients,
     "steps": take_steps,
 }
+
+
+def with_faults(adapter: Adapter, faults: list[list[str]]) -> Adapter:
+    """The adapter of a broken port, for the self-test."""
+    from conformance.injection import FaultyAdapter
+
+    return FaultyAdapter(adapter, [(fault, place) for fault, place in faults])
 
 
 def check_precision(adapter: Adapter, precision: str) -> dict[str, str]:

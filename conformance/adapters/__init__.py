@@ -30,6 +30,9 @@ TakeStep = Callable[[np.ndarray, np.ndarray], float]
 
 ReadState = Callable[[], TrainingState]
 
+See = Callable[[str, np.ndarray], np.ndarray | None]
+"""Is shown an activation, canonical name and NCHW array; what it gives back, if anything, takes its place."""
+
 
 class Adapter(Protocol):
     """What a worker asks of an implementation."""
@@ -67,6 +70,9 @@ class Adapter(Protocol):
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file: what takes a step on a batch, and what reads its state."""
 
+    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
+        """Show every layer's activation as it is computed, and keep none; in train mode return the statistics."""
+
 
 def load_adapter(path: str) -> Adapter:
     """The adapter at "module:class".
@@ -88,6 +94,11 @@ def channels_first(array: np.ndarray) -> np.ndarray:
 def channels_last(images: np.ndarray) -> np.ndarray:
     """NCHW to NHWC."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
+def nhwc(array: np.ndarray) -> np.ndarray:
+    """NCHW to NHWC; arrays of fewer axes as they are."""
+    return channels_last(array) if array.ndim == 4 else array
 
 
 def running_statistics(model: Any, config: ResNetConfig, dialect: str) -> dict[str, Any]:

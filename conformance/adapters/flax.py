@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from flax import nnx
 from conformance.adapters import (
     DeviceMissing,
     ReadState,
+    See,
     TakeStep,
     canonical_arrays,
     canonical_shapes,
     channels_first,
     channels_last,
+    nhwc,
     running_statistics,
 )
 from impls.config import ResNetConfig
@@ -29,6 +32,8 @@ from impls.recipe import Recipe
 
 class FlaxAdapter:
     """The Flax model; subclasses run it in another way."""
+
+    resnet = staticmethod(resnet)
 
     def prepare(self, device: str, precision: str) -> str:
         """JAX's switches are environment variables; here the device is asserted, since JAX falls back to the CPU."""
@@ -56,7 +61,7 @@ class FlaxAdapter:
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network, its parameters in the precision asked for."""
         self.built_from = replace(config, dtype=self.precision), weights
-        self.model = resnet(*self.built_from)
+        self.model = self.resnet(*self.built_from)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The model's own NNX state, its paths read by the table."""
@@ -98,6 +103,21 @@ class FlaxAdapter:
             return run.step(jax.numpy.asarray(channels_last(images), self.precision), jax.numpy.asarray(labels))
 
         return step, lambda: read_training(run).to("canonical")
+
+    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
+        """Every activation shown, none kept; the running statistics after a train-mode run."""
+
+        def tap(name: str, value: jax.Array) -> jax.Array:
+            given = see(name, channels_first(np.asarray(value)))
+            return value if given is None else jax.numpy.asarray(nhwc(given), self.precision)
+
+        def activations(images: jax.Array, layers: bool) -> dict[str, Any]:
+            self.model(images, tap=tap)
+            return {}
+
+        streaming = copy(self)
+        streaming.activations = activations  # type: ignore[method-assign]  # `run` does all the rest
+        return streaming.run(images, train, layers=True)
 
     def activations(self, images: jax.Array, layers: bool) -> dict[str, Any]:
         """The model's activations."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import numpy as np
 from conformance.adapters import (
     DeviceMissing,
     ReadState,
+    See,
     TakeStep,
     canonical_arrays,
     canonical_shapes,
     channels_first,
     channels_last,
+    nhwc,
     running_statistics,
 )
 from impls.config import ResNetConfig
@@ -32,6 +35,8 @@ from impls.recipe import Recipe
 
 class KerasAdapter:
     """The Keras model; subclasses run it in another way."""
+
+    resnet = staticmethod(resnet)
 
     def prepare(self, device: str, precision: str) -> str:
         """The backend's own switches, and Keras's dtype."""
@@ -58,7 +63,7 @@ class KerasAdapter:
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network."""
         self.built_from = replace(config, dtype=self.precision), weights
-        self.model = resnet(*self.built_from)
+        self.model = self.resnet(*self.built_from)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The arrays that the table reaches by attribute path, and any other that Keras itself lists."""
@@ -115,6 +120,21 @@ class KerasAdapter:
             return run.step(channels_last(images).astype(self.precision), labels)
 
         return step, lambda: read_training(run).to("canonical")
+
+    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
+        """Every activation shown, none kept; the running statistics after a train-mode run."""
+
+        def tap(name: str, value: Any) -> Any:
+            given = see(name, channels_first(to_numpy(value)))
+            return value if given is None else keras.ops.convert_to_tensor(nhwc(given).astype(self.precision))
+
+        def activations(images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
+            self.model(images, training=train, tap=tap)
+            return {}
+
+        streaming = copy(self)
+        streaming.activations = activations  # type: ignore[method-assign]  # `run` does all the rest
+        return streaming.run(images, train, layers=True)
 
     def activations(self, images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
         """The model's activations."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conformance.adapters import DeviceMissing, ReadState, TakeStep, running_statistics
+from conformance.adapters import DeviceMissing, ReadState, See, TakeStep, running_statistics
 from conformance.precision import multiply_as_convolution
 from impls.config import ResNetConfig
 from impls.numpy import Training, read_training, read_weights, resnet
@@ -94,6 +94,21 @@ class Oracle:
         """A run of training from the weights of the file."""
         run = Training(resnet(*self.built_from).astype(self.dtype), recipe)
         return lambda images, labels: run.step(images.astype(self.dtype), labels), lambda: read_training(run)
+
+    def stream(self, images: Array, train: bool, see: See) -> Mapping[str, Array]:
+        """Every activation shown, none kept; the running statistics after a train-mode run."""
+
+        def tap(name: str, value: Array) -> Array:
+            given = see(name, value)
+            return value if given is None else given.astype(self.dtype)
+
+        before = running_statistics(self.model, self.model.config, "canonical")
+        self.model.train(train)(images.astype(self.dtype), tap=tap)
+        after = running_statistics(self.model, self.model.config, "canonical")
+        for name, array in before.items():
+            path, _, leaf = name.rpartition(".")
+            setattr(follow(self.model, path), leaf, array)
+        return after if train else {}
 
 
 def convolve_tap_by_tap(x: Array, weight: Array, stride: int) -> Array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from conformance.adapters import DeviceMissing, ReadState, TakeStep, running_statistics
+from conformance.adapters import DeviceMissing, ReadState, See, TakeStep, running_statistics
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.torch import Training, read_training, resnet
@@ -18,6 +19,8 @@ from impls.torch.training import loss
 
 class TorchAdapter:
     """The PyTorch model; subclasses run it in another way."""
+
+    resnet = staticmethod(resnet)
 
     def prepare(self, device: str, precision: str) -> str:
         """IEEE products, deterministic algorithms, no gradients."""
@@ -51,7 +54,7 @@ class TorchAdapter:
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network onto the device."""
         self.built_from = replace(config, dtype=self.precision), weights
-        self.model = resnet(*self.built_from).to(self.device)
+        self.model = self.resnet(*self.built_from).to(self.device)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The model's own state_dict, less the batch counters."""
@@ -72,6 +75,21 @@ class TorchAdapter:
             for name, tensor in statistics.items():
                 tensor.copy_(before[name])
         return arrays
+
+    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
+        """Every activation shown, none kept; the running statistics after a train-mode run."""
+
+        def tap(name: str, value: torch.Tensor) -> torch.Tensor:
+            given = see(name, value.cpu().numpy())
+            return value if given is None else self.on_device(given.astype(self.precision))
+
+        def activations(images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
+            self.model(images, tap=tap)
+            return {}
+
+        streaming = copy(self)
+        streaming.activations = activations  # type: ignore[method-assign]  # `run` does all the rest
+        return streaming.run(images, train, layers=True)
 
     def activations(self, images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
         """The model's activations."""

@@ -1,0 +1,9 @@
+"""The catalogue of porting bugs, each executable: in the oracle for the diagnosis, in any implementation for the self-test.
+
+Nothing here imports a framework.
+"""
+
+from conformance.faults.catalogue import FAULTS, find_fault
+from conformance.faults.fault import Fault, Injection, Place, places
+
+__all__ = ["FAULTS", "Fault", "Injection", "Place", "find_fault", "places"]

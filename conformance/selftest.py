@@ -1,0 +1,407 @@
+"""The self-test: faults of the catalogue, injected into real implementations, must all be caught, placed and named.
+
+Each injection is a network of its own in an ordinary job, so that one worker process runs hundreds of them and the same
+code compares, localises and diagnoses as in `conformance run`. What is expected of an injection is computed by the
+oracle with the same fault in it: which layer is the first to differ; and the right build beside them must not be accused.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from conformance.adapters import load_adapter
+from conformance.cases import MODES, Case, Mode
+from conformance.compare import Comparison, Floors, compare_traces, error_floors
+from conformance.diagnose import distance
+from conformance.faults import FAULTS, Fault, Injection, Place
+from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
+from conformance.inputs import Input, noise, noise_sides
+from conformance.limits import ACTIVATIONS_FLOAT64
+from conformance.localise import Divergence, examine
+from conformance.run import Event, Job, run_jobs
+from conformance.segments import PiecewiseOracle, input_name, promised_names, segment_names
+from conformance.stream import Stored, finish_stream, read_stream, write_stream
+from conformance.suite import Network
+from conformance.trace import Trace
+from conformance.weights import synthetic_weights
+from impls.config import VARIANTS, ResNetConfig
+
+SMALL: dict[str, Any] = {"depths": (2, 2, 2, 2), "width": 8, "num_classes": 10}
+"""A network of every kind of block, twice in each stage, that runs in milliseconds."""
+
+RIGHT = "right"
+"""The name of the build without a fault."""
+
+LAYER_TARGET, CAUSE_TARGET = 0.98, 0.95
+"""Shares of the injections in which the right layer and the right cause must be named; all must be caught."""
+
+Notify = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One injection into one implementation, and what came of it.
+
+    Attributes:
+        implementation, fault, place, precision: What was injected where.
+        harmless: Why no effect is expected; empty where one is.
+        expected: The first layer that the oracle with the same fault shows wrong.
+        caught: Whether anything was out of its limit.
+        layer: The layer that was named.
+        causes: The faults that were named, those that cannot be told apart together.
+        text: The diagnosis in words.
+        failure: Why it could not run.
+    """
+
+    implementation: str
+    fault: str
+    place: str
+    precision: str
+    harmless: str
+    expected: str
+    caught: bool = False
+    layer: str = ""
+    causes: tuple[str, ...] = ()
+    text: str = ""
+    failure: str = ""
+
+    @property
+    def layer_named(self) -> bool:
+        """Whether the layer is the right one; of what has no effect, that none was named."""
+        return self.layer == self.expected
+
+    @property
+    def cause_named(self) -> bool:
+        """Whether the fault is among those named; of what has no effect, that none was."""
+        return not self.causes if self.harmless else f"{self.fault}@{self.place}" in self.causes
+
+
+@dataclass
+class Result:
+    """All trials, and the comparisons of right builds that failed."""
+
+    trials: list[Trial] = field(default_factory=list)
+    right: int = 0
+    false_alarms: list[Comparison] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def share(self, implementation: str, holds: Callable[[Trial], bool]) -> float:
+        """The share of an implementation's trials of which something holds."""
+        own = [trial for trial in self.trials if trial.implementation == implementation]
+        return sum(map(holds, own)) / len(own) if own else 0.0
+
+    def missed(self) -> list[str]:
+        """The targets that are missed, in words."""
+        told = [f"{failure}" for failure in self.failures]
+        told += [f"false alarm: {c.implementation} {c.mode} {c.name}: {c.reason}" for c in self.false_alarms]
+        for name in dict.fromkeys(trial.implementation for trial in self.trials):
+            own = [trial for trial in self.trials if trial.implementation == name]
+            wrong = [trial for trial in own if trial.caught == bool(trial.harmless)]
+            told += [f"{name}: {t.fault}@{t.place} {'accused' if t.harmless else 'not caught'}" for t in wrong]
+            for what, target, holds in (
+                ("layer", LAYER_TARGET, lambda trial: trial.layer_named),
+                ("cause", CAUSE_TARGET, lambda trial: trial.cause_named),
+            ):
+                if self.share(name, holds) < target:
+                    told.append(f"{name}: right {what} named in {self.share(name, holds):.1%}, target {target:.0%}")
+        return told if self.trials else [*told, "nothing was injected"]
+
+
+def chosen_places(fault: Fault, config: ResNetConfig, everywhere: bool = False) -> list[Place]:
+    """Where a fault is injected: of each of its scopes the first, the middle and the last place."""
+    chosen = []
+    for scope in fault.scopes:
+        own = [place for place in fault.places(config) if place.scope == scope]
+        chosen += own if everywhere else [own[i] for i in sorted({0, len(own) // 2, len(own) - 1}) if own]
+    return chosen
+
+
+def chosen_injections(
+    config: ResNetConfig, faults: Sequence[str] = (), implementation: str = "", everywhere: bool = False
+) -> list[Injection]:
+    """The injections of a self-test of an implementation.
+
+    Raises:
+        ValueError: If a fault is unknown.
+
+    Example:
+        >>> [str(injection) for injection in chosen_injections(ResNetConfig(), ["pool-valid"])]
+        ['pool-valid at stem']
+    """
+    if unknown := [id for id in faults if id not in FAULTS]:
+        raise ValueError(f"there is no fault {', '.join(unknown)}; the faults are {', '.join(FAULTS)}")
+    rows = [FAULTS[id] for id in faults] or list(FAULTS.values())
+    return [
+        Injection(fault, place)
+        for fault in rows
+        if fault.can_be_in(implementation) or not implementation
+        for place in chosen_places(fault, config, everywhere)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every injection is run on: a small network, an input, and what the oracle and right builds make of them."""
+
+    variant: str
+    network: Network
+    directory: Path
+    weights: Path
+    input: Path
+    plain: Mapping[Mode, Trace]
+    layers: Mapping[Mode, Trace]
+    plain_floors: Mapping[Mode, Floors]
+    layers_floors: Mapping[Mode, Floors]
+
+    @property
+    def images(self) -> Input:
+        """The input."""
+        return self.network.inputs[0]
+
+    def expected(self, injection: Injection) -> str:
+        """The first layer that differs in the oracle with the fault; empty if none does."""
+        config, precision = self.network.config, injection.fault.precision
+        oracle = PiecewiseOracle(config, self.network.weights.arrays, precision)
+        right = PiecewiseOracle(config, self.network.weights.arrays, precision)
+        for mode in MODES:
+            for segment in segment_names(config):
+                source = input_name(segment, config)
+                entering = self.images.images if source is None else self.layers[mode].arrays[source]
+                wrong, truth = (
+                    piece.run(segment, entering, mode == "train", faults)
+                    for piece, faults in ((oracle, [injection]), (right, []))
+                )
+                for name in promised_names(segment, config, mode == "train"):
+                    if name.endswith(("running_mean", "running_var")):
+                        continue
+                    if (name in wrong) != (name in truth) or (
+                        name in wrong and distance(truth[name], wrong[name]) > self._shows(precision)
+                    ):
+                        return name
+            if mode == "train":
+                return self._expected_statistic(injection, oracle)
+        return ""
+
+    def _expected_statistic(self, injection: Injection, oracle: PiecewiseOracle) -> str:
+        """The first running statistic that differs, where no activation does."""
+        config, layers = self.network.config, self.layers["train"].arrays
+        for segment in segment_names(config):
+            source = input_name(segment, config)
+            entering = self.images.images if source is None else layers[source]
+            wrong = oracle.run(segment, entering, True, [injection])
+            for name in promised_names(segment, config, True):
+                if name.endswith(("running_mean", "running_var")):
+                    if distance(layers[name], wrong[name]) > self._shows(oracle.dtype):
+                        return name
+        return ""
+
+    def _shows(self, precision: str) -> float:
+        return ACTIVATIONS_FLOAT64.relative_l2 if precision == "float64" else 2e-5
+
+
+def make_bench(variant: str, seed: int, directory: Path, size: Mapping[str, Any] | None = None) -> Bench:
+    """Build the small network of a variant and run the oracle and the float32 builds on it, in this process."""
+    config = replace(VARIANTS[variant], **(SMALL if size is None else size))
+    checkpoint = synthetic_weights(config, seed)
+    height, width, _ = noise_sides(config.head_pool)[1]  # even: SAME padding shows
+    images = noise(height, width, 2, seed, config.in_channels)
+    weights, input = directory / "weights.safetensors", directory / "input.safetensors"
+    checkpoint.save(weights)
+    Trace({"images": images.images}, {"name": images.name}).save(input)
+    plain: dict[Mode, Trace] = {}
+    layers: dict[Mode, Trace] = {}
+    plain_floors: dict[Mode, Floors] = {}
+    layers_floors: dict[Mode, Floors] = {}
+    for mode in MODES:
+        train = mode == "train"
+        for implementation, precision in ((ORACLE, "float64"), *((build, "float32") for build in REFERENCE_BUILDS)):
+            adapter = load_adapter(implementation.adapter)
+            adapter.prepare("cpu", precision)
+            adapter.build(config, weights)
+            folder = directory / f"{implementation.name}-{mode}"
+            given = directory / f"{ORACLE.name}-{mode}" if implementation != ORACLE else None
+            write_stream(adapter, images.images, train, folder, given)
+            finish_stream(folder, {})
+            Trace(adapter.run(images.images, train, False), {}).save(folder.with_suffix(".plain"))
+        plain[mode] = Trace.load(directory / f"{ORACLE.name}-{mode}.plain")
+        layers[mode] = read_stream(directory / f"{ORACLE.name}-{mode}")
+        builds = [directory / f"{build.name}-{mode}" for build in REFERENCE_BUILDS]
+        plain_floors[mode] = error_floors(plain[mode], [Trace.load(build.with_suffix(".plain")) for build in builds])
+        layers_floors[mode] = error_floors(layers[mode], [read_stream(build) for build in builds])
+    network = Network(config, checkpoint, [images])
+    return Bench(variant, network, directory, weights, input, plain, layers, plain_floors, layers_floors)
+
+
+def selftest(
+    implementations: Sequence[Implementation],
+    variant: str = "v1.5",
+    faults: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    everywhere: bool = False,
+    notify: Notify = lambda event: None,
+) -> Result:
+    """Inject faults into implementations and judge what the suite makes of them.
+
+    Args:
+        implementations: Rows of the table of implementations.
+        variant: Of the small network.
+        faults: Ids; none means all.
+        seed: Of weights and input.
+        everywhere: Whether every place is tried, not three of each kind.
+        notify: Hears every event of the workers.
+
+    Raises:
+        ValueError: If a fault is unknown.
+    """
+    started, result = time.monotonic(), Result()
+    with tempfile.TemporaryDirectory(prefix="conformance-selftest-") as name:
+        bench = make_bench(variant, seed, Path(name))
+        for implementation in implementations:
+            injections = chosen_injections(bench.network.config, faults, implementation.name, everywhere)
+            for precision in dict.fromkeys(injection.fault.precision for injection in injections):
+                own = [injection for injection in injections if injection.fault.precision == precision]
+                for plain, layers, injection in run_injections(bench, implementation, precision, own, notify, result):
+                    judge(bench, implementation.name, precision, injection, plain, layers, result)
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def run_injections(
+    bench: Bench,
+    implementation: Implementation,
+    precision: str,
+    injections: Sequence[Injection],
+    notify: Notify,
+    result: Result,
+) -> Iterator[tuple[dict[Mode, Trace], dict[Mode, Trace], Injection | None]]:
+    """Each injection's traces, plain and fed piece by piece, as soon as both modes of both are there; the right build's too."""
+    by_key: dict[str, Injection | None] = {RIGHT: None}
+    by_key |= {f"{injection.fault.id}@{injection.place.name}": injection for injection in injections}
+    network = {
+        "config": bench.network.config.to_dict(),
+        "weights": str(bench.weights),
+        "sha256": bench.network.weights.content_hash(),
+    }
+    networks = {
+        key: network | ({"faults": [[injection.fault.id, injection.place.name]]} if injection else {})
+        for key, injection in by_key.items()
+    }
+    inputs = {key: {bench.images.name: str(bench.input)} for key in by_key}
+    cases = [Case(key, bench.images.name, mode, layers) for key in by_key for layers in (False, True) for mode in MODES]
+    truth = {case.slug: str(bench.directory / f"{ORACLE.name}-{case.mode}") for case in cases if case.layers}
+    folder = bench.directory / f"{implementation.name}-{precision}"
+    job = Job(implementation, precision, cases, networks, inputs, folder, "cpu", threads=1, truth=truth)
+    waiting: dict[str, dict[bool, dict[Mode, Trace]]] = {}
+    for event in run_jobs([job], parallel=1):
+        notify(event)
+        if event.kind == "failed":
+            result.failures.append(f"{implementation.name} ({precision}) could not run: {event.facts['reason']}")
+        if event.kind != "traced":
+            continue
+        case, path = Case(**event.facts["case"]), Path(event.facts["file"])
+        traces = waiting.setdefault(case.variant, {False: {}, True: {}})
+        traces[case.layers][case.mode] = read_stream(path) if path.is_dir() else Trace.load(path)
+        if all(len(traces[layers]) == len(MODES) for layers in (False, True)):
+            plain, layers = waiting.pop(case.variant).values()
+            yield plain, layers, by_key[case.variant]
+            for trace in layers.values():
+                if isinstance(trace.arrays, Stored):
+                    trace.arrays.remove()
+
+
+def judge(
+    bench: Bench,
+    implementation: str,
+    precision: str,
+    injection: Injection | None,
+    plain: Mapping[Mode, Trace],
+    layers: dict[Mode, Trace],
+    result: Result,
+) -> None:
+    """Add what the suite makes of one injection, or of the right build, to the result."""
+    compared: list[Comparison] = []
+    for mode in MODES:
+        oracle = like(bench.plain[mode], plain[mode])
+        compared += compare_traces(
+            oracle, plain[mode], bench.network.config, floors(bench.plain_floors, mode, precision)
+        )
+    failed = [comparison for comparison in compared if not comparison.passed]
+    if injection is None:
+        result.right += len(compared)
+        result.false_alarms += failed
+        return
+    harmless = injection.fault.harmless_at(injection.place, bench.network.config)
+    trial = Trial(
+        implementation,
+        injection.fault.id,
+        injection.place.name,
+        precision,
+        harmless,
+        "" if harmless else bench.expected(injection),
+        caught=bool(failed),
+    )
+    if failed:
+        oracle_layers = {mode: like(bench.layers[mode], layers[mode]) for mode in MODES}
+        limits = {mode: bench.layers_floors[mode] for mode in MODES} if precision == "float32" else {}
+        found = examine(failed[0], bench.network, oracle_layers, layers, limits)
+        trial = replace(trial, layer=found.layer, causes=named(found), text="; ".join(map(str, found.findings)))
+    result.trials.append(trial)
+
+
+def floors(by_mode: Mapping[Mode, Floors], mode: Mode, precision: str) -> Floors | None:
+    """What correct builds err by, where that is the limit."""
+    return by_mode[mode] if precision == "float32" else None
+
+
+def like(oracle: Trace, candidate: Trace) -> Trace:
+    """The oracle's trace as one of the candidate's case: injections share the oracle's numbers."""
+    return replace(oracle, about=candidate.about)
+
+
+def named(divergence: Divergence) -> tuple[str, ...]:
+    """Every cause in the findings, as FAULT@PLACE."""
+    causes = [cause for finding in divergence.findings for cause in finding.causes]
+    return tuple(f"{cause.fault.id}@{cause.place.name}" for cause in causes)
+
+
+def to_report(result: Result, variant: str) -> dict[str, Any]:
+    """The whole self-test as JSON values."""
+    return {
+        "variant": variant,
+        "seconds": round(result.seconds, 1),
+        "missed": result.missed(),
+        "right_comparisons": result.right,
+        "false_alarms": [comparison.to_dict() for comparison in result.false_alarms],
+        "trials": [
+            vars(trial) | {"layer_named": trial.layer_named, "cause_named": trial.cause_named}
+            for trial in result.trials
+        ],
+    }
+
+
+def table_rows(result: Result, implementations: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """A row per fault: its id and for each implementation how many of its injections were caught, placed and named."""
+    for fault in dict.fromkeys(trial.fault for trial in result.trials):
+        cells = []
+        for implementation in implementations:
+            own = [t for t in result.trials if (t.fault, t.implementation) == (fault, implementation)]
+            counts = Counter[str]()
+            for trial in own:
+                counts["caught"] += trial.caught
+                counts["layer"] += trial.layer_named
+                counts["cause"] += trial.cause_named
+            if not own:
+                cells.append("-")
+            elif all(trial.harmless for trial in own):
+                cells.append("harmless" if not counts["caught"] else f"accused {counts['caught']}/{len(own)}")
+            else:
+                cells.append(" ".join(f"{counts[key]}/{len(own)}" for key in ("caught", "layer", "cause")))
+        yield fault, *cells

@@ -1,0 +1,100 @@
+"""Faults injected into the frameworks are caught, placed and named, by the self-test and by `conformance run`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from conformance.cli import main
+from conformance.implementations import IMPLEMENTATIONS
+from conformance.injection import faulty_adapter, injection_at
+from conformance.selftest import Result, Trial, selftest
+from impls.config import VARIANTS
+
+FAMILIES = {  # one fault of each mechanism: the port, the first wrong layer, the words of the diagnosis
+    "weights": ("torch/kernel-flip@stage2.0.conv2", "stage2.0.conv2", "kernel-flip at stage2.0.conv2"),
+    "config": ("torch/eps-keras@network", "bn1", "eps-keras everywhere"),
+    "layer": ("torch/pad-same@stage3.0.conv2", "stage3.0.conv2", "pad-same at stage3.0.conv2"),
+    "source": ("torch/relu-after-missing@stage4.1", "stage4.1", "relu-after-missing at stage4.1"),
+    "statistics": ("torch/var-biased@stage1.0.bn1", "stage1.0.bn1.running_var", "var-biased at stage1.0.bn1"),
+    "input": ("torch/normalised-twice@input", "conv1", "normalised-twice at input"),
+    "two": ("torch/bgr@input/head-max@head", "conv1", "head-max at head"),
+    "estimated": ("torch/eps-other@stage1.1.bn2", "stage1.1.bn2", "eps = 0.00037"),
+}
+
+
+@pytest.fixture(scope="module")
+def red_run(conformance, small_weights, tmp_path_factory):
+    report = tmp_path_factory.mktemp("report") / "report.json"
+    ports = [f"--impl={name}=conformance.injection:{port}" for name, (port, _, _) in FAMILIES.items()]
+    done = conformance("run", *ports, "--weights", small_weights["v1.5"], "--precision=float64", "--report", report)
+    return done, json.loads(report.read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fault_of_each_family_is_red_with_the_right_words(red_run, family):
+    done, report = red_run
+    assert (done.returncode, report["verdict"], report["failures"]) == (1, "diverges", [])
+    (divergence,) = [d for d in report["first_divergences"] if d["implementation"] == family]
+    _, layer, words = FAMILIES[family]
+    assert (divergence["layer"], divergence["fed"]) == (layer, True)
+    assert any(words in finding["text"] for finding in divergence["diagnosis"])
+    assert words in " ".join(done.stdout.split())
+
+
+def test_the_selftest_names_what_it_injects():
+    faults = ["kernel-io-swap", "pad-same", "eps-1.001", "bn-frozen", "relu-missing", "pool-zero", "pool-valid", "bgr"]
+    result = selftest([IMPLEMENTATIONS["torch"]], "v1.5", faults)
+    assert result.missed() == []
+    assert len(result.trials) == 19
+    assert result.right > 100
+    assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_whole_catalogue_is_caught_placed_and_named(implementation):
+    assert selftest([IMPLEMENTATIONS[implementation]]).missed() == []
+
+
+def trial(**changes):
+    return Trial("torch", "bgr", "input", "float64", "", "conv1", **changes)
+
+
+def test_a_missed_target_is_told():
+    good = trial(caught=True, layer="conv1", causes=("bgr@input",))
+    assert Result([good] * 100).missed() == []
+    assert Result([]).missed() == ["nothing was injected"]
+    assert Result([*[good] * 99, trial()]).missed() == ["torch: bgr@input not caught"]
+    wrong_layer = trial(caught=True, layer="bn1", causes=("bgr@input",))
+    assert Result([*[good] * 9, wrong_layer]).missed() == ["torch: right layer named in 90.0%, target 98%"]
+    wrong_cause = trial(caught=True, layer="conv1", causes=("scale-255@input",))
+    assert Result([*[good] * 9, wrong_cause]).missed() == ["torch: right cause named in 90.0%, target 95%"]
+    accused = Trial("torch", "pool-zero", "stem", "float64", "a proof", "", caught=True)
+    assert Result([*[good] * 99, accused]).missed() == ["torch: pool-zero@stem accused"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "place", "message"),
+    [
+        ("no-such", "conv1", "there is no fault 'no-such'"),
+        ("pad-same", "conv1", "pad-same cannot be at 'conv1' of this network"),
+        ("pad-same", "nowhere", "the places are input, network, stem, conv1"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused(fault, place, message):
+    with pytest.raises(ValueError, match=message):
+        injection_at(fault, place, VARIANTS["v1.5"])
+
+
+def test_a_faulty_implementation_needs_a_fault():
+    with pytest.raises(ValueError, match="IMPLEMENTATION/FAULT@PLACE"):
+        faulty_adapter("torch/bgr")
+
+
+def test_an_unknown_fault_is_bad_input():
+    result = CliRunner().invoke(main, ["selftest", "--fault", "no-such", "--impl", "torch"])
+    assert result.exit_code == 2, result.output
+    assert "there is no fault no-such" in result.output
