@@ -209,9 +209,10 @@ def selftest(
     missed = result.missed()
     for line in missed:
         console.print(line, highlight=False, markup=False)
+    verdict = "targets are missed" if missed else "all targets are met"
     console.print(
         f"{len(result.trials):,} injections, {result.right:,} comparisons of right builds with "
-        f"{len(result.false_alarms)} false alarms, in {result.seconds:.0f} s: {'missed' if missed else 'all targets met'}",
+        f"{len(result.false_alarms)} false alarms, in {result.seconds:.0f} s: {verdict}",
         highlight=False,
     )
     if report is not None:

@@ -1,8 +1,9 @@
 """Diagnosis: which known fault makes the oracle compute what a port computed.
 
-A port that was fed the oracle's own input, piece by piece, errs in each piece by that piece's own fault. Every fault of
-the catalogue that can be there is put into the oracle's piece; in float64 the right one reproduces the port's numbers to
-rounding, and no other one does. Faults that do so equally, everywhere, cannot be told apart and are named together.
+A port that was fed the oracle's own input, piece by piece, errs in each piece by that piece's own fault. Every fault
+of the catalogue that can be there is put into the oracle's piece; in float64 the right one reproduces the port's
+numbers to rounding, and no other one does. Faults that do so equally, everywhere, cannot be told apart and are named
+together.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ Array = np.ndarray
 
 EXPLAINED = {"float64": 1e-11, "float32": 5e-5}
 """Largest relative L2 error of an explanation. In float64 right ones leave up to 1e-15 of activations and statistics,
-and the least fault of the catalogue (eps 1.001e-5) changes them by 1e-9. In float32 one piece adds 4e-7; but TF32 rounds
-what differs by that to one side or the other, which leaves 1e-5 of its own effect of 3e-4."""
+and the least fault of the catalogue (eps 1.001e-5) changes them by 1e-9. In float32 a right explanation of TF32 was
+seen to leave more than 5e-6, since TF32 rounds what differs in the last bit to one side or the other; its effect is
+above 5e-5."""
 
 DIVERGES = {"float64": 1e-12, "float32": 5e-5}
 """From what error on a piece is to be explained: the limit of activations; in float32 what an explanation may leave."""
@@ -274,7 +276,7 @@ class Diagnosis:
         return injection.place.scope == "network" or bool(injection.place.following and injection.fault.weights)
 
     def estimate(self, segment: str, injection: Injection) -> tuple[float, Injection] | None:
-        """The value of a fault's parameter that explains a piece best, and how well; by Newton's method on the residual.
+        """The value of a fault's parameter that explains a piece best, and how well: Newton's method on the residual.
 
         The residual of the right fault vanishes at the right value, so each step squares the error.
         """
@@ -320,7 +322,7 @@ class Diagnosis:
                         return None
                     if name not in found or name not in exhibit.port or found[name].shape != exhibit.port[name].shape:
                         return None
-                    return (found[name].astype(np.float64) - exhibit.port[name]).ravel()
+                    return np.subtract(found[name], exhibit.port[name], dtype=np.float64).ravel()
         return None
 
     def _unexplained(self, segment: str, layer: str, scores: Sequence[tuple[float, Injection]]) -> Finding:

@@ -7,6 +7,7 @@ itself, not by what came before. No process holds more than one activation besid
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,13 +55,12 @@ class Divergence:
 
 
 def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Notify) -> list[Divergence]:
-    """Name the first wrong layer and the cause of each diverging implementation, given its first failure of a network."""
-    found = []
-    for precision, variant, input in dict.fromkeys((c.precision, c.variant, c.input) for c in firsts if c.mode != "-"):
-        group = [
-            c for c in firsts if (c.precision, c.variant, c.input, c.mode != "-") == (precision, variant, input, True)
-        ]
-        found += list(_localise_group(plan, files, group, notify))
+    """Name the first wrong layer and the cause of each diverging implementation, given its first failures."""
+    found: list[Divergence] = []
+    activations = [first for first in firsts if first.mode != "-"]
+    for key in dict.fromkeys((c.precision, c.variant, c.input) for c in activations):
+        group = [c for c in activations if (c.precision, c.variant, c.input) == key]
+        found += _localise_group(plan, files, group, notify)
     by_first = {(d.implementation, d.variant): d for d in found}
     return [by_first.get((first.implementation, first.variant)) or unlocalised(first) for first in firsts]
 
@@ -168,7 +168,7 @@ def _stream(
             "cpu" if implementation in (ORACLE, *REFERENCE_BUILDS) else plan.device,
             timeout=plan.timeout,
             truth=truth,
-            **({"python": plan.interpreters[implementation.name]} if implementation.name in plan.interpreters else {}),
+            python=plan.interpreters.get(implementation.name, sys.executable),
         )
         for implementation in implementations
     ]

@@ -42,7 +42,7 @@ class Job:
         python: The interpreter.
         timeout: Seconds that the worker may take.
         threads: Threads that its libraries may use.
-        truth: Asks for activations one by one, in a folder. By case, the folder of the oracle's, which each piece is fed.
+        truth: Asks for activations of layers one by one, in a folder; by case, the oracle's, which each piece is fed.
     """
 
     implementation: Implementation

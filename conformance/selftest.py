@@ -2,7 +2,7 @@
 
 Each injection is a network of its own in an ordinary job, so that one worker process runs hundreds of them and the same
 code compares, localises and diagnoses as in `conformance run`. What is expected of an injection is computed by the
-oracle with the same fault in it: which layer is the first to differ; and the right build beside them must not be accused.
+oracle with the same fault in it: which layer is the first to differ. A right build beside them must not be accused.
 """
 
 from __future__ import annotations
@@ -197,9 +197,9 @@ class Bench:
             entering = self.images.images if source is None else layers[source]
             wrong = oracle.run(segment, entering, True, [injection])
             for name in promised_names(segment, config, True):
-                if name.endswith(("running_mean", "running_var")):
-                    if distance(layers[name], wrong[name]) > self._shows(oracle.dtype):
-                        return name
+                statistic = name.endswith(("running_mean", "running_var"))
+                if statistic and distance(layers[name], wrong[name]) > self._shows(oracle.dtype):
+                    return name
         return ""
 
     def _shows(self, precision: str) -> float:
@@ -282,7 +282,7 @@ def run_injections(
     notify: Notify,
     result: Result,
 ) -> Iterator[tuple[dict[Mode, Trace], dict[Mode, Trace], Injection | None]]:
-    """Each injection's traces, plain and fed piece by piece, as soon as both modes of both are there; the right build's too."""
+    """Each injection's traces, plain and fed piece by piece, as soon as they are all there; the right build's too."""
     by_key: dict[str, Injection | None] = {RIGHT: None}
     by_key |= {f"{injection.fault.id}@{injection.place.name}": injection for injection in injections}
     network = {

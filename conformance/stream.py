@@ -1,8 +1,8 @@
 """Activations one by one: written to a folder as they are computed, and read back as they are asked for.
 
-A run of the real network has a few hundred megabytes of activations an image; none of the processes holds more than the
-one it is at. A port that is given the oracle's folder goes on from the oracle's own activation after each piece, so that
-what it errs by in one piece does not reach the next.
+A run of the real network has a few hundred megabytes of activations an image; none of the processes holds more than
+the one it is at. A port that is given the oracle's folder goes on from the oracle's own activation after each piece, so
+that what it errs by in one piece does not reach the next.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -179,7 +180,7 @@ def run_cases(
             "cpu" if implementation in (ORACLE, *REFERENCE_BUILDS) else plan.device,
             timeout=plan.timeout,
             threads=max(1, processors // parallel),
-            **({"python": plan.interpreters[implementation.name]} if implementation.name in plan.interpreters else {}),
+            python=plan.interpreters.get(implementation.name, sys.executable),
         )
         for implementation, precision in pairs
     ]

@@ -1,4 +1,4 @@
-"""The catalogue of porting bugs, each executable: in the oracle for the diagnosis, in any implementation for the self-test.
+"""The catalogue of porting bugs, each executable: in the oracle for diagnosis, in any implementation to test the suite.
 
 Nothing here imports a framework.
 """

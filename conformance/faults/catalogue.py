@@ -80,7 +80,7 @@ POOLING = Remedies(
 STRIDE = Remedies(
     torch="Give stride to the convolution that the weights were trained with: conv2 in torchvision, conv1 in Caffe.",
     flax="Give strides to the convolution that the weights were trained with: conv2 in torchvision, conv1 in Caffe.",
-    keras="Give strides to the one that the weights were trained with: conv1 in keras.applications, conv2 in torchvision.",
+    keras="Give strides to the one that the weights want it on: conv1 in keras.applications, conv2 in torchvision.",
 )
 RELU = Remedies(
     torch="Put relu after bn1, bn2 and the addition, and nowhere else; a shared nn.ReLU is easily left out of forward.",
@@ -123,8 +123,8 @@ PRECISION = Remedies(
     keras="Call tf.config.experimental.enable_tensor_float_32_execution(False).",
 )
 PIXELS = Remedies(
-    torch="Prepare images once as the weights want it: RGB, 0..1, minus mean, over deviation (torchvision's transforms).",
-    flax="Prepare images once as the weights want it: RGB, 0..1, minus mean, over deviation; and not in the model again.",
+    torch="Prepare images once as the weights want it: RGB, 0..1, minus mean, over deviation.",
+    flax="Prepare images once as the weights want it: RGB, 0..1, minus mean, over deviation; not in the model too.",
     keras="Prepare images once as the weights want it: preprocess_input's mode is 'torch' for these weights.",
 )
 LAYOUT = Remedies(
@@ -964,7 +964,7 @@ WHOLE = (
                 for framework in ("numpy", "torch", "flax", "keras")
             }
         ),
-        harmless="ReLU keeps the order of numbers, so the largest one stays it; with zeros around the pool it would not",
+        harmless="ReLU keeps the order of numbers, so the largest stays it; with zeros around the pool it would not",
     ),
     Fault(
         "stage1-stride",
@@ -1069,67 +1069,52 @@ WHOLE = (
     ),
 )
 
-PREPROCESSING = tuple(
-    Fault(id, what, ("input",), "P", source, remedies, images=change, where=is_colour)
-    for id, what, source, remedies, change in (
-        ("bgr", "BGR for RGB", "keras#10279, keras-io#1185", PIXELS, images.plainly(images.channels_reversed)),
-        (
-            "caffe-means",
-            "Caffe's means and BGR in 0..255, not mean and standard deviation",
-            "classification_models#4",
-            PIXELS,
-            images.on_pixels(images.caffe),
-        ),
-        ("scale-255", "0..255 for 0..1", "-", PIXELS, images.on_pixels(images.bytes_normalised)),
-        ("scale-255-twice", "divided by 255 twice", "-", PIXELS, images.on_pixels(images.divided_twice)),
-        (
-            "normalised-twice",
-            "normalised in the loader and in the model",
-            "flaxmodels normalises inside",
-            PIXELS,
-            images.on_pixels(images.twice),
-        ),
-        ("not-normalised", "0..1, not normalised", "-", PIXELS, images.on_pixels(images.never)),
-        (
-            "scaled-around-zero",
-            "-1..1, keras.applications' mode 'tf'",
-            "-",
-            PIXELS,
-            images.on_pixels(images.around_zero),
-        ),
-        (
-            "std-missing",
-            "the mean subtracted, the deviation not divided by",
-            "-",
-            PIXELS,
-            images.on_pixels(images.centred_only),
-        ),
-        (
-            "nchw-reshaped",
-            "reshaped, not transposed, between NCHW and NHWC",
-            "-",
-            LAYOUT,
-            images.plainly(images.reshaped),
-        ),
-        ("image-turned", "height and width of the image exchanged", "-", LAYOUT, images.plainly(images.turned)),
-        ("image-mirrored", "the image left for right", "-", LAYOUT, images.plainly(images.mirrored)),
-        ("image-half", "the image went through float16", "-", DTYPE, images.plainly(images.through_float16)),
-        (
-            "resize-antialias",
-            "resized without antialiasing (here: by picking pixels)",
-            "vision#2950, vision#6506",
-            RESIZING,
-            images.plainly(images.aliased),
-        ),
-        (
-            "crop-pct",
-            "another crop fraction (here: 7/8 of the image, enlarged)",
-            "keras-hub's timm loader ignores it",
-            RESIZING,
-            images.plainly(images.zoomed),
-        ),
-    )
-) + (
+PIXELS_ROWS = (
+    ("bgr", "BGR for RGB", "keras#10279, keras-io#1185", PIXELS, images.plainly(images.channels_reversed)),
+    (
+        "caffe-means",
+        "Caffe's means and BGR in 0..255, not mean and standard deviation",
+        "classification_models#4",
+        PIXELS,
+        images.on_pixels(images.caffe),
+    ),
+    ("scale-255", "0..255 for 0..1", "-", PIXELS, images.on_pixels(images.bytes_normalised)),
+    ("scale-255-twice", "divided by 255 twice", "-", PIXELS, images.on_pixels(images.divided_twice)),
+    (
+        "normalised-twice",
+        "normalised in the loader and in the model",
+        "flaxmodels normalises inside",
+        PIXELS,
+        images.on_pixels(images.twice),
+    ),
+    ("not-normalised", "0..1, not normalised", "-", PIXELS, images.on_pixels(images.never)),
+    ("scaled-around-zero", "-1..1, as keras's mode 'tf' has it", "-", PIXELS, images.on_pixels(images.around_zero)),
+    ("std-missing", "the mean subtracted alone", "-", PIXELS, images.on_pixels(images.centred_only)),
+    ("nchw-reshaped", "NCHW reshaped, not transposed, to NHWC", "-", LAYOUT, images.plainly(images.reshaped)),
+    ("image-turned", "height and width of the image exchanged", "-", LAYOUT, images.plainly(images.turned)),
+    ("image-mirrored", "the image left for right", "-", LAYOUT, images.plainly(images.mirrored)),
+    ("image-half", "the image went through float16", "-", DTYPE, images.plainly(images.through_float16)),
+    (
+        "resize-antialias",
+        "resized without antialiasing (here: by picking pixels)",
+        "vision#2950, vision#6506",
+        RESIZING,
+        images.plainly(images.aliased),
+    ),
+    (
+        "crop-pct",
+        "another crop fraction (here: 7/8 of the image, enlarged)",
+        "keras-hub's timm loader ignores it",
+        RESIZING,
+        images.plainly(images.zoomed),
+    ),
+)
+
+PREPROCESSING = (
+    *(
+        Fault(id, what, ("input",), "P", source, remedies, images=change, where=is_colour)
+        for id, what, source, remedies, change in PIXELS_ROWS
+    ),
     Fault(
         "image-scaled",
         "the image multiplied by some factor",

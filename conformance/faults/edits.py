@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from conformance.faults.fault import Edits, Substitution, in_all
 
@@ -88,14 +89,15 @@ def replaced(old: str, new: str, count: int = 1) -> Mapping[str, Edits]:
 
 
 def by_framework(**edits: tuple[str, str] | Sequence[tuple[str, str]]) -> Mapping[str, Edits]:
-    """Substitutions of their own for each framework: one pair, or several."""
-    return {
-        framework: tuple(
-            Substitution(old, new)
-            for old, new in ((pairs,) if isinstance(pairs[0], str) else pairs)  # type: ignore[misc]
-        )
-        for framework, pairs in edits.items()
-    }
+    """Substitutions of their own for each framework: one pair (old, new), or several."""
+    return {framework: tuple(_substitutions(own)) for framework, own in edits.items()}
+
+
+def _substitutions(edits: tuple[str, str] | Sequence[tuple[str, str]]) -> Iterator[Substitution]:
+    """One pair of texts, or several, as substitutions."""
+    pairs: Any = [edits] if isinstance(edits[0], str) else edits
+    for old, new in pairs:
+        yield Substitution(old, new)
 
 
 NORM_1 = 'y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))'

@@ -1,7 +1,7 @@
 """What a fault is: a row that says what goes wrong, where it can, and how to make it happen in any implementation.
 
-A row changes at most five things, each in one way for all implementations: the weights (a function on canonical arrays),
-the configuration, the text of the model (the four files are one text), the images, and later the recipe of training.
+A row changes one of five things, in one way for all implementations: the weights (a function on canonical arrays), the
+configuration, the text of the model (the four files are one text), the images, and later the recipe of training.
 An `Injection` is a fault at one place; the oracle and the frameworks are injected with the same one.
 """
 
@@ -66,10 +66,12 @@ def places(config: ResNetConfig) -> Iterator[Place]:
         ]
         if block.projects:
             convolutions.append(("downsample_conv", "downsample_bn", 1, block.stride, block.in_channels, outside))
-        for conv, norm, *sizes in convolutions:
+        for conv, norm, kernel, stride, inputs, outputs in convolutions:
             inner = after is not None and after.channels == block.channels and not conv.startswith("downsample")
             same = [f"{after.name}.{layer}" if after and inner else "" for layer in (conv, norm)]
-            yield Place(f"{name}.{conv}", "conv", *sizes, following=same[0] if twin or conv != "conv1" else "")
+            if conv == "conv1" and not twin:
+                same[0] = ""
+            yield Place(f"{name}.{conv}", "conv", kernel, stride, inputs, outputs, following=same[0])
             yield Place(f"{name}.{norm}", "norm", following=same[1])
     yield Place("head", "head")
 

@@ -6,13 +6,15 @@ What is done to pixels before is done here to the prepared image, by undoing the
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conformance.faults.fault import ImagesChange
 from conformance.inputs import IMAGENET_MEAN, IMAGENET_STD
 
-Array = np.ndarray
+Array = NDArray[Any]
 
 CAFFE_MEANS = (103.939, 116.779, 123.68)
 """Of blue, green and red, over ImageNet in 0..255: what keras.applications subtracts in its mode "caffe"."""
@@ -53,7 +55,8 @@ def channels_reversed(images: Array) -> Array:
 
 def caffe(pixels: Array, mean: Array, deviation: Array) -> Array:
     """BGR in 0..255, less Caffe's means."""
-    return pixels[:, ::-1] * 255 - np.reshape(CAFFE_MEANS, (1, 3, 1, 1))
+    means: Array = np.reshape(CAFFE_MEANS, (1, 3, 1, 1))
+    return pixels[:, ::-1] * 255 - means
 
 
 def bytes_normalised(pixels: Array, mean: Array, deviation: Array) -> Array:

@@ -181,7 +181,8 @@ def through_bfloat16(weight: Array) -> Array:
 def through_int8(weight: Array) -> Array:
     """Quantised to 8 bits with one scale for the array."""
     step = np.abs(weight).max() / 127
-    return np.rint(weight / step) * step
+    rounded: Array = np.rint(weight / step) * step
+    return rounded
 
 
 def layer_of(place: Place) -> str:

@@ -1,4 +1,4 @@
-"""The catalogue: every row fits all four models, changes something or is proven harmless, and shows where it was put."""
+"""The catalogue: each row fits all four models, changes something or is proven harmless, and shows where it was put."""
 
 from __future__ import annotations
 
