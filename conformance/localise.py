@@ -36,6 +36,7 @@ class Divergence:
         reason: How far.
         fed: Whether it is out of it even where its piece is fed the oracle's own input.
         findings: The faults that explain it, one after the other.
+        task: What was done, where it was no forward run.
     """
 
     implementation: str
@@ -47,6 +48,7 @@ class Divergence:
     reason: str
     fed: bool = False
     findings: Sequence[Finding] = field(default_factory=list)
+    task: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -57,7 +59,7 @@ class Divergence:
 def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Notify) -> list[Divergence]:
     """Name the first wrong layer and the cause of each diverging implementation, given its first failures."""
     found: list[Divergence] = []
-    activations = [first for first in firsts if first.mode != "-"]
+    activations = [first for first in firsts if first.mode != "-" and not first.task]
     for key in dict.fromkeys((c.precision, c.variant, c.input) for c in activations):
         group = [c for c in activations if (c.precision, c.variant, c.input) == key]
         found += _localise_group(plan, files, group, notify)
@@ -68,7 +70,7 @@ def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Not
 def unlocalised(first: Comparison) -> Divergence:
     """A divergence of which no more is known than the comparison that failed."""
     where = (first.implementation, first.variant, first.precision, first.mode, first.input)
-    return Divergence(*where, first.name, first.reason)
+    return Divergence(*where, first.name, first.reason, task=first.task)
 
 
 def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notify: Notify) -> Iterator[Divergence]:

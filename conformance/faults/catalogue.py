@@ -614,7 +614,7 @@ NORMS = (
         "S",
         "pytorch#1410, keras#16363, tensorflow#55545",
         VARIANCE,
-        sources=edits.VARIANCE_BIASED,
+        config={"norm_variance": "biased"},
     ),
     Fault(
         "bn-frozen",

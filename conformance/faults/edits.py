@@ -116,7 +116,7 @@ TORCH_POOL = "return max_pool2d(x, 3, 2, padding=1)"
 FLAX_POOL = "((1, 1), (1, 1)))"
 KERAS_POOL = 'ops.max_pool(pad(x, 3, -float("inf")), 3, 2, "valid", "channels_last")'
 NUMPY_STATISTICS = "mean, variance = self.running_mean, self.running_var"
-TORCH_NORM = "layer = nn.BatchNorm2d("
+TORCH_NORM = "layer = BatchNorm("
 TORCH_NORM_HEAD = "def norm(channels"
 FLAX_CALL = "y = super().__call__(x)"
 KERAS_CALL = "y = super().call(x, training=training, mask=mask)"
@@ -124,9 +124,9 @@ KERAS_CALL = "y = super().call(x, training=training, mask=mask)"
 
 
 def torch_norm(name: str, body: str) -> list[tuple[str, str]]:
-    """PyTorch's batch norm is compiled code: a subclass that does otherwise, and its use in `norm`."""
+    """PyTorch's batch norm is compiled code: a subclass of the model's own that does otherwise, and its use in `norm`."""
     forward = "".join(f"        {line}\n" for line in body.splitlines())
-    text = f"class {name}(nn.BatchNorm2d):\n    def forward(self, x):\n{forward}\n\n"
+    text = f"class {name}(BatchNorm):\n    def forward(self, x):\n{forward}\n\n"
     return [(TORCH_NORM_HEAD, text + TORCH_NORM_HEAD), (TORCH_NORM, f"layer = {name}(")]
 
 
@@ -187,20 +187,6 @@ STEM_SAME = by_framework(
     ),
     flax=("config.same_padding and kernel == 3", "kernel == 7"),
     keras=("config.same_padding and kernel == 3", "kernel == 7"),
-)
-VARIANCE_BIASED = by_framework(
-    numpy=("variance * count / (count - 1)", "variance"),
-    torch=torch_norm(
-        "BiasedBatchNorm",
-        "before = self.running_var.clone()\n"
-        "y = super().forward(x)\n"
-        "if self.training:\n"
-        "    count, kept = x.numel() // x.shape[1], before * (1 - self.momentum)\n"
-        "    self.running_var.copy_(kept + (self.running_var - kept) * ((count - 1) / count))\n"
-        "return y",
-    ),
-    flax=("* (count / (count - 1))", ""),
-    keras=("* (count / (count - 1))", ""),
 )
 NORM_FROZEN = by_framework(
     numpy=("if self.training:", "if False:"),
