@@ -129,7 +129,7 @@ def test_conformance_names_implementations_in_its_adapters_alone():
     for path in files("conformance"):
         named = {name.split(".")[1] for name in imports(path) if name.startswith("impls.")}
         if "adapters" not in path.parts:
-            assert named <= {"config", "taps", "numpy"}, path
+            assert named <= {"config", "taps", "paths", "numpy"}, path
             assert not packages(path) & set(FRAMEWORKS), path
 
 
