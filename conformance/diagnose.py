@@ -322,7 +322,8 @@ class Diagnosis:
                         return None
                     if name not in found or name not in exhibit.port or found[name].shape != exhibit.port[name].shape:
                         return None
-                    return np.subtract(found[name], exhibit.port[name], dtype=np.float64).ravel()
+                    difference: Array = np.subtract(found[name], exhibit.port[name], dtype=np.float64)
+                    return difference.ravel()
         return None
 
     def _unexplained(self, segment: str, layer: str, scores: Sequence[tuple[float, Injection]]) -> Finding:

@@ -142,6 +142,7 @@ def _follow(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event
             events.put(Event(job, kind, facts))
         if kind == "traced":
             last = f"the case after {' / '.join(str(facts['case'][key]) for key in ('variant', 'input', 'mode'))}"
+    process.stdout.close()
     code = process.wait()
     seconds = time.monotonic() - started
     if timed_out.is_set():

@@ -150,7 +150,8 @@ class PiecewiseOracle:
     def build(self, segment: str, injections: Sequence[Injection] = ()) -> Any:
         """The oracle's network, in which only the piece's arrays are filled, with the faults in place."""
         arrays = faulty_weights(self.arrays, injections, self.config, self.dtype)
-        names = [name for name in expected_shapes(self.config) if segment_of(name) == segment]
+        run = {segment, "stem"} if segment == "head" else {segment}  # the head is reached through the stem
+        names = [name for name in expected_shapes(self.config) if segment_of(name) in run]
         pieces = grafts(injections, "numpy")
         whole = next((piece for piece in pieces if piece.whole), None)
         model = self._filled(whole, names, arrays)

@@ -1,6 +1,13 @@
 """What must happen before any test is imported."""
 
 import contextlib
+import os
+
+from conformance.switches import THREADS
+
+# Tests run side by side, and NumPy's threads would fight for the processors: ten times as slow on small networks.
+for variable in THREADS:
+    os.environ.setdefault(variable, "1")
 
 # TensorFlow 2.21, then the Triton that comes with PyTorch 2.14: importing them in this order, as PyTorch does
 # on its own for the meta device and for torch.compile, ends the process. The other order works.

@@ -124,7 +124,7 @@ KERAS_CALL = "y = super().call(x, training=training, mask=mask)"
 
 
 def torch_norm(name: str, body: str) -> list[tuple[str, str]]:
-    """PyTorch's batch norm is compiled code: a subclass of the model's own that does otherwise, and its use in `norm`."""
+    """A subclass of the model's own batch norm that does otherwise, and its use in `norm`."""
     forward = "".join(f"        {line}\n" for line in body.splitlines())
     text = f"class {name}(BatchNorm):\n    def forward(self, x):\n{forward}\n\n"
     return [(TORCH_NORM_HEAD, text + TORCH_NORM_HEAD), (TORCH_NORM, f"layer = {name}(")]

@@ -159,7 +159,10 @@ def test_the_oracle_in_pieces_is_the_oracle(specimens, variant):
     assert whole.keys() == specimen.truth[False].keys()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# The tutorial's head takes images of 224 pixels only, and half a minute for them all.
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow) if name == "tutorial" else name for name in VARIANTS]
+)
 def test_every_fault_shows_first_where_it_is_or_is_harmless(specimens, variant):
     specimen, shown = specimens[variant], 0
     for fault in FAULTS.values():

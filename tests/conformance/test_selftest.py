@@ -13,15 +13,23 @@ from conformance.injection import faulty_adapter, injection_at
 from conformance.selftest import Result, Trial, selftest
 from impls.config import VARIANTS
 
-FAMILIES = {  # one fault of each mechanism: the port, the first wrong layer, the words of the diagnosis
-    "weights": ("torch/kernel-flip@stage2.0.conv2", "stage2.0.conv2", "kernel-flip at stage2.0.conv2"),
-    "config": ("torch/eps-keras@network", "bn1", "eps-keras everywhere"),
-    "layer": ("torch/pad-same@stage3.0.conv2", "stage3.0.conv2", "pad-same at stage3.0.conv2"),
-    "source": ("torch/relu-after-missing@stage4.1", "stage4.1", "relu-after-missing at stage4.1"),
-    "statistics": ("torch/var-biased@stage1.0.bn1", "stage1.0.bn1.running_var", "var-biased at stage1.0.bn1"),
-    "input": ("torch/normalised-twice@input", "conv1", "normalised-twice at input"),
-    "two": ("torch/bgr@input/head-max@head", "conv1", "head-max at head"),
-    "estimated": ("torch/eps-other@stage1.1.bn2", "stage1.1.bn2", "eps = 0.00037"),
+FAMILIES = {  # ports that have one fault of each mechanism: the first wrong layer, the words of the diagnosis
+    "config": ("torch/eps-keras@network", "bn1", ["eps-keras everywhere"]),
+    "statistics": (
+        "torch/var-biased@stage1.0.bn1",
+        "stage1.0.bn1.running_var",
+        ["var-biased at stage1.0.bn1"],
+    ),
+    "input-weights-whole": (
+        "torch/normalised-twice@input/kernel-flip@stage2.0.conv2/head-max@head",
+        "conv1",
+        ["normalised-twice at input", "kernel-flip at stage2.0.conv2", "head-max at head"],
+    ),
+    "estimated-layer-source": (
+        "torch/eps-other@stage1.1.bn2/pad-same@stage3.0.conv2/relu-after-missing@stage4.1",
+        "stage1.1.bn2",
+        ["eps = 0.00037", "pad-same at stage3.0.conv2", "relu-after-missing at stage4.1"],
+    ),
 }
 
 
@@ -40,16 +48,17 @@ def test_a_fault_of_each_family_is_red_with_the_right_words(red_run, family):
     (divergence,) = [d for d in report["first_divergences"] if d["implementation"] == family]
     _, layer, words = FAMILIES[family]
     assert (divergence["layer"], divergence["fed"]) == (layer, True)
-    assert any(words in finding["text"] for finding in divergence["diagnosis"])
-    assert words in " ".join(done.stdout.split())
+    texts = [finding["text"] for finding in divergence["diagnosis"]]
+    assert [word in text for word, text in zip(words, texts, strict=True)] == [True] * len(words)
+    assert all(word in " ".join(done.stdout.split()) for word in words)
 
 
 def test_the_selftest_names_what_it_injects():
     faults = ["kernel-io-swap", "pad-same", "eps-1.001", "bn-frozen", "relu-missing", "pool-zero", "pool-valid", "bgr"]
     result = selftest([IMPLEMENTATIONS["torch"]], "v1.5", faults)
     assert result.missed() == []
-    assert len(result.trials) == 19
-    assert result.right > 100
+    assert len(result.trials) == 22
+    assert result.right > 50
     assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero"}
 
 

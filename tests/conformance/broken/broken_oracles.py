@@ -9,12 +9,16 @@ class ReducedPrecision(Oracle):
     """float64 asked for, float32 computed, float64 claimed."""
 
     def build(self, config, weights):
+        self.dtype = "float32"
         super().build(config, weights)
-        self.model.astype("float32")
 
     def run(self, images, train, layers):
-        found = super().run(images.astype("float32"), train, layers)
-        return {name: array.astype("float32").astype("float64") for name, array in found.items()}
+        found = super().run(images, train, layers)
+        return {name: array.astype("float64") for name, array in found.items()}
+
+    def stream(self, images, train, see):
+        found = super().stream(images, train, lambda name, value: see(name, value.astype("float64")))
+        return {name: array.astype("float64") for name, array in found.items()}
 
 
 class BiasedVariance(Oracle):
