@@ -185,7 +185,7 @@ class ResNetConfig:
             ValueError: If a field is missing, unknown, of another type or impossible.
         """
         known = {field.name: field for field in fields(cls)}
-        values = ADDED | values
+        values = ADDED | values if isinstance(values, dict) else values
         if set(values) != set(known):
             raise ValueError(f"expected the fields {sorted(known)}, got {sorted(values)}")
         kinds = {name: type(value) for name, value in TYPICAL.to_dict().items()}
