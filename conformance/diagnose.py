@@ -37,6 +37,9 @@ MOST_FAULTS = 4
 STEPS = 12
 """Of Newton's method for a continuous parameter; it squares the error at each."""
 
+PATIENCE = 3
+"""Steps in which Newton's method must halve the residual at least once, or be given up."""
+
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
@@ -282,27 +285,46 @@ class Diagnosis:
         """
         parameter = injection.fault.parameter
         assert parameter is not None
-        tried = [self._newton(segment, injection, parameter, start) for start in parameter.starts]
-        found = [value for value in tried if value is not None]
-        scored = [(self.score(segment, replace(injection, value=value)), value) for value in found]
-        if not scored:
-            return None
-        score, value = min(scored)
-        return score, replace(injection, value=value)
+        exhibit, layer = self._evidence(segment)
+        best: tuple[float, Injection] | None = None
+        for start in parameter.starts:
+            value = self._newton(exhibit, segment, layer, injection, parameter, start)
+            if value is None:
+                continue
+            found = replace(injection, value=value)
+            score = self.score(segment, found)
+            best = (score, found) if best is None or score < best[0] else best
+            if best[0] <= self.limit:
+                break
+        return best
 
-    def _newton(self, segment: str, injection: Injection, parameter: Parameter, start: float) -> float | None:
+    def _evidence(self, segment: str) -> tuple[Exhibit, str]:
+        """The first mode in which a piece is wrong, and its first wrong array."""
+        for exhibit in self.exhibits:
+            expected = self._expected(exhibit, segment)
+            for name in self._names(exhibit, segment):
+                if self._apart(expected, exhibit, name) > self.diverges:
+                    return exhibit, name
+        raise ValueError(f"{segment} is not wrong")
+
+    def _newton(
+        self, exhibit: Exhibit, segment: str, layer: str, injection: Injection, parameter: Parameter, start: float
+    ) -> float | None:
+        """Where Newton's method ends, or gains nothing in a few steps; None if it leaves the numbers that can be."""
         to, back = (log, exp) if parameter.positive else (float, float)
-        at, step = to(start), 1e-4
+        at, step, sizes = to(start), 1e-4, []
         with np.errstate(all="ignore"):
             for _ in range(STEPS):
-                here = self._residual(segment, replace(injection, value=back(at)))
-                there = self._residual(segment, replace(injection, value=back(at + step)))
+                here = self._residual(exhibit, segment, layer, replace(injection, value=back(at)))
+                there = self._residual(exhibit, segment, layer, replace(injection, value=back(at + step)))
                 if here is None or there is None:
                     return None
+                sizes.append(float(np.linalg.norm(here)))
                 slope = (there - here) / step
                 steepness = float(slope @ slope)
-                if not np.isfinite(steepness) or steepness == 0:
-                    return None
+                stuck = len(sizes) > PATIENCE and sizes[-1] > sizes[-1 - PATIENCE] / 2
+                if not np.isfinite(steepness) or steepness == 0 or stuck:
+                    return back(at) if stuck else None
                 move = float(slope @ here) / steepness
                 at -= max(-2.0, min(2.0, move))
                 if abs(move) < 1e-14 * max(1.0, abs(at)):
@@ -310,21 +332,24 @@ class Diagnosis:
                 step = max(1e-7, min(1e-4, abs(move)))
         return back(at)
 
-    def _residual(self, segment: str, injection: Injection) -> Array | None:
-        """The difference at the piece's first wrong array of the first mode that has one; None where it cannot be."""
-        for exhibit in self.exhibits:
-            expected = self._expected(exhibit, segment)
-            for name in self._names(exhibit, segment):
-                if self._apart(expected, exhibit, name) > self.diverges:
-                    try:
-                        found = self._run(exhibit, segment, [*self.known, injection])
-                    except (ValueError, IndexError, AttributeError):
-                        return None
-                    if name not in found or name not in exhibit.port or found[name].shape != exhibit.port[name].shape:
-                        return None
-                    difference: Array = np.subtract(found[name], exhibit.port[name], dtype=np.float64)
-                    return difference.ravel()
-        return None
+    def _residual(self, exhibit: Exhibit, segment: str, layer: str, injection: Injection) -> Array | None:
+        """The oracle's array with the fault less the port's; None where there is none to compare."""
+
+        def until_layer(name: str, value: Array) -> None:
+            if name == layer:
+                raise Stopped
+
+        try:
+            found = self._run(exhibit, segment, [*self.known, injection], until_layer)
+        except (ValueError, IndexError, AttributeError):
+            return None
+        if layer not in found or layer not in exhibit.port:
+            return None
+        port = exhibit.port[layer]
+        if found[layer].shape != port.shape:
+            return None
+        difference: Array = np.subtract(found[layer], port, dtype=np.float64)
+        return difference.ravel()
 
     def _unexplained(self, segment: str, layer: str, scores: Sequence[tuple[float, Injection]]) -> Finding:
         """No fault fits: the one that leaves the least of the first wrong layer, if it leaves less than there was."""
