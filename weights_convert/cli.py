@@ -335,8 +335,8 @@ def dialect_of_name(target: Path) -> Dialect:
     for name in DIALECT.choices:
         if f".{containers.without_ending(target)}".endswith(f".{name}"):
             return find_dialect(name)
-    if (container := containers.of_name(target)) and len(container.dialects) == 1:
-        return find_dialect(container.dialects[0])
+    if (container := containers.of_name(target)) and container.default_dialect:
+        return find_dialect(container.default_dialect)
     example = target.with_suffix(f".flax{target.suffix}").name
     raise ConversionError(
         str(target),

@@ -47,6 +47,8 @@ class Container:
         reader: The name of the function that reads.
         writer: The name of the function that writes.
         dialects: The only dialects that are written so; empty for all.
+        default_dialect: The one of a target whose name tells none.
+        written_by: The library without which nobody can write it: it builds the model, and has fewer networks.
         on_trial: Whether a process of its own reads it first: its library does not stand every damage.
         entries: Of a folder: how the names of all that it holds look (as `fnmatch` has it). An old folder is replaced
             only if it holds nothing else.
@@ -62,6 +64,8 @@ class Container:
     reader: str = "read"
     writer: str = "write"
     dialects: tuple[str, ...] = ()
+    default_dialect: str | None = None
+    written_by: str | None = None
     on_trial: bool = False
     entries: tuple[str, ...] = ()
     splits: bool = False
@@ -90,7 +94,8 @@ CONTAINERS = (
         matches=_is_keras_archive,
         module="keras_file",
         keeps_metadata=True,
-        dialects=("keras",),
+        dialects=("keras", "keras.applications"),
+        default_dialect="keras",
         on_trial=True,
     ),
     Container(
@@ -116,6 +121,17 @@ CONTAINERS = (
         keeps_metadata=True,
         writer="write_legacy",
         dialects=("keras.applications", "transformers-tf"),
+    ),
+    Container(
+        "whole-model Keras HDF5",
+        endings=(".model.h5",),
+        matches=lambda path, head: False,  # read as those above
+        module="keras_models",
+        keeps_metadata=True,
+        writer="write_h5",
+        dialects=("keras.applications",),
+        default_dialect="keras.applications",
+        written_by="keras",
     ),
     Container(
         "safetensors index",
@@ -146,12 +162,17 @@ CONTAINERS = (
     ),
     Container(
         "Keras Hub preset",
-        endings=(),
+        endings=(".keras-hub",),
         matches=_within("folders", "is_preset"),
         module="folders",
+        keeps_metadata=True,
         folder=True,
         reader="read_preset",
-        writer="refuse_writing",
+        writer="write_preset",
+        dialects=("keras-hub",),
+        default_dialect="keras-hub",
+        entries=("config.json", "metadata.json", "model.weights.h5", "task.json", "task.weights.h5"),
+        written_by="keras_hub",
     ),
     Container(
         "transformers folder",
@@ -163,6 +184,7 @@ CONTAINERS = (
         reader="read_transformers",
         writer="write_transformers",
         dialects=("transformers",),
+        default_dialect="transformers",
         entries=("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
         splits=True,
     ),

@@ -13,8 +13,12 @@ import numpy as np
 from impls.config import EXPANSION, ResNetConfig
 from weights_convert import containers
 from weights_convert.containers import safetensors_file
+from weights_convert.containers.keras_models import PRESET, write_preset
 from weights_convert.errors import ConversionError
 from weights_convert.metadata import KNOWN_BY, is_ours, packed, unpacked
+
+__all__ = ["is_index", "is_preset", "is_transformers", "read_index", "read_preset", "read_transformers"]
+__all__ += ["refuse_writing", "transformers_config", "write_preset", "write_transformers"]
 
 INDEX = ".index.json"
 MODEL_TYPE = "resnet"
@@ -22,9 +26,6 @@ MODEL_TYPE = "resnet"
 
 WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "flax_model.msgpack", "tf_model.h5")
 """The files of a transformers folder that hold all weights, the best first."""
-
-PRESET = ("model.weights.h5", "task.weights.h5")
-"""The files of a Keras Hub preset: the backbone, and, where there is a task, its head or all of it."""
 
 
 def is_index(path: Path) -> bool:
@@ -158,19 +159,20 @@ def read_preset(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of the backbone and of the task's head."""
     arrays, metadata = containers.read(folder / PRESET[0])
     if (folder / PRESET[1]).is_file():
-        arrays |= containers.read(folder / PRESET[1])[0]
-    if _config(folder).get("registered_name") == "keras_hub>ResNetBackbone":
+        head, said = containers.read(folder / PRESET[1])
+        arrays, metadata = arrays | head, metadata | said
+    if not is_ours(metadata) and _config(folder).get("registered_name") == "keras_hub>ResNetBackbone":
         metadata |= {"variant": "v1.5", KNOWN_BY: "Keras Hub's ResNetBackbone, named in its config.json, is v1.5"}
     return arrays, metadata
 
 
 def refuse_writing(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Folders are read, not written.
+    """An index alone is read, not written.
 
     Raises:
         ConversionError: Always.
     """
-    raise ConversionError(str(path), ["folders of several files are read, not written"], "Write one file.")
+    raise ConversionError(str(path), ["an index is written with its folder alone"], "Write a .transformers folder.")
 
 
 def _told_by_config(folder: Path) -> dict[str, str]:

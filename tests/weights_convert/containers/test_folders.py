@@ -154,6 +154,6 @@ class TestATransformersFolder:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_only_written_by_its_library_is_refused(tmp_path: Path):
-    with pytest.raises(ConversionError, match="folders of several files are read, not written"):
+def test_an_index_alone_is_not_written(tmp_path: Path):
+    with pytest.raises(ConversionError, match="an index is written with its folder alone"):
         folders.refuse_writing(tmp_path, {}, {})
