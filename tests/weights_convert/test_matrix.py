@@ -14,14 +14,12 @@ from weights_convert.containers import CONTAINERS
 from weights_convert.dialects import DIALECTS
 from weights_convert.inspection import FLOATS
 
-WHOLE_MODELS = [("keras.applications", ".keras")]
-"""Beside the containers that only a library can write: they are tested with their libraries."""
 MATRIX = [
     (dialect, ending)
     for container in CONTAINERS
     for ending in container.endings[:1]
     for dialect in (container.dialects or DIALECTS)
-    if container.written_by is None and (dialect, ending) not in WHOLE_MODELS
+    if dialect not in container.built  # those are tested with their libraries
 ]
 EVERY_DTYPE = [
     (dialect, ending, dtype)

@@ -48,7 +48,7 @@ class Container:
         writer: The name of the function that writes.
         dialects: The only dialects that are written so; empty for all.
         default_dialect: The one of a target whose name tells none.
-        written_by: The library without which nobody can write it: it builds the model, and has fewer networks.
+        built: Those of the dialects whose library alone can write it: it builds the model, and only such as it has.
         on_trial: Whether a process of its own reads it first: its library does not stand every damage.
         entries: Of a folder: how the names of all that it holds look (as `fnmatch` has it). An old folder is replaced
             only if it holds nothing else.
@@ -65,7 +65,7 @@ class Container:
     writer: str = "write"
     dialects: tuple[str, ...] = ()
     default_dialect: str | None = None
-    written_by: str | None = None
+    built: tuple[str, ...] = ()
     on_trial: bool = False
     entries: tuple[str, ...] = ()
     splits: bool = False
@@ -96,6 +96,7 @@ CONTAINERS = (
         keeps_metadata=True,
         dialects=("keras", "keras.applications"),
         default_dialect="keras",
+        built=("keras.applications",),
         on_trial=True,
     ),
     Container(
@@ -131,7 +132,7 @@ CONTAINERS = (
         writer="write_h5",
         dialects=("keras.applications",),
         default_dialect="keras.applications",
-        written_by="keras",
+        built=("keras.applications",),
     ),
     Container(
         "safetensors index",
@@ -172,7 +173,7 @@ CONTAINERS = (
         dialects=("keras-hub",),
         default_dialect="keras-hub",
         entries=("config.json", "metadata.json", "model.weights.h5", "task.json", "task.weights.h5"),
-        written_by="keras_hub",
+        built=("keras-hub",),
     ),
     Container(
         "transformers folder",

@@ -20,7 +20,7 @@ from weights_convert.inspection import FLOATS
 
 MakeBits = Callable[..., np.ndarray]
 BitsOf = Callable[..., object]
-OURS = [container for container in CONTAINERS if container.written_by is None]
+OURS = [container for container in CONTAINERS if not container.dialects or set(container.dialects) - {*container.built}]
 """Those that are written here, of networks of any size; the others are tested with their libraries."""
 ENDINGS = [ending for container in OURS for ending in container.endings]
 FREE = [ending for container in CONTAINERS for ending in container.endings if not container.dialects]
