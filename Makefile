@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup conformance test slow benchmarks lint types format clean
+.PHONY: help setup conformance test slow selftest benchmarks lint types format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 20
@@ -26,6 +26,9 @@ test: $(INSTALLED)  ## run the tests
 
 slow: $(INSTALLED)  ## run the slow tests: other libraries' own models and files, campaigns, other backends
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+selftest: $(INSTALLED)  ## inject every fault of the catalogue into every implementation: some ten minutes
+	$(BIN)/conformance selftest $(ARGS)
 
 benchmarks: $(INSTALLED)  ## measure conversions beside other libraries' loaders
 	$(BIN)/python -m benchmarks.conversion $(ARGS)

@@ -199,7 +199,7 @@ class ResNetConfig:
         return cls(**(values | {"depths": tuple(values["depths"])}))
 
 
-ADDED = {"norm_variance": "unbiased"}
+ADDED: dict[str, Any] = {"norm_variance": "unbiased"}
 """Fields that the first files do not have, and what they are in those."""
 
 TYPICAL = ResNetConfig(head_pool=7, dtype="float32", compute_dtype="float32")

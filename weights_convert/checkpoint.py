@@ -80,13 +80,19 @@ class Checkpoint:
             raise ConversionError(self.where, problems, "Build the model with the checkpoint's dtype (dtype=...).")
         return arrays
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file, in the container that the path's ending names, completely or not at all.
+    def save(self, path: str | os.PathLike[str], *, max_shard_size: int | str | None = None) -> None:
+        """Write a file or folder, in the container that the path's ending names, completely or not at all.
+
+        Args:
+            path: The target.
+            max_shard_size: Of arrays in one file of a folder, at most: bytes, or as in "50MB". None puts all in one.
 
         Raises:
             ConversionError: If no container has that ending, or the file cannot be written.
+            ValueError: If the size is none.
         """
-        containers.write(Path(path), self.arrays, self.metadata())
+        limit = containers.byte_count(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
+        containers.write(Path(path), self.arrays, self.metadata(), limit)
 
     def metadata(self) -> dict[str, str]:
         """What the file says of itself."""

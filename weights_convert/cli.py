@@ -29,6 +29,18 @@ VARIANT = click.Choice(list(VARIANTS))
 FILE = click.Path(path_type=Path)
 
 
+def in_bytes(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """A size of the command line as a number.
+
+    Raises:
+        click.BadParameter: If it is none.
+    """
+    try:
+        return None if text is None else containers.byte_count(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 class Refusal(click.ClickException):
     """A conversion that was refused: its message goes to standard error."""
 
@@ -70,6 +82,7 @@ def main() -> None:
         "convert resnet50.pth resnet50.flax.safetensors --variant v1.5",
         "convert resnet50.keras.safetensors back.torchvision.pth",
         "convert hf://timm/resnet50.a1_in1k resnet50.keras.weights.h5",
+        "convert resnet50.pth resnet50.transformers --variant v1.5 --max-shard-size 50MB",
         "convert resnet50.h5 resnet50.timm.pth --fold-conv-bias --dtype float16",
         "convert a.safetensors b.safetensors --from torchvision --to canonical --variant v1",
     ),
@@ -82,6 +95,9 @@ def main() -> None:
 @click.option("--dtype", type=click.Choice(FLOATS), help="Round the numbers to this; else they are kept as they are.")
 @click.option("--drop-background", is_flag=True, help="Of 1001 classes, drop the first: 1000 as ImageNet has them.")
 @click.option("--fold-conv-bias", is_flag=True, help="Move biases of convolutions into running means: keras to v1.")
+@click.option(
+    "--max-shard-size", callback=in_bytes, help="Split a .transformers folder: a file has this at most (50MB)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 def convert_command(
     source: str,
@@ -92,18 +108,20 @@ def convert_command(
     dtype: str | None,
     drop_background: bool,
     fold_conv_bias: bool,
+    max_shard_size: int | None,
     as_json: bool,
 ) -> None:
     """Write the weights of SOURCE as another dialect names and lays them out to TARGET.
 
     SOURCE is a file, a folder or an address (hf://timm/resnet50.a1_in1k; `weights-convert list` shows more). The
-    target's ending names its container (.safetensors, .pth, .weights.h5, ...), what stands before the ending its
-    dialect. What cannot be converted whole is not converted at all; an existing target is replaced only by a complete
-    one. No number changes unless one of --dtype, --drop-background and --fold-conv-bias asks for it.
+    target's ending names its container (.safetensors, .pth, .weights.h5, ...; .transformers and .orbax are folders),
+    what stands before the ending its dialect. What cannot be converted whole is not converted at all; an existing
+    target is replaced only by a complete one. No number changes unless one of --dtype, --drop-background and
+    --fold-conv-bias asks for it.
     """
     dialect = find_dialect(wanted) if wanted else dialect_of_name(target)
     container = containers.writable(target)
-    if target.exists() and Path(source).exists() and target.samefile(source):
+    if target.exists() and Path(source).exists() and Path(source).resolve().is_relative_to(target.resolve()):
         raise ConversionError(str(target), ["it is the source, too; write to another file"])
     checkpoint = original = load(source, dialect=spoken, variant=variant)
     checkpoint = changes.drop_background(checkpoint) if drop_background else checkpoint
@@ -111,7 +129,7 @@ def convert_command(
     checkpoint = changes.cast(checkpoint, dtype) if dtype else checkpoint
     converted = checkpoint.to(dialect.name)
     metadata = converted.metadata()
-    containers.write(target, converted.arrays, metadata)
+    containers.write(target, converted.arrays, metadata, max_shard_size)
     report: dict[str, Any] = {
         "source": source,
         "target": str(target),
@@ -317,8 +335,8 @@ def dialect_of_name(target: Path) -> Dialect:
     for name in DIALECT.choices:
         if f".{containers.without_ending(target)}".endswith(f".{name}"):
             return find_dialect(name)
-    if (container := containers.of_name(target)) and len(container.dialects) == 1:
-        return find_dialect(container.dialects[0])
+    if (container := containers.of_name(target)) and container.default_dialect:
+        return find_dialect(container.default_dialect)
     example = target.with_suffix(f".flax{target.suffix}").name
     raise ConversionError(
         str(target),

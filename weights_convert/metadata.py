@@ -10,6 +10,9 @@ from impls.config import ResNetConfig
 FORMAT = "resnet-parity"
 FORMAT_VERSION = "1"
 
+PACKED = "resnet_parity"
+"""The key under which our metadata stand among those of another library's format."""
+
 KNOWN_BY = "known_by"
 """The key, beside "variant", under which a reader says how it knows the network that others' files belong to."""
 
@@ -28,3 +31,20 @@ def of_network(config: ResNetConfig, dialect: str) -> dict[str, str]:
         "variant": config.variant,
         "config": json.dumps(config.to_dict()),
     }
+
+
+def packed(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Our metadata as one entry among another library's."""
+    return {PACKED: json.dumps(dict(metadata))}
+
+
+def unpacked(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Our metadata from among another library's, where they are there; else what is there.
+
+    Example:
+        >>> unpacked({"format": "pt"} | packed({"variant": "v1"})), unpacked({"format": "pt"})
+        ({'variant': 'v1'}, {'format': 'pt'})
+    """
+    if PACKED not in metadata:
+        return dict(metadata)
+    return {str(key): str(value) for key, value in json.loads(metadata[PACKED]).items()}

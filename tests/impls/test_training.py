@@ -148,7 +148,7 @@ def test_the_recipes_are_no_two_alike(oracle_runs):
             assert largest_error(*same_slots) > 1e-4
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [QUICK[0], pytest.param(QUICK[1], marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("widest")
 def test_a_run_goes_on_in_another_framework(name, candidate, frameworks, config, start, oracle_runs, tmp_path):
     """One step in each of the others, one here, and the same as three steps of the oracle."""

@@ -21,8 +21,8 @@ import h5py
 import msgpack
 import numpy as np
 
-from weights_convert.containers import hdf5_file
 from weights_convert.containers.msgpack_file import ARRAY
+from weights_convert.metadata import PACKED
 
 REFUSED = "refused"
 SAME = "refused, or the same"
@@ -591,13 +591,13 @@ def _odd_attribute(random: Random, file: h5py.File) -> None:
 
 
 def _lying_attribute(random: Random, file: h5py.File) -> None:
-    held = file.attrs.get(hdf5_file.METADATA, "{}")
-    file.attrs[hdf5_file.METADATA] = json.dumps(random.choice(METADATA_LIES)(random, json.loads(held)))[:60_000]
+    held = file.attrs.get(PACKED, "{}")
+    file.attrs[PACKED] = json.dumps(random.choice(METADATA_LIES)(random, json.loads(held)))[:60_000]
 
 
 def _odd_text_in_attribute(random: Random, file: h5py.File) -> None:
     text = random.choice(ODD_TEXTS)[:60_000]
-    file.attrs[hdf5_file.METADATA] = np.bytes_(text) if text else ""
+    file.attrs[PACKED] = np.bytes_(text) if text else ""
 
 
 def _newest_format(random: Random, content: bytes) -> bytes:

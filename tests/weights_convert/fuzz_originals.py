@@ -21,9 +21,10 @@ import numpy as np
 
 from tests.weights_convert.conftest import DTYPES, TINY, make_random_bits
 from weights_convert import Checkpoint
-from weights_convert.containers import CONTAINERS, hdf5_file, safetensors_file
+from weights_convert.containers import CONTAINERS, safetensors_file
 from weights_convert.dialects import DIALECTS, find_dialect
 from weights_convert.inspection import NOT_WEIGHTS
+from weights_convert.metadata import PACKED
 from weights_convert.shapes import expected_shapes
 
 Files = Mapping[str, bytes]
@@ -172,7 +173,7 @@ def make_originals(folder: Path, rows: Collection[str] | None = None) -> list[Or
     originals = []
     for container in CONTAINERS:
         for ending in container.endings[:1]:
-            for dialect in container.dialects or DIALECTS:
+            for dialect in [name for name in container.dialects or DIALECTS if name not in container.built]:
                 checkpoint = make_checkpoint(dialect, next(dtypes), next(seeds))
                 for form in FORMS:
                     if form.container == container.name and (rows is None or form.container in rows):
@@ -249,7 +250,7 @@ def _old_pickle(path: Path, checkpoint: Checkpoint) -> None:
 def _bare_hdf5(path: Path, checkpoint: Checkpoint) -> None:
     checkpoint.save(path)
     with h5py.File(path, "a") as file:
-        del file.attrs[hdf5_file.METADATA]
+        del file.attrs[PACKED]
 
 
 def _bare_keras(path: Path, checkpoint: Checkpoint) -> None:
@@ -259,7 +260,7 @@ def _bare_keras(path: Path, checkpoint: Checkpoint) -> None:
         entries = {name: archive.read(name) for name in archive.namelist()}
     inner.write_bytes(entries[INNER])
     with h5py.File(inner, "a") as file:
-        del file.attrs[hdf5_file.METADATA]
+        del file.attrs[PACKED]
     path.write_bytes(rezipped({**entries, INNER: inner.read_bytes()}))
     inner.unlink()
 

@@ -17,7 +17,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +30,9 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from conformance.inputs import noise, photograph
-from impls.config import ResNetConfig
+from conformance.weights import synthetic_weights
+from impls.config import VARIANTS, ResNetConfig
+from impls.numpy import resnet as numpy_resnet
 from weights_convert import Source, load
 from weights_convert.cli import main
 
@@ -223,6 +225,68 @@ class TestTransformers:
         original = published.model.resnet if headless else published.model
         assert_same_tensors(model.state_dict(), original.state_dict())
 
+    @pytest.mark.parametrize(
+        ("depths", "width", "classes", "limit"),
+        [
+            ((3, 4, 6, 3), 64, 1000, None),
+            ((3, 4, 6, 3), 64, 1000, "30MB"),
+            ((3, 4, 6, 3), 64, 0, None),
+            ((3, 4, 23, 3), 64, 7, None),
+            ((3, 8, 36, 3), 64, 1000, "100MB"),
+            ((2, 1, 1, 1), 8, 5, "20KB"),
+        ],
+    )
+    @pytest.mark.parametrize("variant", ["v1.5", "v1"])
+    def test_loads_our_folder(
+        self,
+        variant: str,
+        depths: tuple[int, ...],
+        width: int,
+        classes: int,
+        limit: str | None,
+        image: np.ndarray,
+        tmp_path: Path,
+    ):
+        """As its users do, by the folder alone, in the dtype that it says."""
+        import transformers
+
+        config = replace(VARIANTS[variant], depths=depths, width=width, num_classes=classes)
+        weights = synthetic_weights(config, seed=3)
+        weights.to("flax").save(tmp_path / "a.flax.safetensors")
+        limited = ("--max-shard-size", limit) if limit else ()
+        convert(tmp_path / "a.flax.safetensors", tmp_path / "a.transformers", "--dtype", "float64", *limited)
+        assert (tmp_path / "a.transformers" / "model.safetensors").exists() is (limit is None)
+        library = transformers.ResNetForImageClassification if classes else transformers.ResNetModel
+        model, info = library.from_pretrained(tmp_path / "a.transformers", output_loading_info=True)
+        assert all(name.endswith("num_batches_tracked") for name in info["missing_keys"])
+        assert not info["unexpected_keys"]
+        assert not info["mismatched_keys"]
+        assert model.dtype == torch.float64
+        with torch.no_grad():
+            held = model.eval()(torch.from_numpy(image))
+        got = held.logits if classes else held.pooler_output.flatten(1)
+        assert distance(got.numpy(), numpy_resnet(config, weights=weights)(image)) < LIMIT
+
+    def test_saves_our_folder_as_its_own(self, published: Published, tmp_path: Path):
+        """What it made of our folder is not taken for ours, even where its numbers have changed."""
+        from transformers import ResNetForImageClassification
+
+        convert(published.weights, tmp_path / "ours.transformers")
+        model = ResNetForImageClassification.from_pretrained(tmp_path / "ours.transformers")
+        with torch.no_grad():
+            model.classifier[1].bias.add_(1.0)
+        model.save_pretrained(tmp_path / "ours.transformers")
+        read = load(tmp_path / "ours.transformers")
+        assert "downsample_in_bottleneck is false" in read.recognised_by
+        assert read.content_hash() != load(published.weights).content_hash()
+
+    def test_guesses_its_class_from_our_folder(self, published: Published, tmp_path: Path):
+        from transformers import AutoModelForImageClassification
+
+        convert(published.weights, tmp_path / "ours.transformers")
+        model = AutoModelForImageClassification.from_pretrained(tmp_path / "ours.transformers")
+        assert_same_tensors(model.state_dict(), published.model.state_dict())
+
 
 class TestTorchvision:
     @pytest.fixture(scope="class")
@@ -348,12 +412,7 @@ class TestKerasApplications:
 
     def test_its_epsilon_is_seen(self, published: Published, image: np.ndarray):
         """1.001e-5 for 1e-5 is the smallest of the facts that make the variant."""
-        from dataclasses import replace
-
-        from impls.config import VARIANTS
-        from impls.numpy import resnet
-
-        network = resnet(replace(VARIANTS["keras"], norm_eps=1e-5), weights=published.weights)
+        network = numpy_resnet(replace(VARIANTS["keras"], norm_eps=1e-5), weights=published.weights)
         assert distance(network(image), published.logits) > 100 * LIMIT
 
     def test_takes_our_weights(self, published: Published, library: Any, image: np.ndarray):

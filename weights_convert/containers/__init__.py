@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,12 @@ class Container:
         reader: The name of the function that reads.
         writer: The name of the function that writes.
         dialects: The only dialects that are written so; empty for all.
+        default_dialect: The one of a target whose name tells none.
+        built: Those of the dialects whose library alone can write it: it builds the model, and only such as it has.
         on_trial: Whether a process of its own reads it first: its library does not stand every damage.
+        entries: Of a folder: how the names of all that it holds look (as `fnmatch` has it). An old folder is replaced
+            only if it holds nothing else.
+        splits: Whether it is written as several files where a limit is given: its writer takes `shard_bytes`.
     """
 
     name: str
@@ -57,7 +64,11 @@ class Container:
     reader: str = "read"
     writer: str = "write"
     dialects: tuple[str, ...] = ()
+    default_dialect: str | None = None
+    built: tuple[str, ...] = ()
     on_trial: bool = False
+    entries: tuple[str, ...] = ()
+    splits: bool = False
 
 
 def _within(module: str, function: str) -> Callable[[Path, bytes], bool]:
@@ -83,7 +94,9 @@ CONTAINERS = (
         matches=_is_keras_archive,
         module="keras_file",
         keeps_metadata=True,
-        dialects=("keras",),
+        dialects=("keras", "keras.applications"),
+        default_dialect="keras",
+        built=("keras.applications",),
         on_trial=True,
     ),
     Container(
@@ -111,6 +124,17 @@ CONTAINERS = (
         dialects=("keras.applications", "transformers-tf"),
     ),
     Container(
+        "whole-model Keras HDF5",
+        endings=(".model.h5",),
+        matches=lambda path, head: False,  # read as those above
+        module="keras_models",
+        keeps_metadata=True,
+        writer="write_h5",
+        dialects=("keras.applications",),
+        default_dialect="keras.applications",
+        built=("keras.applications",),
+    ),
+    Container(
         "safetensors index",
         endings=(),
         matches=_within("folders", "is_index"),
@@ -132,24 +156,38 @@ CONTAINERS = (
         module="orbax_folder",
         folder=True,
         dialects=("flax", "flax-linen", "transformers-flax"),
+        entries=(
+            *("_METADATA", "_CHECKPOINT_METADATA", "_sharding", "manifest.ocdbt", "ocdbt.process_*"),
+            *("array_metadatas", "commit_success.txt", "d"),
+        ),
     ),
     Container(
         "Keras Hub preset",
-        endings=(),
+        endings=(".keras-hub",),
         matches=_within("folders", "is_preset"),
         module="folders",
+        keeps_metadata=True,
         folder=True,
         reader="read_preset",
-        writer="refuse_writing",
+        writer="write_preset",
+        dialects=("keras-hub",),
+        default_dialect="keras-hub",
+        entries=("config.json", "metadata.json", "model.weights.h5", "task.json", "task.weights.h5"),
+        built=("keras-hub",),
     ),
     Container(
         "transformers folder",
-        endings=(),
+        endings=(".transformers",),
         matches=_within("folders", "is_transformers"),
         module="folders",
+        keeps_metadata=True,
         folder=True,
         reader="read_transformers",
-        writer="refuse_writing",
+        writer="write_transformers",
+        dialects=("transformers",),
+        default_dialect="transformers",
+        entries=("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+        splits=True,
     ),
 )
 
@@ -214,7 +252,7 @@ def writable(path: Path) -> Container:
     """
     container = of_name(path)
     endings = ", ".join(ending for c in CONTAINERS for ending in c.endings)
-    in_the_way = path.exists() and (container is None or container.folder or not path.is_file())
+    in_the_way = container is not None and path.exists() and not _replaceable(path, container)
     problems = [
         problem
         for problem, holds in (
@@ -228,6 +266,18 @@ def writable(path: Path) -> Container:
     if problems or container is None:
         raise ConversionError(str(path), problems)
     return container
+
+
+def _replaceable(path: Path, container: Container) -> bool:
+    """Whether what is at a path may give way: a file to a file, a folder to one of its kind, if it holds nothing else.
+
+    Nobody's notes or training state go with an old folder; a file is known to be meant by its name alone.
+    """
+    if not (container.folder and path.is_dir()):
+        return path.is_file() and not container.folder
+    held = [entry.name for entry in path.iterdir()]
+    foreign = [name for name in held if not any(fnmatchcase(name, known) for known in container.entries)]
+    return bool(held) and not foreign and container.matches(path, b"")
 
 
 def of_name(path: Path) -> Container | None:
@@ -247,24 +297,46 @@ def without_ending(path: Path) -> str:
     return path.name.removesuffix(max(endings, key=len, default=path.suffix))
 
 
-def write(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+def byte_count(text: str) -> int:
+    """The bytes that a size means: a number with B, KB, MB, GB, or with KiB, MiB, GiB, which count in 1024s.
+
+    Raises:
+        ValueError: If it is no size, or none of a byte or more.
+
+    Example:
+        >>> byte_count("50MB"), byte_count("1.5 GiB")
+        (50000000, 1610612736)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)(i?)B", text.strip(), re.IGNORECASE)
+    unit = (1024 if match[3] else 1000) ** " KMG".index(match[2].upper() or " ") if match else 0
+    if match is None or (count := int(float(match[1]) * unit)) < 1:
+        raise ValueError(f"{text!r} is no size, such as 500KB, 50MB or 2GiB")
+    return count
+
+
+def write(path: Path, arrays: Arrays, metadata: Mapping[str, str], shard_bytes: int | None = None) -> None:
     """Write a file or folder of the kind that its ending names: completely, or not at all.
 
     Args:
         path: The target.
         arrays: By the names of the dialect.
         metadata: What a checkpoint says of itself; "dialect" and "config" decide where some kinds put the arrays.
+        shard_bytes: Of arrays in one file, at most; of the kinds that can be split.
 
     Raises:
         ConversionError: If the ending names no kind, or the file cannot be written.
     """
     container = writable(path)
+    if shard_bytes is not None and not container.splits:
+        can = ", ".join(ending for c in CONTAINERS if c.splits for ending in c.endings)
+        raise ConversionError(str(path), [f"a {container.name} target is not split; those that are end in {can}"])
     if container.dialects and metadata["dialect"] not in container.dialects:
         problem = f"{container.name} files hold {', '.join(container.dialects)}, not {metadata['dialect']}"
         raise ConversionError(str(path), [problem])
     writer = getattr(_module(container.module), container.writer)
+    limits = {"shard_bytes": shard_bytes} if container.splits else {}
     try:
-        write_atomically(path, lambda temporary: writer(temporary, arrays, metadata), folder=container.folder)
+        write_atomically(path, lambda temporary: writer(temporary, arrays, metadata, **limits), container.folder)
     except ConversionError as error:  # which names the temporary file
         raise ConversionError(str(path), error.problems, error.advice) from error
     except Exception as error:  # a full disk is an OSError to one library, and its own error to another
@@ -274,8 +346,9 @@ def write(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
 def write_atomically(path: Path, write_to: Callable[[Path], None], folder: bool = False) -> None:
     """Let `write_to` write a temporary file or folder beside `path`, then rename it into place.
 
-    Whatever happens, `path` holds its old content or the whole new one, and nothing temporary stays behind. Of a
-    symbolic link, the file that it points to is written.
+    Whatever happens, `path` holds its old content or the whole new one, and nothing temporary stays behind; only a
+    process killed between the two renames that replace a folder leaves both beside it. Of a symbolic link, the file
+    that it points to is written.
     """
     path = path.resolve()
     temporary = path.with_name(f".{secrets.token_hex(4)}.partial")
@@ -291,10 +364,25 @@ def write_atomically(path: Path, write_to: Callable[[Path], None], folder: bool 
             files = [temporary]
         for file in files:
             _sync(file)
-        temporary.replace(path)
+        _put_in_place(temporary, path)
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Rename what is written to its name. No call replaces a folder that holds something, so that one steps aside."""
+    if not path.is_dir():
+        temporary.replace(path)
+        return
+    aside = path.with_name(f"{temporary.name}.old")
+    path.replace(aside)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        aside.replace(path)
+        raise
+    shutil.rmtree(aside)
 
 
 def _sync(path: Path) -> None:

@@ -1,24 +1,31 @@
-"""Folders and indexes that spread one network over files: shards of safetensors, and presets of Keras Hub."""
+"""Folders and indexes that spread one network over files: transformers', shards of safetensors, Keras Hub's presets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from impls.config import EXPANSION, ResNetConfig
 from weights_convert import containers
+from weights_convert.containers import safetensors_file
+from weights_convert.containers.keras_models import PRESET, write_preset
 from weights_convert.errors import ConversionError
-from weights_convert.metadata import KNOWN_BY, is_ours
+from weights_convert.metadata import KNOWN_BY, is_ours, packed, unpacked
+
+__all__ = ["is_index", "is_preset", "is_transformers", "read_index", "read_preset", "read_transformers"]
+__all__ += ["refuse_writing", "transformers_config", "write_preset", "write_transformers"]
 
 INDEX = ".index.json"
+MODEL_TYPE = "resnet"
+"""What transformers' config.json calls this network."""
+
 WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "flax_model.msgpack", "tf_model.h5")
 """The files of a transformers folder that hold all weights, the best first."""
-
-PRESET = ("model.weights.h5", "task.weights.h5")
-"""The files of a Keras Hub preset: the backbone, and, where there is a task, its head or all of it."""
 
 
 def is_index(path: Path) -> bool:
@@ -42,7 +49,8 @@ def read_index(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         ConversionError: If the index names files elsewhere, or shards and index disagree.
     """
-    weight_map = json.loads(path.read_bytes())["weight_map"]
+    index = json.loads(path.read_bytes())
+    weight_map = index["weight_map"]
     shards = sorted(set(weight_map.values()))
     if climbing := [shard for shard in shards if Path(shard).name != shard]:
         raise ConversionError(str(path), [f"its shard {shard!r} is not beside it" for shard in climbing])
@@ -56,37 +64,125 @@ def read_index(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         arrays |= held
     if problems:
         raise ConversionError(str(path), problems)
-    return arrays, {}
+    return arrays, unpacked(index.get("metadata") or {})
 
 
 def read_transformers(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of the first of the files that hold all."""
     arrays, metadata = containers.read(next(folder / name for name in WHOLE if (folder / name).is_file()))
-    config = _config(folder)
-    if not is_ours(metadata) and config.get("model_type") == "resnet":
-        in_bottleneck = config.get("downsample_in_bottleneck", False)
-        known_by = f"downsample_in_bottleneck is {str(in_bottleneck).lower()} in its config.json"
-        metadata = {"variant": "v1" if in_bottleneck else "v1.5", KNOWN_BY: known_by}
-    return arrays, metadata
+    return arrays, metadata if is_ours(metadata) else metadata | _told_by_config(folder)
+
+
+def write_transformers(
+    folder: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], shard_bytes: int | None = None
+) -> None:
+    """Write what `from_pretrained` of transformers' ResNetForImageClassification, or ResNetModel, reads.
+
+    Args:
+        folder: Is made.
+        arrays: In transformers' names.
+        metadata: What a checkpoint says of itself; its config decides what the folder's says.
+        shard_bytes: Of arrays in one file, at most; a larger array has a file of its own. None puts all in one.
+
+    Raises:
+        ConversionError: If transformers has no such network.
+    """
+    config = transformers_config(ResNetConfig.from_dict(json.loads(metadata["config"])), metadata["dtype"], folder)
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shards = _shards(arrays, shard_bytes)
+    files = {f"model-{number:05}-of-{len(shards):05}.safetensors": names for number, names in enumerate(shards, 1)}
+    files = files if len(shards) > 1 else {WHOLE[0]: list(arrays)}
+    for file, names in files.items():
+        held = {name: arrays[name] for name in names}
+        said = metadata if len(files) == 1 else {}  # no shard is the network that they describe
+        containers.write_atomically(
+            folder / file, partial(safetensors_file.write_for_transformers, arrays=held, metadata=said)
+        )
+    if len(files) > 1:
+        total = {"total_size": sum(array.nbytes for array in arrays.values())}
+        weight_map = {name: file for file, names in files.items() for name in names}
+        index = {"metadata": total | packed(metadata), "weight_map": weight_map}
+        (folder / f"{WHOLE[0]}{INDEX}").write_text(json.dumps(index, indent=2) + "\n")
+
+
+IN_BOTTLENECK = {"v1.5": False, "v1": True}
+"""The variants that transformers' ResNet can be, and what its `downsample_in_bottleneck` is then."""
+
+
+def transformers_config(network: ResNetConfig, dtype: str, where: Path) -> dict[str, Any]:
+    """What transformers' `config.json` says of a network.
+
+    Raises:
+        ConversionError: If transformers has no such network.
+
+    Example:
+        >>> transformers_config(ResNetConfig(num_classes=0), "float32", Path("a.transformers"))["architectures"]
+        ['ResNetModel']
+    """
+    if network.variant not in IN_BOTTLENECK:
+        problem = f"transformers' ResNet is variant {' or '.join(IN_BOTTLENECK)}; it cannot be {network.variant}"
+        raise ConversionError(str(where), [problem], "Write a file of arrays, such as .transformers.safetensors.")
+    classes = range(network.num_classes)
+    return {
+        "architectures": ["ResNetForImageClassification" if classes else "ResNetModel"],
+        "model_type": MODEL_TYPE,
+        "num_channels": network.in_channels,
+        "embedding_size": network.width,
+        "hidden_sizes": [network.width * EXPANSION * 2**stage for stage in range(4)],
+        "depths": list(network.depths),
+        "layer_type": "bottleneck",
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": IN_BOTTLENECK[network.variant],
+        **({"num_labels": len(classes)} if classes else {}),
+        **({"id2label": {str(number): f"LABEL_{number}" for number in classes}} if classes else {}),
+        **({"label2id": {f"LABEL_{number}": number for number in classes}} if classes else {}),
+        **({} if "," in dtype else {"dtype": dtype, "torch_dtype": dtype}),  # as version 5 calls it, and version 4
+    }
+
+
+def _shards(arrays: Mapping[str, np.ndarray], shard_bytes: int | None) -> list[list[str]]:
+    """Names in their order, cut before each array that would make a shard too large."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, array in arrays.items():
+        if shard_bytes is not None and shards[-1] and size + array.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += array.nbytes
+    return shards
 
 
 def read_preset(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of the backbone and of the task's head."""
     arrays, metadata = containers.read(folder / PRESET[0])
     if (folder / PRESET[1]).is_file():
-        arrays |= containers.read(folder / PRESET[1])[0]
-    if _config(folder).get("registered_name") == "keras_hub>ResNetBackbone":
+        head, said = containers.read(folder / PRESET[1])
+        arrays, metadata = arrays | head, metadata | said
+    if not is_ours(metadata) and _config(folder).get("registered_name") == "keras_hub>ResNetBackbone":
         metadata |= {"variant": "v1.5", KNOWN_BY: "Keras Hub's ResNetBackbone, named in its config.json, is v1.5"}
     return arrays, metadata
 
 
 def refuse_writing(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Folders are read, not written.
+    """An index alone is read, not written.
 
     Raises:
         ConversionError: Always.
     """
-    raise ConversionError(str(path), ["folders of several files are read, not written"], "Write one file.")
+    raise ConversionError(str(path), ["an index is written with its folder alone"], "Write a .transformers folder.")
+
+
+def _told_by_config(folder: Path) -> dict[str, str]:
+    """The variant, and how it is known, by transformers' config beside the weights; nothing where it is another's."""
+    config = _config(folder)
+    if config.get("model_type") != MODEL_TYPE:
+        return {}
+    in_bottleneck = bool(config.get("downsample_in_bottleneck", False))
+    known_by = f"downsample_in_bottleneck is {str(in_bottleneck).lower()} in its config.json"
+    return {"variant": next(v for v, said in IN_BOTTLENECK.items() if said == in_bottleneck), KNOWN_BY: known_by}
 
 
 def _config(folder: Path) -> dict[str, Any]:

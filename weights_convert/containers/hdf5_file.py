@@ -6,7 +6,6 @@ the file holds is refused before an array is read.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,9 +27,7 @@ from weights_convert.containers.hdf5_layouts import (
 from weights_convert.containers.trees import unique
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
-
-METADATA = "resnet_parity"
-"""Attribute of the file that holds our metadata; Keras passes over attributes that it does not know."""
+from weights_convert.metadata import PACKED, packed, unpacked
 
 MOST_OBJECTS = 100_000
 MOST_NESTING = 64
@@ -81,15 +78,12 @@ def _write(
     path: Path | BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], write_arrays: Any
 ) -> None:
     with h5py.File(path, "w") as file:
-        file.attrs[METADATA] = json.dumps(dict(metadata))
+        file.attrs.update(packed(metadata))  # Keras passes over attributes that it does not know
         write_arrays(file, arrays, metadata["dialect"])
 
 
 def _metadata(file: h5py.File) -> dict[str, str]:
-    if METADATA not in file.attrs:
-        return {}
-    held = json.loads(str(file.attrs[METADATA]))
-    return {str(key): str(value) for key, value in held.items()}
+    return unpacked({PACKED: str(file.attrs[PACKED])}) if PACKED in file.attrs else {}
 
 
 def _refusals(file: h5py.File) -> Iterator[str]:

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from impls.config import ResNetConfig
-from weights_convert.containers import hdf5_file
+from weights_convert.containers import hdf5_file, keras_models
 from weights_convert.containers.archives import check_archive
-from weights_convert.errors import ConversionError
 from weights_convert.metadata import of_network
 
 WEIGHTS = "model.weights.h5"
@@ -34,20 +33,22 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     with zipfile.ZipFile(path) as archive:
         config = json.loads(archive.read("config.json"))
         arrays, metadata = hdf5_file.read_open(io.BytesIO(archive.read(WEIGHTS)), f"{path}: {WEIGHTS}")
+        if keras_models.METADATA in archive.namelist():
+            metadata = {str(key): str(value) for key, value in json.loads(archive.read(keras_models.METADATA)).items()}
     return arrays, metadata or _own_metadata(config)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a model of impls.keras, which Keras loads once `impls.keras` is imported.
+    """Write a whole model.
 
     Raises:
-        ConversionError: If it is another model: only Keras itself can write down how those are built.
+        ConversionError: If it is a model that nobody here knows how to write down.
     """
-    if metadata["dialect"] != "keras":
-        problem = (
-            f"a .keras file holds a whole model, and only impls.keras's can be written, not {metadata['dialect']}'s"
-        )
-        raise ConversionError(str(path), [problem], "Write a .weights.h5 file, and load it into the model.")
+    WRITERS[metadata["dialect"]](path, arrays, metadata)
+
+
+def write_own(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a model of impls.keras, which Keras loads once `impls.keras` is imported."""
     config = json.loads(metadata["config"])
     # HDF5 seeks, an archive cannot. A file without a name is not left behind, however the process ends.
     with tempfile.TemporaryFile(dir=path.parent) as weights, zipfile.ZipFile(path, "w") as archive:
@@ -57,6 +58,10 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
         archive.writestr("config.json", json.dumps(_own_model(config, metadata["dtype"])))
         with archive.open(WEIGHTS, "w", force_zip64=True) as entry:
             shutil.copyfileobj(weights, entry)
+
+
+WRITERS = {"keras": write_own, "keras.applications": keras_models.write_archive}
+"""What writes a model, by the dialect of its arrays."""
 
 
 def _own_model(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from weights_convert.containers.trees import unique
+from weights_convert.metadata import packed, unpacked
 
 DTYPES = {
     "F64": np.float64,
@@ -29,6 +30,9 @@ DTYPES = {
     "BOOL": np.bool_,
 }
 """What the format calls the dtypes that NumPy has."""
+
+OF_PYTORCH = {"format": "pt"}
+"""What transformers wants such a file to say; ours then stands under a key of its own."""
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -57,9 +61,14 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         stored = np.asarray(content[offset:end])
         arrays[name] = (stored if offset % dtype.itemsize == 0 else stored.copy()).view(dtype).reshape(shape)
         offset = end
-    return arrays, metadata
+    return arrays, unpacked(metadata)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write arrays and metadata; what is a view in another order is copied into its own."""
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, dict(metadata))
+
+
+def write_for_transformers(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """The same, in the words that transformers expects."""
+    write(path, arrays, OF_PYTORCH | packed(metadata))

@@ -13,17 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weights_convert import Checkpoint, ConversionError, containers
+from weights_convert import Checkpoint, ConversionError, containers, load
 from weights_convert.containers import CONTAINERS, safetensors_file
 from weights_convert.errors import first_line
 from weights_convert.inspection import FLOATS
 
 MakeBits = Callable[..., np.ndarray]
 BitsOf = Callable[..., object]
-ENDINGS = [ending for container in CONTAINERS for ending in container.endings]
+OURS = [container for container in CONTAINERS if not container.dialects or set(container.dialects) - {*container.built}]
+"""Those that are written here, of networks of any size; the others are tested with their libraries."""
+ENDINGS = [ending for container in OURS for ending in container.endings]
 FREE = [ending for container in CONTAINERS for ending in container.endings if not container.dialects]
 """The endings of containers that hold arrays of any name."""
 
+FOLDERS = [ending for container in OURS for ending in container.endings if container.folder]
+
+each_folder = pytest.mark.parametrize("ending", FOLDERS)
 each_ending = pytest.mark.parametrize("ending", ENDINGS)
 each_free_ending = pytest.mark.parametrize("ending", FREE)
 Save = Callable[[Path], None]
@@ -207,11 +212,54 @@ class TestATarget:
         plain = tmp_path / ("folder" if (tmp_path / f"a{ending}").is_dir() else "plain")
         assert (tmp_path / f"a{ending}").stat().st_mode == plain.stat().st_mode
 
-    def test_that_is_a_folder_already_is_left_alone(self, save: Save, tmp_path: Path):
-        save(tmp_path / "a.orbax")
+    @each_folder
+    def test_that_is_a_folder_of_its_kind_is_replaced_whole(
+        self, ending: str, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path
+    ):
+        path, dialect = tmp_path / f"a{ending}", containers.of_name(Path(ending)).dialects[0]
+        for seed in (0, 1):
+            checkpoint_of(dialect=dialect, seed=seed).save(path)
+        expected = checkpoint_of(seed=1).content_hash()
+        assert load(path, variant="v1.5").content_hash() == expected
+        assert list(tmp_path.iterdir()) == [path]
+
+    @each_folder
+    @pytest.mark.parametrize("foreign", [["notes.txt"], ["training", "state.bin"], []])
+    def test_that_is_a_folder_of_anything_else_is_left_alone(
+        self, ending: str, foreign: list[str], save: Save, tmp_path: Path
+    ):
+        path = tmp_path / f"a{ending}"
+        save(path) if foreign else path.mkdir()
+        for name in foreign:
+            (path / name).touch()
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(ConversionError, match="there is something that is no file of this kind"):
-            save(tmp_path / "a.orbax")
+            save(path)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    @each_folder
+    def test_that_is_a_file_is_not_replaced_by_a_folder(self, ending: str, save: Save, tmp_path: Path):
+        (tmp_path / f"a{ending}").write_text("notes")
+        with pytest.raises(ConversionError, match="there is something that is no file of this kind"):
+            save(tmp_path / f"a{ending}")
+        assert (tmp_path / f"a{ending}").read_text() == "notes"
+
+    def test_that_is_a_folder_comes_back_if_it_cannot_be_replaced(
+        self, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        path = tmp_path / "a.transformers"
+        save(path)
+        before = sorted(tmp_path.rglob("*"))
+        rename = Path.replace
+
+        def replace(self: Path, target: Path) -> Path:
+            if self.suffix == ".partial" and target == path:
+                raise OSError(5, "Input/output error")
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+        with pytest.raises(ConversionError, match="it cannot be written: Input/output error"):
+            save(path)
         assert sorted(tmp_path.rglob("*")) == before
 
     def test_of_another_dialect_s_container_is_refused(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):

@@ -1,16 +1,19 @@
-"""Shards and folders: an index and its shards must agree, and nothing is looked for elsewhere."""
+"""Shards and folders: an index and its shards must agree, nothing is looked for elsewhere, and what is written."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from impls.config import VARIANTS, ResNetConfig
 from weights_convert import Checkpoint, ConversionError, containers, load
+from weights_convert.containers import folders
 
 MakeCheckpoint = Callable[..., Checkpoint]
 
@@ -72,3 +75,85 @@ def test_a_config_of_another_model_tells_nothing(sharded: Path):
     (sharded.parent / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(ConversionError, match="does not say which network"):
         load(sharded.parent)
+
+
+class TestATransformersFolder:
+    @pytest.mark.parametrize(("variant", "in_bottleneck"), [("v1.5", False), ("v1", True)])
+    @pytest.mark.parametrize(("classes", "architecture"), [(5, "ResNetForImageClassification"), (0, "ResNetModel")])
+    def test_says_which_network_it_is(
+        self,
+        variant: str,
+        in_bottleneck: bool,
+        classes: int,
+        architecture: str,
+        checkpoint_of: MakeCheckpoint,
+        tiny: ResNetConfig,
+        tmp_path: Path,
+    ):
+        config = replace(VARIANTS[variant], depths=tiny.depths, width=tiny.width, num_classes=classes, in_channels=1)
+        checkpoint_of(config, "float16").to("transformers").save(tmp_path / "a.transformers")
+        said = json.loads((tmp_path / "a.transformers" / "config.json").read_text())
+        assert said["architectures"] == [architecture]
+        assert said["downsample_in_bottleneck"] is in_bottleneck
+        assert (said["embedding_size"], said["hidden_sizes"]) == (4, [16, 32, 64, 128])
+        assert (said["depths"], said["num_channels"], said["dtype"]) == ([2, 1, 1, 1], 1, "float16")
+        assert len(said.get("id2label", {})) == len(said.get("label2id", {})) == said.get("num_labels", 0) == classes
+        assert load(tmp_path / "a.transformers").config.variant == variant
+
+    @pytest.mark.parametrize("variant", ["tutorial", "flax"])
+    def test_cannot_be_another_variant(
+        self, variant: str, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig, tmp_path: Path
+    ):
+        config = replace(VARIANTS[variant], depths=tiny.depths, width=tiny.width)
+        with pytest.raises(ConversionError, match=f"ResNet is variant v1.5 or v1; it cannot be {variant}") as error:
+            checkpoint_of(config).to("transformers").save(tmp_path / "a.transformers")
+        assert str(tmp_path / "a.transformers") in str(error.value)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_is_as_readable_as_any_new_file(self, checkpoint_of: MakeCheckpoint, tmp_path: Path):
+        (tmp_path / "plain").touch()
+        checkpoint_of(dialect="transformers").save(tmp_path / "a.transformers", max_shard_size="50kB")
+        modes = {file.stat().st_mode for file in (tmp_path / "a.transformers").iterdir()}
+        assert modes == {(tmp_path / "plain").stat().st_mode}
+
+    @pytest.mark.parametrize("limit", [1, 40_000, "40KB", "1GB"])
+    def test_is_split_where_a_limit_is_given(
+        self, limit: int | str, checkpoint_of: MakeCheckpoint, bits_of: Callable[..., object], tmp_path: Path
+    ):
+        checkpoint = checkpoint_of(dialect="transformers")
+        folder = tmp_path / "a.transformers"
+        checkpoint.save(folder, max_shard_size=limit)
+        held = [containers.read(file)[0] for file in sorted(folder.glob("*.safetensors"))]
+        most = containers.byte_count(limit) if isinstance(limit, str) else limit
+        assert all(len(shard) == 1 or sum(array.nbytes for array in shard.values()) <= most for shard in held)
+        assert len(held) == {1: len(checkpoint.arrays), 40_000: 5, "40KB": 5, "1GB": 1}[limit]
+        assert (folder / "model.safetensors").exists() is (len(held) == 1)
+        read = load(folder)
+        assert (read.recognised_by, bits_of(read.arrays)) == ("its metadata", bits_of(checkpoint.arrays))
+        if len(held) > 1:
+            index = json.loads((folder / "model.safetensors.index.json").read_text())
+            assert index["metadata"]["total_size"] == sum(array.nbytes for array in checkpoint.arrays.values())
+
+    def test_that_was_changed_is_noticed(self, checkpoint_of: MakeCheckpoint, tmp_path: Path):
+        folder = tmp_path / "a.transformers"
+        checkpoint_of(dialect="transformers").save(folder, max_shard_size=40_000)
+        other = checkpoint_of(dialect="transformers", seed=1).arrays
+        first = folder / "model-00001-of-00005.safetensors"
+        save_file({name: np.ascontiguousarray(other[name]) for name in containers.read(first)[0]}, first)
+        with pytest.raises(ConversionError, match="the content hash differs"):
+            load(folder)
+
+    @pytest.mark.parametrize("limit", ["", "MB", "0MB", "-5MB", "50", "5 TB", "1e3KB"])
+    def test_a_limit_is_a_size(self, limit: str, checkpoint_of: MakeCheckpoint, tmp_path: Path):
+        with pytest.raises(ValueError, match="is no size, such as"):
+            checkpoint_of(dialect="transformers").save(tmp_path / "a.transformers", max_shard_size=limit)
+
+    def test_files_are_not_split(self, checkpoint_of: MakeCheckpoint, tmp_path: Path):
+        with pytest.raises(ConversionError, match=r"a PyTorch target is not split; those that are end in \.transf"):
+            checkpoint_of(dialect="transformers").save(tmp_path / "a.pth", max_shard_size=1)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_alone_is_not_written(tmp_path: Path):
+    with pytest.raises(ConversionError, match="an index is written with its folder alone"):
+        folders.refuse_writing(tmp_path, {}, {})
