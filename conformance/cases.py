@@ -18,9 +18,6 @@ Mode = Literal["inference", "train"]
 MODES: tuple[Mode, ...] = ("inference", "train")
 """Inference normalises by the running statistics; train by the batch's own, and updates the running ones."""
 
-TASKS = ("forward", "gradients", "steps")
-"""What can be compared: activations; gradients of the loss; training steps, of which a case's recipe says how."""
-
 PRECISIONS = ("float64", "float32")
 """float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
 
@@ -34,7 +31,7 @@ class Case:
         input: Name of the input in the job.
         mode: Whether norms use running or batch statistics.
         layers: Whether every convolution and norm is recorded, not only blocks.
-        task: Of `TASKS`.
+        task: Of `conformance.recipes.TASKS`.
         recipe: Key of `conformance.recipes.RECIPES`; of steps only.
     """
 

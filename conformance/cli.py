@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from conformance.recipes import TASKS
 from impls.config import VARIANTS, ResNetConfig
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
 BAD_INPUT = 2
 PRECISIONS = ("float64", "float32")
-TASKS = ("forward", "gradients", "steps")
 
 
 class SeveralValues(click.Command):

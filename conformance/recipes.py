@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from impls.recipe import Recipe
 
+TASKS = ("forward", "gradients", "steps")
+"""What can be compared: activations; gradients of the loss; training steps, of which a case's recipe says how."""
+
 STEPS = 8
 """Steps that are taken; the state is compared after the first and after the last."""
 

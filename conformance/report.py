@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.cases import TASKS
 from conformance.compare import Comparison
 from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32
+from conformance.recipes import TASKS
 from conformance.suite import Outcome, Plan, environment
 
 if TYPE_CHECKING:

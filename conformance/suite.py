@@ -52,7 +52,7 @@ class Plan:
         interpreters: Implementation name to a Python of another environment.
         keep_traces: Whether traces stay after they are compared.
         seed: Of weights and noise, for the report.
-        tasks: Of `conformance.cases.TASKS`.
+        tasks: Of `conformance.recipes.TASKS`.
     """
 
     networks: Mapping[str, Network]

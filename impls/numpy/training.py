@@ -71,8 +71,8 @@ def gradients(model: ResNet, images: Array, labels: Array, recipe: Recipe) -> tu
     dy = _linear(model.fc, "fc", taps["pool"], loss_gradient(taps["logits"], labels, recipe), found)
     blocks = list(model.blocks())
     dy = _average_pool(taps[blocks[-1][0]], dy, config)
-    sources = ["stem", *(name for name, _ in blocks)]
-    for (name, block), source in reversed(list(zip(blocks, sources, strict=False))):
+    sources = ["stem", *(name for name, _ in blocks[:-1])]
+    for (name, block), source in reversed(list(zip(blocks, sources, strict=True))):
         dy = _block(block, name, taps, taps[source], dy, found)
     dy = _max_pool(relu(taps["bn1"]), dy, config) * (taps["bn1"] > 0)
     dy = _norm(model.bn1, "bn1", taps["conv1"], dy, found)
