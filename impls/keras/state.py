@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import ml_dtypes  # noqa: F401 (makes NumPy know the name "bfloat16")
 import numpy as np
@@ -38,14 +37,11 @@ def write_weights(model: ResNet, source: Source) -> None:
 
 def read_training(training: Training) -> TrainingState:
     """The model's arrays, what the optimizer keeps, and the step, to save or to go on with in another framework."""
-    weights = read_weights(training.model)
     slots = {
-        slot: replace(
-            weights, arrays={name: np.array(ops.convert_to_numpy(variable)) for name, variable in held.items()}
-        )
-        for slot, held in training.slots().items()
+        slot: {name: np.array(ops.convert_to_numpy(variable)) for name, variable in own.items()}
+        for slot, own in training.slots().items()
     }
-    return TrainingState(weights, slots, training.steps, training.recipe)
+    return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
 
 
 def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
@@ -61,10 +57,9 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     state = load_training(source, model.config)
     write_weights(model, state.weights)
     training = Training(model, state.recipe)
-    slots = {}
-    for slot, held in training.slots().items():
-        dtypes = {name: np.dtype(variable.dtype) for name, variable in held.items()}
-        arrays = state.slots[slot].arrays_for("keras", dtypes)
-        slots[slot] = {name: np.ascontiguousarray(array, dtypes[name]) for name, array in arrays.items()}
-    training.set_slots(slots, state.steps)
+    dtypes = {
+        slot: {name: np.dtype(variable.dtype) for name, variable in own.items()}
+        for slot, own in training.slots().items()
+    }
+    training.set_slots(state.slot_arrays("keras", dtypes), state.steps)
     return training

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from impls.numpy.resnet import ResNet
 from impls.numpy.training import Training
@@ -34,9 +33,7 @@ def write_weights(model: ResNet, source: Source) -> None:
 
 def read_training(training: Training) -> TrainingState:
     """The model's arrays, what the optimizer keeps, and the step, to save or to go on with in another framework."""
-    weights = read_weights(training.model)
-    slots = {slot: replace(weights, arrays=dict(held)) for slot, held in training.slots.items()}
-    return TrainingState(weights, slots, training.steps, training.recipe)
+    return TrainingState.of(read_weights(training.model), training.slots, training.steps, training.recipe)
 
 
 def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
@@ -52,9 +49,6 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     state = load_training(source, model.config)
     write_weights(model, state.weights)
     training = Training(model, state.recipe)
-    for slot, held in training.slots.items():
-        dtypes = {name: array.dtype for name, array in held.items()}
-        arrays = state.slots[slot].arrays_for("canonical", dtypes)
-        training.slots[slot] = {name: array.astype(dtypes[name]) for name, array in arrays.items()}
-    training.steps = state.steps
+    dtypes = {slot: {name: array.dtype for name, array in own.items()} for slot, own in training.slots.items()}
+    training.slots, training.steps = state.slot_arrays("canonical", dtypes), state.steps
     return training

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -38,12 +37,10 @@ def write_weights(model: ResNet, source: Source) -> None:
 
 def read_training(training: Training) -> TrainingState:
     """The model's arrays, what the optimizer keeps, and the step, to save or to go on with in another framework."""
-    weights = read_weights(training.model)
     slots = {
-        slot: replace(weights, arrays={name: _to_numpy(tensor) for name, tensor in tensors.items()})
-        for slot, tensors in training.slots().items()
+        slot: {name: _to_numpy(variable) for name, variable in own.items()} for slot, own in training.slots().items()
     }
-    return TrainingState(weights, slots, training.steps, training.recipe)
+    return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
 
 
 def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
@@ -58,14 +55,15 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     """
     state = load_training(source, model.config)
     write_weights(model, state.weights)
-    training, parameters = Training(model, state.recipe), dict(model.named_parameters())
-    dtypes = {name: _to_numpy(parameter[:0]).dtype for name, parameter in parameters.items()}
+    training = Training(model, state.recipe)
+    dtypes = {
+        slot: {name: _to_numpy(variable[:0]).dtype for name, variable in own.items()}
+        for slot, own in training.slots().items()
+    }
+    device = next(model.parameters()).device
     slots = {
-        slot: {
-            name: _to_torch(array.astype(dtypes[name])).to(parameters[name].device)
-            for name, array in checkpoint.arrays_for("torch", dtypes).items()
-        }
-        for slot, checkpoint in state.slots.items()
+        slot: {name: _to_torch(array).to(device) for name, array in arrays.items()}
+        for slot, arrays in state.slot_arrays("torch", dtypes).items()
     }
     training.set_slots(slots, state.steps)
     return training
