@@ -154,6 +154,7 @@ CONTAINERS = (
         endings=(".orbax",),
         matches=_within("orbax_folder", "matches"),
         module="orbax_folder",
+        keeps_metadata=True,
         folder=True,
         dialects=("flax", "flax-linen", "transformers-flax"),
         entries=(
