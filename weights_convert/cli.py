@@ -442,6 +442,10 @@ def notes(dialect: Dialect, container: containers.Container, network: ResNetConf
                 f"a {container.name} file cannot say its variant; say --variant {network.variant} when it is read",
                 not (container.keeps_metadata or network.conv_bias),
             ),
+            (
+                f"a whole model of {dialect.name} ends in its softmax: it computes probabilities, not logits",
+                dialect.name == "keras.applications" and dialect.name in container.built and network.num_classes > 0,
+            ),
         )
         if holds
     ]
