@@ -48,9 +48,13 @@ class RelativeToBuilds:
     suspicious: float
     why: str
 
+    def bound(self, dot_length: int) -> float:
+        """The largest error that rounding can explain, whatever the builds do: known before anything is run."""
+        return self.times_bound * sqrt(dot_length) * FLOAT32_UNIT
+
     def limit(self, floor: float, dot_length: int) -> float:
-        """The largest error allowed, given the reference builds' own."""
-        return min(self.times_floor * floor, self.times_bound * sqrt(dot_length) * FLOAT32_UNIT)
+        """The largest error allowed, given the worst reference build's own."""
+        return min(self.times_floor * floor, self.bound(dot_length))
 
 
 ACTIVATIONS_FLOAT64 = Absolute(
