@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, NamedTuple
@@ -88,6 +88,11 @@ class Comparison:
             return self.reason
         return told_beside_noise(self.error, self.floor, self.bound, "noise")
 
+    @property
+    def share(self) -> float | None:
+        """The error as a share of its limit; None where there is no error or none is allowed."""
+        return self.error / self.limit if self.error is not None and self.limit else None
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return asdict(self) | ({"told": self.told} if self.floor else {})
@@ -160,13 +165,14 @@ def compare_traces(
     ran = Case(**case)
     if ran.task != "forward":
         names = expected_names(ran, config)
-        return [Comparison(*identity, name, *judge_training(name, oracle, candidate), task=ran.what) for name in names]
+        verdicts = [judge_training(name, oracle, candidate)._asdict() for name in names]
+        return [Comparison(*identity, name, **v, task=ran.what) for name, v in zip(names, verdicts, strict=True)]
     statistics, lengths = statistic_names(config), dict(dot_lengths(config))
     comparisons = []
     for name in expected_names(ran, config):
         layer = name.removesuffix(".running_mean").removesuffix(".running_var")
         verdict = judge(name, oracle, candidate, (floors or {}).get(name), lengths[layer], name in statistics)
-        comparisons.append(Comparison(*identity, name, *verdict))
+        comparisons.append(Comparison(*identity, name, **verdict._asdict()))
     return comparisons
 
 
@@ -308,6 +314,12 @@ def error_floors(oracle: Trace, builds: Sequence[Trace]) -> Floors:
             errors = [measure(array, build.arrays[name]).relative_l2 for build in builds]
             floors[name] = Floor(min(errors), max(errors))
     return floors
+
+
+def nearest_to_limit(comparisons: Iterable[Comparison]) -> Comparison | None:
+    """The comparison whose error is the largest share, or multiple, of its limit; None if none has a limit."""
+    limited = [comparison for comparison in comparisons if comparison.share is not None]
+    return max(limited, key=lambda comparison: comparison.share or 0.0, default=None)
 
 
 def compare_parameters(candidate: Trace, config: ResNetConfig) -> Comparison:

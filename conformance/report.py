@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.compare import Comparison, multiple, short
+from conformance.compare import Comparison, multiple, nearest_to_limit, short
 from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32
 from conformance.recipes import TASKS
 from conformance.suite import Outcome, Plan, environment
@@ -149,12 +149,6 @@ def _noise(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
         return ("-",) * 5
     builds = f"{short(worst.floor.best)} to {short(worst.floor.worst)}"
     return worst.name, short(worst.error), builds, short(worst.bound), multiple(worst.error, worst.floor)
-
-
-def nearest_to_limit(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """The comparison whose error is the largest share, or multiple, of its limit; None if none has a limit."""
-    limited = [c for c in comparisons if c.error is not None and c.limit and c.mode != "-"]
-    return max(limited, key=lambda c: (c.error or 0.0) / (c.limit or math.inf), default=None)
 
 
 def _noise_or_bug(comparisons: Sequence[Comparison]) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conformance.compare import Comparison, Floor, judge_by_builds
+from conformance.compare import Comparison, Floor, judge_by_builds, nearest_to_limit
 from conformance.implementations import IMPLEMENTATIONS
 from conformance.inputs import noise
 from conformance.limits import FLOAT32
 from conformance.localise import unlocalised
-from conformance.report import json_report, nearest_to_limit, print_report
+from conformance.report import json_report, print_report
 from conformance.suite import Network, Outcome, Plan
 from conformance.weights import synthetic_weights
 from impls.config import ResNetConfig
