@@ -9,7 +9,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import inf
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ class Comparison:
         passed: The verdict.
         reason: Why it failed; empty where it passed.
         floor: What correct builds err by in the same run; in float32 alone.
-        bound: What rounding can explain, given the length of the dot products; in float32 alone.
+        bound: What rounding can explain, given how many products and values are summed; in float32 alone.
         task: What was done, where it was no forward run: "gradients", or "steps" and a recipe.
     """
 
@@ -167,13 +167,20 @@ def compare_traces(
         names = expected_names(ran, config)
         verdicts = [judge_training(name, oracle, candidate)._asdict() for name in names]
         return [Comparison(*identity, name, **v, task=ran.what) for name, v in zip(names, verdicts, strict=True)]
-    statistics, lengths = statistic_names(config), dict(dot_lengths(config))
+    statistics, lengths = statistic_names(config), dict(dot_lengths(config, values_per_channel(ran, oracle, config)))
     comparisons = []
     for name in expected_names(ran, config):
         layer = name.removesuffix(".running_mean").removesuffix(".running_var")
         verdict = judge(name, oracle, candidate, (floors or {}).get(name), lengths[layer], name in statistics)
         comparisons.append(Comparison(*identity, name, **verdict._asdict()))
     return comparisons
+
+
+def values_per_channel(case: Case, oracle: Trace, config: ResNetConfig) -> dict[str, int]:
+    """What norms of a train-mode run average over: of the stem and of each block; none in inference mode."""
+    names = ["stem", *(block.name for block in config.blocks())] if case.mode == "train" else []
+    shapes = {name: oracle.arrays[name].shape for name in names if name in oracle.arrays}
+    return {name: prod(shape) // shape[1] for name, shape in shapes.items()}
 
 
 class Verdict(NamedTuple):
@@ -261,10 +268,11 @@ def judge_by_builds(error: float, floor: Floor, bound: float) -> tuple[bool, str
         >>> judge_by_builds(1.2e-4, Floor(2.4e-6, 2.9e-6), 8.1e-6)[1].rpartition("8.1e-6: ")[2]
         '41 times what correct builds err by: a bug, or TF32 in some layer'
     """
+    excess = error > FLOAT32.allowed(floor.worst)
     many = f"{multiple(error, floor)} times what correct builds err by"
     conclusions = (
-        (error > FLOAT32.leak * floor.worst, f"{many}: a wrong network, or TF32 or bfloat16 in force"),
-        (error > FLOAT32.times_floor * floor.worst, f"{many}: a bug, or TF32 in some layer"),
+        (excess and error > FLOAT32.leak * floor.worst, f"{many}: a wrong network, or TF32 or bfloat16 in force"),
+        (excess, f"{many}: a bug, or TF32 in some layer"),
         (error > bound, "more than rounding can explain: a bug, and in the builds or the oracle another"),
         (error < FLOAT32.suspicious * floor.best, "too small for float32: float64, or the oracle compared with itself"),
     )
@@ -292,7 +300,7 @@ def told_beside_noise(error: float, floor: Floor, bound: float, conclusion: str)
     """
     return (
         f"error {short(error)}; correct float32 builds of this run err by {short(floor.best)} to {short(floor.worst)}; "
-        f"rounding of dot products of this length can explain {short(bound)}: {conclusion}"
+        f"rounding in sums of this length can explain {short(bound)}: {conclusion}"
     )
 
 

@@ -27,7 +27,7 @@ CLAIMS = {
     "float32": (
         "the arithmetic, of each network the array nearest to its limit: noise is an error of at most "
         f"{FLOAT32.times_floor:g} times what correct float32 builds of this run err by, and of no more than rounding "
-        "of dot products of that length can explain"
+        "in sums of that length can explain"
     ),
 }
 

@@ -56,7 +56,7 @@ def test_a_right_ports_error_stands_beside_that_of_correct_builds_and_is_called_
     assert (told["floor"], told["bound"]) == ({"best": 2.4e-6, "worst": 2.9e-6}, FLOAT32.bound(LENGTH))
     assert told["told"] == (
         "error 3.1e-6; correct float32 builds of this run err by 2.4e-6 to 2.9e-6; "
-        "rounding of dot products of this length can explain 8.1e-6: noise"
+        "rounding in sums of this length can explain 8.1e-6: noise"
     )
 
 
@@ -65,8 +65,8 @@ def test_a_broken_ports_error_stands_beside_it_too_and_is_called_a_bug(plan):
     text = printed(plan, Outcome([wrong, comparison(1e-6, "stem")], divergences=[unlocalised(wrong)]))
     assert row(text) == ["torch", "v1.5", "logits", "1.2e-4", "2.4e-6 to 2.9e-6", "8.1e-6", "41", "bug ✗ 1"]
     assert (
-        "first at logits: error 1.2e-4; correct float32 builds of this run err by 2.4e-6 to 2.9e-6; rounding of dot "
-        "products of this length can explain 8.1e-6: 41 times what correct builds err by: a bug, or TF32 in some layer"
+        "first at logits: error 1.2e-4; correct float32 builds of this run err by 2.4e-6 to 2.9e-6; rounding in "
+        "sums of this length can explain 8.1e-6: 41 times what correct builds err by: a bug, or TF32 in some layer"
     ) in " ".join(text.split())
 
 
