@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -77,22 +78,34 @@ def statistic_names(config: ResNetConfig) -> list[str]:
     return [f"{norm}.{leaf}" for norm in norms for leaf in ("running_mean", "running_var")]
 
 
-def dot_lengths(config: ResNetConfig) -> Iterator[tuple[str, int]]:
+def dot_lengths(config: ResNetConfig, values: Mapping[str, int] = MappingProxyType({})) -> Iterator[tuple[str, int]]:
     """Every activation in order, and the products summed into one of its numbers by the layers up to there.
 
     The rounding error of a dot product of length K grows like sqrt(K), and errors of successive layers add up likewise;
-    the sum of K so far is therefore what an error may be held against.
+    the sum of K so far is therefore what an error may be held against. In train mode a norm's mean and variance are
+    sums as well, over all values of a channel.
+
+    Args:
+        config: The network.
+        values: In train mode, the values per channel of the stem's and of each block's output: batch * height * width.
+            A norm in a block has at most as many as the block's input, the stem's norm four times the pool's output.
     """
     total = config.in_channels * 7 * 7
-    yield from (("conv1", total), ("bn1", total), ("stem", total))
+    yield "conv1", total
+    averaged = values.get("stem", 0)
+    total += 4 * averaged
+    yield from (("bn1", total), ("stem", total))
     for block in config.blocks():
         products = {"1": block.in_channels, "2": block.channels * 9, "3": block.channels}
         for number, length in products.items():
             total += length
-            yield from ((f"{block.name}.conv{number}", total), (f"{block.name}.bn{number}", total))
+            yield f"{block.name}.conv{number}", total
+            total += averaged
+            yield f"{block.name}.bn{number}", total
         if block.projects:
             yield from ((f"{block.name}.downsample_{layer}", total) for layer in ("conv", "bn"))
         yield block.name, total
+        averaged = values.get(block.name, 0)
     yield "pool", total
     if config.num_classes:
         yield "logits", total + block.out_channels

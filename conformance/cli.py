@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def main() -> None:
 def list_command() -> None:
     """Show implementations and whether they are installed, variants, inputs and cases."""
     from conformance.cases import MODES
-    from conformance.implementations import IMPLEMENTATIONS
+    from conformance.implementations import BUILDS, IMPLEMENTATIONS
     from conformance.recipes import RECIPES, STEPS
 
     for implementation in IMPLEMENTATIONS.values():
@@ -60,6 +60,7 @@ def list_command() -> None:
         held = ", ".join(f"{package} {version}" for package, version in implementation.versions().items())
         state = f"not installed (pip install 'resnet-parity[{implementation.extra}]')" if missing else held
         click.echo(f"implementation  {implementation.name:<12}{state}")
+    click.echo(f"further builds  {', '.join(BUILDS)} (--impl)")
     for name, config in VARIANTS.items():
         traits = f"stride on {config.strided_layer}, eps {config.norm_eps:g}"
         traits += ", SAME padding" * config.same_padding + ", biases" * config.conv_bias
@@ -76,7 +77,9 @@ def list_command() -> None:
 
 
 @main.command(cls=SeveralValues)
-@click.option("--impl", "names", multiple=True, metavar="NAME", help="torch, flax, keras, or NAME=MODULE:CLASS.")
+@click.option(
+    "--impl", "names", multiple=True, metavar="NAME", help="As `conformance list` has it, or NAME=MODULE:CLASS."
+)
 @click.option("--variant", "variants", multiple=True, metavar="NAME", help=f"{', '.join(VARIANTS)}.")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Default both.")
 @click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="Default forward; several are possible.")
@@ -128,9 +131,7 @@ def run(
         others = dict(_pair(text, "--python") for text in interpreters)
         chosen, left_out, absent = _implementations(names, others)
         networks = _networks(variants, weights, images, seed)
-        for target in filter(None, (report,)):
-            if not target.parent.is_dir():
-                raise ValueError(f"{target}: there is no folder {target.parent} to write the report into")
+        _check_report(report)
         if keep_traces is not None and keep_traces.exists() and any(keep_traces.iterdir()):
             raise ValueError(f"{keep_traces}: traces are kept in a new or empty folder only")
     for implementation in absent:
@@ -150,7 +151,7 @@ def run(
             seed,
             tasks or TASKS[:1],
         )
-        with _progress(plan) as notify:
+        with _progress() as notify:
             outcome = run_suite(plan, notify)
         print_report(plan, outcome, left_out, console)
         if report is not None:
@@ -190,8 +191,7 @@ def selftest(
     result = Result()
     with _bad_input_is_told():
         chosen, left_out, absent = _implementations(names, {})
-        if report is not None and not report.parent.is_dir():
-            raise ValueError(f"{report}: there is no folder {report.parent} to write the report into")
+        _check_report(report)
         with _counted() as notify:
             if chosen:
                 result = run_selftest(chosen, variant, faults, seed=seed, everywhere=everywhere, notify=notify)
@@ -220,6 +220,49 @@ def selftest(
     sys.exit(EXIT_CODES["diverges"] if missed else EXIT_CODES["incomplete"] if absent else 0)
 
 
+@main.command(name="false-alarms", cls=SeveralValues)
+@click.option("--runs", default=1000, show_default=True, type=click.IntRange(1), help="At least so many.")
+@click.option("--impl", "names", multiple=True, metavar="NAME", help="Default every build that is installed.")
+@click.option("--variant", "variants", multiple=True, type=click.Choice(list(VARIANTS)), help="Default all.")
+@click.option("--full", is_flag=True, help="Run ResNet-50 at 224x224, not the small network.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the first weights and input.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write counts, alarms and worst cases to this JSON file."
+)
+def false_alarms(
+    runs: int, names: Sequence[str], variants: Sequence[str], full: bool, seed: int, report: Path | None
+) -> None:
+    r"""Run right builds, eager and compiled, in every layout, and count those that the suite accuses: none may be.
+
+    A run is one build in one precision on one network, in inference and train mode. Seeds, variants, sizes, batches
+    and threads change from network to network.
+
+    \b
+    Exit code 0: no false alarm. 1: at least one. 2: bad input. 3: a build could not run.
+    """
+    from rich.console import Console
+
+    from conformance.alarms import print_campaign, run_right_builds
+    from conformance.implementations import NAMED
+    from conformance.report import write_json
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    with _bad_input_is_told():
+        chosen, left_out, absent = _implementations(names, {}, NAMED)
+        _check_report(report)
+    for line in (*absent, *left_out):
+        console.print(line, highlight=False)
+    if not chosen:
+        sys.exit(EXIT_CODES["incomplete"])
+    with _progress() as notify:
+        campaign = run_right_builds(chosen, variants or list(VARIANTS), runs, seed=seed, full=full, notify=notify)
+    print_campaign(campaign, chosen, console)
+    if report is not None:
+        write_json(campaign.to_dict(), report)
+    incomplete = absent or campaign.failures
+    sys.exit(EXIT_CODES["diverges"] if campaign.alarms else EXIT_CODES["incomplete"] if incomplete else 0)
+
+
 @contextlib.contextmanager
 def _counted() -> Iterator[Notify]:
     """A count of the traces of the worker at work, on a terminal."""
@@ -237,12 +280,13 @@ def _counted() -> Iterator[Notify]:
 
 
 def _implementations(
-    names: Sequence[str], interpreters: dict[str, str]
+    names: Sequence[str], interpreters: dict[str, str], usual: Mapping[str, Implementation] | None = None
 ) -> tuple[list[Implementation], list[str], list[str]]:
     """What can run; what was left out because it is not installed; what was asked for by name and is not installed."""
     from conformance.implementations import IMPLEMENTATIONS, find_implementation
 
-    asked = [find_implementation(name) for name in dict.fromkeys(names)] or list(IMPLEMENTATIONS.values())
+    usual = IMPLEMENTATIONS if usual is None else usual
+    asked = [find_implementation(name) for name in dict.fromkeys(names)] or list(usual.values())
     if unknown := interpreters.keys() - {implementation.name for implementation in asked}:
         raise ValueError(f"--python names {', '.join(sorted(unknown))}, which is not run")
     missing = {i.name: i.missing() for i in asked if i.name not in interpreters}
@@ -294,6 +338,11 @@ def _inputs(config: ResNetConfig, own: Sequence[Any], usual: Sequence[Any]) -> l
     return [*own, *(input for input in usual if input.name != "photograph")]
 
 
+def _check_report(report: Path | None) -> None:
+    if report is not None and not report.parent.is_dir():
+        raise ValueError(f"{report}: there is no folder {report.parent} to write the report into")
+
+
 def _pair(text: str, option: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not (name and separator and value):
@@ -326,7 +375,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _progress(plan: Any) -> Iterator[Notify]:
+def _progress() -> Iterator[Notify]:
     """A bar on a terminal, a line per worker elsewhere; both on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

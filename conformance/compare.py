@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import inf, prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,10 +60,11 @@ class Comparison:
         implementation, variant, precision, mode, input, name: What was compared.
         error: Relative L2 error; None where none can be computed.
         limit: The largest error allowed; None where none applies.
-        floor: What correct builds err by: the worst reference build's error, in float32.
-        task: What was done, where it was no forward run: "gradients", or "steps" and a recipe.
         passed: The verdict.
         reason: Why it failed; empty where it passed.
+        floor: What correct builds err by in the same run; in float32 alone.
+        bound: What rounding can explain, given how many products and values are summed; in float32 alone.
+        task: What was done, where it was no forward run: "gradients", or "steps" and a recipe.
     """
 
     implementation: str
@@ -75,12 +77,25 @@ class Comparison:
     limit: float | None
     passed: bool
     reason: str = ""
-    floor: float | None = None
+    floor: Floor | None = None
+    bound: float | None = None
     task: str = ""
+
+    @property
+    def told(self) -> str:
+        """Noise or bug: the verdict on a float32 error in words, with all that it rests on; of others, the reason."""
+        if self.reason or self.error is None or self.floor is None or self.bound is None:
+            return self.reason
+        return told_beside_noise(self.error, self.floor, self.bound, "noise")
+
+    @property
+    def share(self) -> float | None:
+        """The error as a share of its limit; None where there is no error or none is allowed."""
+        return self.error / self.limit if self.error is not None and self.limit else None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return asdict(self)
+        return asdict(self) | ({"told": self.told} if self.floor else {})
 
 
 TRAINING_LIMITS: dict[str, Absolute] = {
@@ -150,39 +165,55 @@ def compare_traces(
     ran = Case(**case)
     if ran.task != "forward":
         names = expected_names(ran, config)
-        return [Comparison(*identity, name, *judge_training(name, oracle, candidate), ran.what) for name in names]
-    statistics, lengths = statistic_names(config), dict(dot_lengths(config))
+        verdicts = [judge_training(name, oracle, candidate)._asdict() for name in names]
+        return [Comparison(*identity, name, **v, task=ran.what) for name, v in zip(names, verdicts, strict=True)]
+    statistics, lengths = statistic_names(config), dict(dot_lengths(config, values_per_channel(ran, oracle, config)))
     comparisons = []
     for name in expected_names(ran, config):
         layer = name.removesuffix(".running_mean").removesuffix(".running_var")
         verdict = judge(name, oracle, candidate, (floors or {}).get(name), lengths[layer], name in statistics)
-        comparisons.append(Comparison(*identity, name, *verdict))
+        comparisons.append(Comparison(*identity, name, **verdict._asdict()))
     return comparisons
 
 
-Verdict = tuple[float | None, float | None, bool, str, float | None]
+def values_per_channel(case: Case, oracle: Trace, config: ResNetConfig) -> dict[str, int]:
+    """What norms of a train-mode run average over: of the stem and of each block; none in inference mode."""
+    names = ["stem", *(block.name for block in config.blocks())] if case.mode == "train" else []
+    shapes = {name: oracle.arrays[name].shape for name in names if name in oracle.arrays}
+    return {name: prod(shape) // shape[1] for name, shape in shapes.items()}
+
+
+class Verdict(NamedTuple):
+    """What `Comparison` says of one array."""
+
+    error: float | None
+    limit: float | None
+    passed: bool
+    reason: str
+    floor: Floor | None = None
+    bound: float | None = None
 
 
 def judge(name: str, oracle: Trace, candidate: Trace, floor: Floor | None, length: int, statistic: bool) -> Verdict:
-    """Error, limit, verdict, reason and floor of one array."""
+    """The verdict on one array of a forward run, whose numbers are sums of that many products."""
     precision = candidate.about["precision"]
     for side, trace in (("the oracle has", oracle), ("it has", candidate)):
         if name not in trace.arrays:
-            return None, None, False, f"{side} no such array", None
+            return Verdict(None, None, False, f"{side} no such array")
     array = candidate.arrays[name]
     if array.dtype.name != precision:
-        return None, None, False, f"{array.dtype} where {precision} was asked for", None
+        return Verdict(None, None, False, f"{array.dtype} where {precision} was asked for")
     try:
         measured = measure(oracle.arrays[name], array)
     except Incomparable as error:
-        return None, None, False, str(error), None
+        return Verdict(None, None, False, str(error))
     if precision == "float64":
         limits = STATISTICS_FLOAT64 if statistic else ACTIVATIONS_FLOAT64
-        return measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits), None
+        return Verdict(measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits))
     if floor is None:
-        return measured.relative_l2, None, False, "no reference build was measured for it", None
-    limit = FLOAT32.limit(floor.worst, length)
-    return measured.relative_l2, limit, *judge_by_builds(measured.relative_l2, limit, floor), floor.worst
+        return Verdict(measured.relative_l2, None, False, "no reference build was measured for it")
+    limit, bound = FLOAT32.limit(floor.worst, length), FLOAT32.bound(length)
+    return Verdict(measured.relative_l2, limit, *judge_by_builds(measured.relative_l2, floor, bound), floor, bound)
 
 
 def judge_training(name: str, oracle: Trace, candidate: Trace) -> Verdict:
@@ -190,15 +221,15 @@ def judge_training(name: str, oracle: Trace, candidate: Trace) -> Verdict:
     limits = next(limits for start, limits in TRAINING_LIMITS.items() if name.startswith(start))
     for side, trace in (("the oracle has", oracle), ("it has", candidate)):
         if name not in trace.arrays:
-            return None, None, False, f"{side} no such array", None
+            return Verdict(None, None, False, f"{side} no such array")
     array = candidate.arrays[name]
     if array.dtype.name != "float64":
-        return None, None, False, f"{array.dtype} where float64 was asked for", None
+        return Verdict(None, None, False, f"{array.dtype} where float64 was asked for")
     try:
         measured = measure(oracle.arrays[name], array, scale_of(name, oracle))
     except Incomparable as error:
-        return None, None, False, str(error), None
-    return measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits), None
+        return Verdict(None, None, False, str(error))
+    return Verdict(measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits))
 
 
 def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
@@ -230,17 +261,57 @@ def judge_absolute(measured: Measurement, limits: Absolute) -> tuple[bool, str]:
     return True, ""
 
 
-def judge_by_builds(error: float, limit: float, floor: Floor) -> tuple[bool, str]:
-    """Whether a float32 error is what correct builds show: not more, and not suspiciously less."""
-    if error > FLOAT32.leak * floor.worst:
-        times = f"error {error:.1e} is {error / floor.worst:.0f} times that of correct float32 builds"
-        return False, f"{times}: a wrong network, or TF32 or bfloat16 in force"
-    if error > limit:
-        return False, f"error {error:.1e}, limit {limit:.1e} (correct float32 builds: {floor.worst:.1e})"
-    if error < FLOAT32.suspicious * floor.best:
-        cause = "float64, or the oracle compared with itself"
-        return False, f"error {error:.1e} is too small for float32 ({floor.best:.1e}): {cause}"
-    return True, ""
+def judge_by_builds(error: float, floor: Floor, bound: float) -> tuple[bool, str]:
+    """Whether a float32 error is noise: what correct builds show, not more and not suspiciously less; if not, why.
+
+    Example:
+        >>> judge_by_builds(1.2e-4, Floor(2.4e-6, 2.9e-6), 8.1e-6)[1].rpartition("8.1e-6: ")[2]
+        '41 times what correct builds err by: a bug, or TF32 in some layer'
+    """
+    excess = error > FLOAT32.allowed(floor.worst)
+    many = f"{multiple(error, floor)} times what correct builds err by"
+    conclusions = (
+        (excess and error > FLOAT32.leak * floor.worst, f"{many}: a wrong network, or TF32 or bfloat16 in force"),
+        (excess, f"{many}: a bug, or TF32 in some layer"),
+        (error > bound, "more than rounding can explain: a bug, and in the builds or the oracle another"),
+        (error < FLOAT32.suspicious * floor.best, "too small for float32: float64, or the oracle compared with itself"),
+    )
+    conclusion = next((conclusion for holds, conclusion in conclusions if holds), "")
+    return not conclusion, told_beside_noise(error, floor, bound, conclusion) if conclusion else ""
+
+
+def multiple(error: float, floor: Floor) -> str:
+    """An error as a multiple of the worst reference build's.
+
+    Example:
+        >>> multiple(3.1e-6, Floor(2.4e-6, 2.9e-6)), multiple(2.9e-3, Floor(2.4e-6, 2.9e-6))
+        ('1.07', '1,000')
+    """
+    found = error / floor.worst if floor.worst else inf
+    return f"{found:.2f}" if found < 10 else f"{found:,.0f}"
+
+
+def told_beside_noise(error: float, floor: Floor, bound: float, conclusion: str) -> str:
+    """An error beside what correct builds err by and what rounding can explain.
+
+    Example:
+        >>> told_beside_noise(3.1e-6, Floor(2.4e-6, 2.9e-6), 8.1e-6, "noise")[:80]
+        'error 3.1e-6; correct float32 builds of this run err by 2.4e-6 to 2.9e-6; roundi'
+    """
+    return (
+        f"error {short(error)}; correct float32 builds of this run err by {short(floor.best)} to {short(floor.worst)}; "
+        f"rounding in sums of this length can explain {short(bound)}: {conclusion}"
+    )
+
+
+def short(number: float) -> str:
+    """Two digits and an exponent without zeros.
+
+    Example:
+        >>> short(3.14e-6), short(0.0), short(2.0e-12)
+        ('3.1e-6', '0', '2.0e-12')
+    """
+    return f"{number:.1e}".replace("e-0", "e-") if number else "0"
 
 
 def error_floors(oracle: Trace, builds: Sequence[Trace]) -> Floors:
@@ -251,6 +322,12 @@ def error_floors(oracle: Trace, builds: Sequence[Trace]) -> Floors:
             errors = [measure(array, build.arrays[name]).relative_l2 for build in builds]
             floors[name] = Floor(min(errors), max(errors))
     return floors
+
+
+def nearest_to_limit(comparisons: Iterable[Comparison]) -> Comparison | None:
+    """The comparison whose error is the largest share, or multiple, of its limit; None if none has a limit."""
+    limited = [comparison for comparison in comparisons if comparison.share is not None]
+    return max(limited, key=lambda comparison: comparison.share or 0.0, default=None)
 
 
 def compare_parameters(candidate: Trace, config: ResNetConfig) -> Comparison:

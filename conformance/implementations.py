@@ -52,6 +52,22 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     )
 }
 
+BUILDS: dict[str, Implementation] = {
+    build.name: build
+    for build in (
+        Implementation("torch-channels-last", "conformance.adapters.torch:ChannelsLast", ("torch",), "torch"),
+        Implementation("torch-without-onednn", "conformance.adapters.torch:WithoutOneDnn", ("torch",), "torch", 2.0),
+        Implementation("torch-compiled", "conformance.adapters.torch:Compiled", ("torch",), "torch", 20.0),
+        Implementation("flax-jit", "conformance.adapters.flax:Jit", ("flax", "jax"), "flax", 3.0),
+        Implementation("keras-compiled", "conformance.adapters.keras:Compiled", ("keras", "tensorflow"), "keras", 3.0),
+        Implementation("keras-xla", "conformance.adapters.keras:Xla", ("keras", "tensorflow"), "keras", 5.0),
+    )
+}
+"""The same networks, laid out or compiled in another way: run where named, and by `conformance false-alarms`."""
+
+NAMED = IMPLEMENTATIONS | BUILDS
+"""All that `--impl` knows by name."""
+
 
 def find_implementation(text: str) -> Implementation:
     """The implementation that `--impl` names: a row of the table, or NAME=MODULE:CLASS for an adapter of one's own.
@@ -63,13 +79,13 @@ def find_implementation(text: str) -> Implementation:
         >>> find_implementation("mine=my_package.adapter:MyAdapter").name
         'mine'
     """
-    if text in IMPLEMENTATIONS:
-        return IMPLEMENTATIONS[text]
+    if text in NAMED:
+        return NAMED[text]
     name, _, adapter = text.partition("=")
     module, _, attribute = adapter.partition(":")
-    if name and module and attribute and name not in (*IMPLEMENTATIONS, ORACLE.name):
+    if name and module and attribute and name not in (*NAMED, ORACLE.name):
         return Implementation(name, adapter, ())
     raise ValueError(
-        f"there is no implementation {text!r}; there are {', '.join(IMPLEMENTATIONS)}, and NAME=MODULE:CLASS names an "
+        f"there is no implementation {text!r}; there are {', '.join(NAMED)}, and NAME=MODULE:CLASS names an "
         "adapter of your own (a name that is not taken)"
     )

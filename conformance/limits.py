@@ -48,9 +48,20 @@ class RelativeToBuilds:
     suspicious: float
     why: str
 
+    def bound(self, dot_length: int) -> float:
+        """The largest error that rounding can explain, whatever the builds do: known before anything is run."""
+        return self.times_bound * sqrt(dot_length) * FLOAT32_UNIT
+
+    def allowed(self, floor: float) -> float:
+        """The largest error allowed beside the worst reference build's.
+
+        Builds that err by less than one rounding had luck, as they may where an array has few numbers.
+        """
+        return self.times_floor * max(floor, FLOAT32_UNIT)
+
     def limit(self, floor: float, dot_length: int) -> float:
-        """The largest error allowed, given the reference builds' own."""
-        return min(self.times_floor * floor, self.times_bound * sqrt(dot_length) * FLOAT32_UNIT)
+        """The largest error allowed: by what builds do, and by what rounding can explain."""
+        return min(self.allowed(floor), self.bound(dot_length))
 
 
 ACTIVATIONS_FLOAT64 = Absolute(

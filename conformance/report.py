@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.compare import Comparison
+from conformance.compare import Comparison, multiple, nearest_to_limit, short
 from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32
 from conformance.recipes import TASKS
 from conformance.suite import Outcome, Plan, environment
@@ -25,11 +25,11 @@ TRAINED = (
 CLAIMS = {
     "float64": f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}",
     "float32": (
-        "the arithmetic: worst error as a multiple of what correct float32 builds err by, "
-        f"limit {FLOAT32.times_floor:g} (and the bound of the dot lengths)"
+        "the arithmetic, of each network the array nearest to its limit: noise is an error of at most "
+        f"{FLOAT32.times_floor:g} times what correct float32 builds of this run err by, and of no more than rounding "
+        "in sums of that length can explain"
     ),
 }
-
 
 FED = ", fed the oracle's own input"
 """Of a layer whose piece was given the oracle's activation, so that no error before it is in what it shows."""
@@ -60,7 +60,7 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
     from rich.markup import escape
 
     for precision in plan.precisions:
-        console.print(_table(plan, outcome, precision))
+        console.print(TABLES[precision](plan, outcome))
         console.print(f"  {CLAIMS[precision]}\n", style="dim", highlight=False)
     if any(comparison.task for comparison in outcome.comparisons):
         console.print(f"  {TRAINED}\n", style="dim", highlight=False)
@@ -73,7 +73,7 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
         )
         console.print(
             f"[bold red]{divergence.implementation} diverges[/] ({where}); "
-            f"first at [bold]{divergence.layer}[/]: {divergence.reason}{FED * divergence.fed}",
+            f"first at [bold]{divergence.layer}[/]{FED * divergence.fed}: {divergence.reason}",
             highlight=False,
         )
         for finding in divergence.findings:
@@ -88,37 +88,72 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
     console.print(_closing(plan, outcome), highlight=False)
 
 
-def _table(plan: Plan, outcome: Outcome, precision: str) -> Table:
+def mathematics_table(plan: Plan, outcome: Outcome) -> Table:
+    """float64: a row for each implementation, the worst error of each network."""
     from rich.table import Table
 
-    table = Table(title=precision, title_justify="left", title_style="bold")
+    table = Table(title="float64", title_justify="left", title_style="bold")
     table.add_column("implementation")
     for variant in plan.networks:
         table.add_column(variant, justify="right")
     table.add_column("compared", justify="right")
     table.add_column("seconds", justify="right")
     for implementation in plan.implementations:
-        own = [c for c in outcome.comparisons if (c.implementation, c.precision) == (implementation.name, precision)]
-        cells = [_cell([c for c in own if c.variant == variant], precision) for variant in plan.networks]
-        seconds = outcome.workers.get(f"{implementation.name} {precision}", {}).get("seconds")
+        own = _of(outcome, implementation.name, "float64")
+        cells = [_worst_error([c for c in own if c.variant == variant]) for variant in plan.networks]
+        seconds = outcome.workers.get(f"{implementation.name} float64", {}).get("seconds")
         table.add_row(implementation.name, *cells, f"{len(own):,}", "-" if seconds is None else f"{seconds:.0f}")
     return table
 
 
-def _cell(comparisons: Sequence[Comparison], precision: str) -> str:
-    """The worst figure of a network, and whether all of it passed."""
+def noise_table(plan: Plan, outcome: Outcome) -> Table:
+    """float32: a row for each implementation and network, its error beside what correct builds make and what may be."""
+    from rich.table import Table
+
+    table = Table(title="float32: noise or bug?", title_justify="left", title_style="bold")
+    table.add_column("implementation", no_wrap=True)
+    table.add_column("variant", no_wrap=True)
+    table.add_column("array", overflow="fold")
+    for name in ("error", "correct builds\nerr by", "rounding\nexplains", "multiple\nof builds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for implementation in plan.implementations:
+        for variant in plan.networks:
+            own = [c for c in _of(outcome, implementation.name, "float32") if c.variant == variant]
+            table.add_row(implementation.name, variant, *_noise(own), _noise_or_bug(own))
+        table.add_section()
+    return table
+
+
+TABLES = {"float64": mathematics_table, "float32": noise_table}
+"""What is shown of each precision."""
+
+
+def _of(outcome: Outcome, implementation: str, precision: str) -> list[Comparison]:
+    return [c for c in outcome.comparisons if (c.implementation, c.precision) == (implementation, precision)]
+
+
+def _worst_error(comparisons: Sequence[Comparison]) -> str:
+    """The largest error of a network, and whether all of it passed."""
     if not comparisons:
         return "[dim]-[/]"
     failed = sum(not c.passed for c in comparisons)
-    figures = [_figure(c, precision) for c in comparisons if c.error is not None and c.mode != "-"]
-    worst = max(figures, default=math.nan)
-    text = f"{worst:.1e}" if precision == "float64" else f"{worst:.2f}"
-    return f"[red]{text} ✗ {failed}[/]" if failed else f"{text} [green]✓[/]"
+    worst = max((c.error for c in comparisons if c.error is not None and c.mode != "-"), default=math.nan)
+    return f"[red]{worst:.1e} ✗ {failed}[/]" if failed else f"{worst:.1e} [green]✓[/]"
 
 
-def _figure(comparison: Comparison, precision: str) -> float:
-    error = comparison.error or 0.0
-    return error if precision == "float64" else error / (comparison.floor or math.inf)
+def _noise(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """Of the array nearest to its limit: name, error, what correct builds err by, what rounding explains, multiple."""
+    worst = nearest_to_limit(comparisons)
+    if worst is None or worst.error is None or worst.floor is None or worst.bound is None:
+        return ("-",) * 5
+    builds = f"{short(worst.floor.best)} to {short(worst.floor.worst)}"
+    return worst.name, short(worst.error), builds, short(worst.bound), multiple(worst.error, worst.floor)
+
+
+def _noise_or_bug(comparisons: Sequence[Comparison]) -> str:
+    failed = sum(not c.passed for c in comparisons)
+    return f"[red]bug ✗ {failed}[/]" if failed else "noise [green]✓[/]" if comparisons else "[dim]-[/]"
 
 
 def _closing(plan: Plan, outcome: Outcome) -> str:

@@ -53,6 +53,7 @@ class Plan:
         keep_traces: Whether traces stay after they are compared.
         seed: Of weights and noise, for the report.
         tasks: Of `conformance.recipes.TASKS`.
+        threads: Of each worker; None shares the processors out.
     """
 
     networks: Mapping[str, Network]
@@ -65,6 +66,7 @@ class Plan:
     keep_traces: bool = False
     seed: int = 0
     tasks: Sequence[str] = ("forward",)
+    threads: int | None = None
 
     def cases(self, precision: str) -> list[Case]:
         """Every run of an implementation in that precision, in order.
@@ -179,7 +181,7 @@ def run_cases(
             plan.directory / folder / f"{implementation.name}-{precision}",
             "cpu" if implementation in (ORACLE, *REFERENCE_BUILDS) else plan.device,
             timeout=plan.timeout,
-            threads=max(1, processors // parallel),
+            threads=plan.threads or max(1, processors // parallel),
             python=plan.interpreters.get(implementation.name, sys.executable),
         )
         for implementation, precision in pairs

@@ -1,4 +1,4 @@
-"""impls.flax, run eagerly."""
+"""impls.flax, run eagerly; and compiled, which must compute the same."""
 
 from __future__ import annotations
 
@@ -122,6 +122,24 @@ class FlaxAdapter:
     def activations(self, images: jax.Array, layers: bool) -> dict[str, Any]:
         """The model's activations."""
         return self.model.activations(images, layers)
+
+
+class Jit(FlaxAdapter):
+    """Through nnx.jit, the forward pass as a whole."""
+
+    def activations(self, images: jax.Array, layers: bool) -> dict[str, Any]:
+        """The model's activations."""
+        found: dict[str, Any] = compiled_activations(self.model, images, layers)
+        return found
+
+
+def take_activations(model: ResNet, images: jax.Array, layers: bool) -> dict[str, Any]:
+    """The model's activations."""
+    return model.activations(images, layers)
+
+
+compiled_activations: Callable[..., Any] = nnx.jit(take_activations, static_argnums=2)
+"""The same, compiled; what comes out is sorted by name."""
 
 
 def take_gradients(model: ResNet, images: jax.Array, labels: jax.Array, recipe: Recipe) -> Any:

@@ -1,9 +1,9 @@
-"""impls.keras, run eagerly on the backend that KERAS_BACKEND names, TensorFlow by default."""
+"""impls.keras, run eagerly on the backend that KERAS_BACKEND names, TensorFlow by default; and compiled."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ class KerasAdapter:
     """The Keras model; subclasses run it in another way."""
 
     resnet = staticmethod(resnet)
+    eager, xla = True, False
 
     def prepare(self, device: str, precision: str) -> str:
         """The backend's own switches, and Keras's dtype."""
@@ -101,10 +102,14 @@ class KerasAdapter:
         own = variables(self.model, self.model.config, "keras")
         parameters = {name: variable.value for name, variable in own.items() if variable.trainable}
         inputs = tf.constant(channels_last(images).astype(self.precision))
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            value = loss(self.model(inputs, training=train), labels, recipe)
-        found = tape.gradient(value, parameters | {"input": inputs})
+
+        def differentiate(inputs: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                value = loss(self.model(inputs, training=train), labels, recipe)
+            return value, tape.gradient(value, parameters | {"input": inputs})
+
+        value, found = self.compiled(differentiate)(inputs)
         for name, variable in statistics.items():
             variable.assign(before[name])
         arrays = {name: np.asarray(gradient) for name, gradient in found.items()}
@@ -112,9 +117,9 @@ class KerasAdapter:
         return float(value), canonical_arrays(arrays, "keras") | {"input": image_gradient}
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """A run of training from the weights of the file, eagerly."""
+        """A run of training from the weights of the file."""
         run = Training(resnet(*self.built_from), recipe)
-        run.model.run_eagerly = True
+        run.model.run_eagerly, run.model.jit_compile = self.eager, self.xla
 
         def step(images: np.ndarray, labels: np.ndarray) -> float:
             return run.step(channels_last(images).astype(self.precision), labels)
@@ -138,7 +143,39 @@ class KerasAdapter:
 
     def activations(self, images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
         """The model's activations."""
-        return self.model.activations(images, layers, training=train)
+        found: dict[str, Any] = self.compiled(lambda images: self.model.activations(images, layers, training=train))(
+            images
+        )
+        return found
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """How a function of tensors is run: as it is, operation by operation."""
+        return function
+
+
+class Compiled(KerasAdapter):
+    """In a tf.function, as `fit` and `predict` run it."""
+
+    eager = False
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As a graph of TensorFlow's.
+
+        Raises:
+            NotImplementedError: On another backend.
+        """
+        if keras.backend.backend() != "tensorflow":
+            raise NotImplementedError("the Keras model is compiled on its TensorFlow backend only")
+        import tensorflow as tf
+
+        graph: Callable[..., Any] = tf.function(function, jit_compile=self.xla)
+        return graph
+
+
+class Xla(Compiled):
+    """In a tf.function that XLA compiles (`jit_compile=True`)."""
+
+    xla = True
 
 
 def to_numpy(tensor: Any) -> np.ndarray:

@@ -137,6 +137,24 @@ def moments_in_double(x: Array) -> tuple[Array, Array]:
     return mean.astype(x.dtype), variance.astype(x.dtype)
 
 
+def moments_in_sequence(x: Array) -> tuple[Array, Array]:
+    """One running sum per channel, value by value: PyTorch does so where channels are last in memory."""
+    values = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(-1, x.shape[1])  # NumPy sums columns in sequence
+    mean = values.sum(0) / len(values)
+    return mean, ((values - mean) ** 2).sum(0) / len(values)
+
+
+def moments_by_welford(x: Array) -> tuple[Array, Array]:
+    """Mean and squared deviations carried along (Welford 1962, Technometrics 4, 419-420): torch.compile does so."""
+    values = x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
+    mean = squares = np.zeros(x.shape[1], x.dtype)
+    for count, value in enumerate(values, start=1):
+        deviation = value - mean
+        mean = mean + deviation / count
+        squares = squares + deviation * (value - mean)
+    return mean, squares / len(values)
+
+
 def normalise_folded(x: Array, mean: Array, variance: Array, weight: Array, bias: Array, eps: float) -> Array:
     """One multiplication and one addition per value: scale and offset are computed per channel before."""
     scale = weight / np.sqrt(variance + eps)
@@ -152,7 +170,9 @@ def multiply_in_sequence(x: Array, weight: Array) -> Array:
 
 
 class OneProduct(Oracle):
-    """All products of a number in one matrix product."""
+    """All products of a number in one matrix product; moments summed in sequence."""
+
+    arithmetic = Arithmetic(moments=moments_in_sequence)
 
 
 class TapByTap(Oracle):
@@ -162,6 +182,6 @@ class TapByTap(Oracle):
 
 
 class BlockedSums(Oracle):
-    """Sums by blocks of channels."""
+    """Sums by blocks of channels; moments by Welford's method."""
 
-    arithmetic = Arithmetic(convolve_in_blocks)
+    arithmetic = Arithmetic(convolve_in_blocks, moments_by_welford)

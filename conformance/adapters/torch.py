@@ -1,4 +1,4 @@
-"""impls.torch, run eagerly."""
+"""impls.torch, run eagerly; and further builds of it that must compute the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from conformance.adapters import DeviceMissing, ReadState, See, TakeStep, running_statistics
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
-from impls.torch import Training, read_training, resnet
+from impls.torch import ResNet, Training, read_training, resnet
 from impls.torch.training import loss
 
 
@@ -54,7 +54,11 @@ class TorchAdapter:
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network onto the device."""
         self.built_from = replace(config, dtype=self.precision), weights
-        self.model = self.resnet(*self.built_from).to(self.device)
+        self.model = self.network()
+
+    def network(self) -> ResNet:
+        """A network of its own, with the weights that `build` was given, on the device."""
+        return self.resnet(*self.built_from).to(self.device)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The model's own state_dict, less the batch counters."""
@@ -112,7 +116,7 @@ class TorchAdapter:
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file."""
-        run = Training(resnet(*self.built_from).to(self.device), recipe)
+        run = Training(self.network(), recipe)
 
         @torch.enable_grad()
         def step(images: np.ndarray, labels: np.ndarray) -> float:
@@ -123,6 +127,52 @@ class TorchAdapter:
     def on_device(self, array: np.ndarray) -> torch.Tensor:
         """A tensor of the array's numbers on the device."""
         return torch.from_numpy(np.array(array)).to(self.device)
+
+
+class ChannelsLast(TorchAdapter):
+    """Kernels and images in memory as NHWC, which PyTorch sums in other loops; shapes stay NCHW."""
+
+    def network(self) -> ResNet:
+        """With its kernels so."""
+        return super().network().to(memory_format=torch.channels_last)
+
+    def on_device(self, array: np.ndarray) -> torch.Tensor:
+        """Of images, with the channels last."""
+        tensor = super().on_device(array)
+        return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+class WithoutOneDnn(TorchAdapter):
+    """By PyTorch's own kernels for the CPU, where it would ask oneDNN."""
+
+    def prepare(self, device: str, precision: str) -> str:
+        """Without oneDNN from the start."""
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property of the module
+        return super().prepare(device, precision)
+
+    def switches(self) -> Mapping[str, str]:
+        """Whether it is off."""
+        return {**super().switches(), "oneDNN": str(torch.backends.mkldnn.enabled)}
+
+
+class Compiled(TorchAdapter):
+    """Through torch.compile, whole: what cannot be compiled is an error, not run eagerly in silence."""
+
+    def prepare(self, device: str, precision: str) -> str:
+        """Many networks of one process, each in two modes, may be compiled."""
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 1000
+        return super().prepare(device, precision)
+
+    def network(self) -> ResNet:
+        """Compiled when it is first called, for the shape that it is called with."""
+        network = super().network()
+        network.compile(fullgraph=True, dynamic=False)
+        return network
+
+    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
+        """Eagerly: a compiled network cannot be looked into while it runs."""
+        with torch.compiler.set_stance("force_eager"):
+            return super().stream(images, train, see)
 
 
 def to_numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

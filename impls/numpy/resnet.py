@@ -64,7 +64,8 @@ def normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Array
 
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance of each channel."""
-    values = x.swapaxes(0, 1).reshape(x.shape[1], -1)  # a row per channel: NumPy sums rows pairwise, columns not
+    # A row per channel, in memory too: NumPy sums rows pairwise, and strided ones value by value.
+    values = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(x.shape[1], -1)
     return values.mean(1), values.var(1)
 
 

@@ -39,7 +39,7 @@ def optimizer(model: ResNet, recipe: Recipe) -> optim.Optimizer:
 
 
 def schedule(optimizer: optim.Optimizer, recipe: Recipe, steps: int = 0) -> optim.lr_scheduler.LRScheduler:
-    """The recipe's schedule, at a step; its own `CosineAnnealingLR` computes each rate from the one before."""
+    """The recipe's schedule: a factor, at a step; `CosineAnnealingLR` would compute each rate from the one before."""
     for group in optimizer.param_groups:
         group["initial_lr"] = recipe.learning_rate
     return optim.lr_scheduler.LambdaLR(optimizer, recipe.factor, last_epoch=steps - 1)

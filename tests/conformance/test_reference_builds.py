@@ -1,0 +1,68 @@
+"""The reference builds: the same mathematics as the oracle, and sums in orders that real builds have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conformance.adapters.numpy import (
+    BlockedSums,
+    OneProduct,
+    Oracle,
+    TapByTap,
+    moments_by_welford,
+    moments_in_double,
+    moments_in_sequence,
+)
+from impls.numpy.resnet import moments
+
+BUILDS = (OneProduct, TapByTap, BlockedSums)
+
+
+def error(found: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.linalg.norm(found.astype("float64") - exact) / np.linalg.norm(exact))
+
+
+def layouts(dtype: str) -> dict[str, np.ndarray]:
+    """One activation, NCHW, as it lies in memory before and after a convolution of the oracle."""
+    x = np.random.default_rng(0).standard_normal((3, 8, 97, 113)).astype(dtype)
+    return {"NCHW": x, "NHWC": np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_in_float64_they_agree_with_the_oracle(build):
+    random = np.random.default_rng(0)
+    x, kernel = random.standard_normal((2, 130, 9, 11)), random.standard_normal((5, 130, 3, 3))
+    mean, variance, weight, bias = random.uniform(0.5, 1.5, (4, 130))
+    own, oracle = build.arithmetic, Oracle.arithmetic
+    pairs = [
+        (own.convolve(x, kernel, 2), oracle.convolve(x, kernel, 2)),
+        (own.normalise(x, mean, variance, weight, bias, 1e-5), oracle.normalise(x, mean, variance, weight, bias, 1e-5)),
+        (own.multiply(x[:, :, 0, 0], kernel[:, :, 0, 0]), oracle.multiply(x[:, :, 0, 0], kernel[:, :, 0, 0])),
+        *zip(own.moments(x), oracle.moments(x), strict=True),
+    ]
+    assert max(error(found, exact) for found, exact in pairs) < 1e-13
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_the_oracle_sums_pairwise_however_its_input_lies_in_memory(layout):
+    exact = layouts("float64")[layout].var((0, 2, 3))
+    assert error(moments(layouts("float32")[layout])[1], exact) < 2e-7
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_moments_err_as_those_of_real_builds_do(layout):
+    """Value by value, as PyTorch with the channels last and torch.compile do, costs ten times the error and more."""
+    exact = layouts("float64")[layout].var((0, 2, 3))
+    errors = {
+        found: error(found(layouts("float32")[layout])[1], exact)
+        for found in (moments_in_double, moments_in_sequence, moments_by_welford)
+    }
+    assert errors[moments_in_double] < 1e-7
+    assert 1e-6 < errors[moments_in_sequence] < 1e-5
+    assert 1e-6 < errors[moments_by_welford] < 1e-5
+
+
+def test_no_two_builds_take_all_sums_in_one_order():
+    orders = [vars(build.arithmetic) for build in (Oracle, *BUILDS)]
+    assert all(left != right for i, left in enumerate(orders) for right in orders[:i])
