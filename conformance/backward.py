@@ -141,8 +141,13 @@ class StepwiseTraining:
     def __post_init__(self) -> None:
         self.remembered: dict[tuple[str, int], tuple[float, dict[str, Array], dict[str, Array]]] = {}
 
-    def steps(self, name: str, injections: Sequence[Injection]) -> Iterator[dict[str, Array]]:
+    def steps(self, name: str, injections: Sequence[Injection], first: int = 1) -> Iterator[dict[str, Array]]:
         """The states after each step with a recipe of some name, with faults.
+
+        Args:
+            name: Of the recipe.
+            injections: Faults.
+            first: The step to begin with; none before it is taken, unless a fault keeps something of it.
 
         Raises:
             ValueError: If the faults cannot be together, or cannot be in this recipe.
@@ -150,15 +155,17 @@ class StepwiseTraining:
         module, recipe = training_with(injections), recipe_with(RECIPES[name], injections)
         configured = {field: value for injection in injections for field, value in injection.configured.items()}
         training = module.Training(filled(replace(self.config, **configured), self.arrays), recipe)
+        start = 1 if any(injection.fault.keeps for injection in injections) else first
         if not configured and all(leaves_gradients(injection) for injection in injections):
-            steps = count(1)
+            steps = count(start)
             training.gradients = lambda model, images, labels, recipe: self._gradients(name, next(steps), model)
-        for number, (images, labels) in enumerate(self.batches, start=1):
+        for number, (images, labels) in enumerate(self.batches[start - 1 :], start=start):
             if number > 1:
                 self._put(training, self.port[name][number - 1])
                 training.steps = number - 1
             value = training.step(images, labels)
-            yield state_of(training) | {"loss": np.array([value])}
+            if number >= first:
+                yield state_of(training) | {"loss": np.array([value])}
 
     @cached_property
     def batches(self) -> list[tuple[Array, Array]]:

@@ -348,12 +348,9 @@ class StepsDiagnosis:
         injections = [*self.known, injection] if injection else self.known
         try:
             with np.errstate(all="ignore"):
-                for at, found in enumerate(self.oracle.steps(recipe, injections), start=1):
-                    if at == number:
-                        return found
+                return next(self.oracle.steps(recipe, injections, number))
         except (ValueError, IndexError):
             return None
-        return None
 
     def _apart(
         self, recipe: str, number: int, found: Mapping[str, Array], port: Mapping[str, Array]

@@ -160,8 +160,9 @@ class Fault:
         config: Fields of `ResNetConfig` that are wrong.
         sources: By framework, how the text of its model is wrong.
         images: Changes the images, (batch, channels, height, width): (images, parameter) to images.
-        recipe: Fields of a training recipe that are wrong: a value, or a function of the right recipe.
+        recipe: Fields of a training recipe that are wrong: a value, or a function (recipe, parameter) to one.
         training: By framework, how the text of its training is wrong.
+        keeps: Whether it keeps something of one training step for the next, beside what the optimizer should.
         where: Whether it can be at a place of its scopes, in a network.
         precision: The lowest-cost precision in which it shows.
         harmless: Why it changes nothing, and when it would; empty for a fault that has an effect.
@@ -181,6 +182,7 @@ class Fault:
     images: ImagesChange | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Edits] = field(default_factory=dict)
+    keeps: bool = False
     where: Callable[[Place, ResNetConfig], bool] = everywhere
     precision: Literal["float64", "float32"] = "float64"
     harmless: str = ""
@@ -262,7 +264,7 @@ class Injection:
         """A field's wrong value; a parameter takes the place of what a recipe has, not of what it leaves out."""
         if value is PARAMETER:
             return getattr(recipe, name) and self.parameter
-        return value(recipe) if callable(value) else value
+        return value(recipe, self.parameter) if callable(value) else value
 
     def training(self, framework: str) -> tuple[Substitution, ...]:
         """How the text of a framework's training is wrong, at the place and with the parameter's value."""

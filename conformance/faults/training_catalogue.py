@@ -138,7 +138,7 @@ def trained(id: str, what: str, seen_in: str, source: str, remedies: Remedies, *
     return Fault(id, what, ("network",), seen_in, source, remedies, where=has_classes, **more)
 
 
-def decay_over_rate(recipe: Recipe) -> float:
+def decay_over_rate(recipe: Recipe, parameter: float) -> float:
     """AdamW's decay so large that the learning rate, by which it is multiplied, falls out; SGD's as it is."""
     return recipe.weight_decay / (recipe.learning_rate if recipe.optimizer == "adamw" else 1.0)
 
@@ -582,7 +582,7 @@ SCHEDULES = (
         "O",
         "-",
         SCHEDULE,
-        recipe={"milestones": lambda recipe: tuple(step + 1 for step in recipe.milestones)},
+        recipe={"milestones": lambda recipe, _: tuple(step + 1 for step in recipe.milestones)},
     ),
     trained(
         "milestones-early",
@@ -590,16 +590,16 @@ SCHEDULES = (
         "O",
         "-",
         SCHEDULE,
-        recipe={"milestones": lambda recipe: tuple(step - 1 for step in recipe.milestones)},
+        recipe={"milestones": lambda recipe, _: tuple(step - 1 for step in recipe.milestones)},
     ),
     trained(
-        "learning-rate-other",
-        "another learning rate",
+        "learning-rate-scaled",
+        "the learning rate multiplied by some factor",
         "O",
         "-",
         RATE,
-        recipe={"learning_rate": PARAMETER},
-        parameter=Parameter("learning rate", 0.013, (1e-4, 1e-2, 1.0)),
+        recipe={"learning_rate": lambda recipe, factor: factor * recipe.learning_rate},
+        parameter=Parameter("factor", 0.65, (0.5, 2.0, 100.0)),
     ),
     trained(
         "cosine-end-other",
@@ -637,6 +637,7 @@ STEP = (
         "-",
         ZEROED,
         training=edits.GRADIENTS_KEPT,
+        keeps=True,
     ),
 )
 
