@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -18,10 +19,13 @@ def folder(tmp_path: Path, checkpoint_of: Callable[..., Checkpoint]) -> Path:
 
 
 def test_a_damaged_list_of_arrays_is_one_error_without_a_warning(folder: Path, recwarn: pytest.WarningsRecorder):
+    """Orbax begins to look at the arrays before the bad one, and drops that."""
     listed = folder / "_METADATA"
-    listed.write_bytes(listed.read_bytes()[:100] + listed.read_bytes()[120:])
+    before, kind, after = listed.read_text().rpartition('"np.ndarray"')
+    listed.write_text(f'{before}"{kind[4:]}{after}')
     with pytest.raises(ConversionError, match="it is no whole Orbax folder: its _METADATA cannot be read"):
         load(folder)
+    gc.collect()
     assert not recwarn.list
 
 
@@ -33,7 +37,7 @@ def test_no_flipped_bit_of_its_data_changes_a_number_unnoticed(folder: Path, che
         place = random.randrange(len(whole))
         data.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
-            assert load(folder).content_hash() == checkpoint_of().content_hash()
+            assert load(folder, variant="v1.5").content_hash() == checkpoint_of().content_hash()
         except ConversionError:
             refused += 1
     assert refused > 6
