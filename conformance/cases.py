@@ -32,7 +32,8 @@ class Case:
         input: Name of the input in the job.
         mode: Whether norms use running or batch statistics.
         layers: Whether every convolution and norm is recorded, not only blocks; of steps, whether every step is.
-        task: Of `conformance.recipes.TASKS`.
+        task: Of `conformance.recipes.TASKS`; or "backward", which float32 makes of "gradients": those at the oracle's
+            own activations.
         recipe: Key of `conformance.recipes.RECIPES`; of steps only.
     """
 
@@ -111,6 +112,25 @@ def dot_lengths(config: ResNetConfig, values: Mapping[str, int] = MappingProxyTy
         yield "logits", total + block.out_channels
 
 
+def gradient_lengths(config: ResNetConfig) -> dict[str, int]:
+    """Loss and gradients, and the products summed into one of their numbers on the way back to each layer.
+
+    Example:
+        >>> from impls.config import VARIANTS
+        >>> lengths = gradient_lengths(VARIANTS["v1.5"])
+        >>> lengths["gradient.fc.bias"], lengths["gradient.stage4.2.conv3.weight"] - lengths["gradient.fc.bias"]
+        (1000, 2048)
+    """
+    forward = dict(dot_lengths(config))
+    total = forward["logits"] + config.num_classes
+    layers = {"fc": "logits"}
+    found = {"loss": config.num_classes, "gradient.input": total}
+    for name in parameter_names(config):
+        layer = name.rpartition(".")[0]
+        found[f"gradient.{name}"] = total - forward[layers.get(layer, layer)]
+    return found
+
+
 def expected_names(case: Case, config: ResNetConfig) -> list[str]:
     """Every array that a case promises, in the order in which a fault in it would show.
 
@@ -120,7 +140,7 @@ def expected_names(case: Case, config: ResNetConfig) -> list[str]:
         ['loss', 'gradient.fc.bias']
     """
     parameters = parameter_names(config)
-    if case.task == "gradients":
+    if case.task in ("gradients", "backward"):
         return ["loss", *(f"gradient.{name}" for name in reversed(parameters)), "gradient.input"]
     if case.task == "steps":
         state = [*statistic_names(config), *parameters]

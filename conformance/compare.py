@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conformance.cases import Case, dot_lengths, expected_names, statistic_names
+from conformance.cases import Case, dot_lengths, expected_names, gradient_lengths, statistic_names
 from conformance.limits import (
     ACTIVATIONS_FLOAT64,
     FIRST_STEP_FLOAT64,
@@ -164,8 +164,11 @@ def compare_traces(
     identity = (about["implementation"], case["variant"], about["precision"], case["mode"], case["input"])
     ran = Case(**case)
     if ran.task != "forward":
-        names = expected_names(ran, config)
-        verdicts = [judge_training(name, oracle, candidate)._asdict() for name in names]
+        names, lengths = expected_names(ran, config), gradient_lengths(config)
+        verdicts = [
+            judge_training(name, oracle, candidate, (floors or {}).get(name), lengths.get(name))._asdict()
+            for name in names
+        ]
         return [Comparison(*identity, name, **v, task=ran.what) for name, v in zip(names, verdicts, strict=True)]
     statistics, lengths = statistic_names(config), dict(dot_lengths(config, values_per_channel(ran, oracle, config)))
     comparisons = []
@@ -216,20 +219,39 @@ def judge(name: str, oracle: Trace, candidate: Trace, floor: Floor | None, lengt
     return Verdict(measured.relative_l2, limit, *judge_by_builds(measured.relative_l2, floor, bound), floor, bound)
 
 
-def judge_training(name: str, oracle: Trace, candidate: Trace) -> Verdict:
-    """The same of one array of a training run, in float64."""
-    limits = next(limits for start, limits in TRAINING_LIMITS.items() if name.startswith(start))
+def judge_training(
+    name: str, oracle: Trace, candidate: Trace, floor: Floor | None = None, length: int | None = None
+) -> Verdict:
+    """The same of one array of a training run, in float64; of loss and gradients also in float32."""
+    precision = candidate.about["precision"]
     for side, trace in (("the oracle has", oracle), ("it has", candidate)):
         if name not in trace.arrays:
             return Verdict(None, None, False, f"{side} no such array")
     array = candidate.arrays[name]
-    if array.dtype.name != "float64":
-        return Verdict(None, None, False, f"{array.dtype} where float64 was asked for")
+    if array.dtype.name != precision:
+        return Verdict(None, None, False, f"{array.dtype} where {precision} was asked for")
     try:
         measured = measure(oracle.arrays[name], array, scale_of(name, oracle))
     except Incomparable as error:
         return Verdict(None, None, False, str(error))
+    if precision == "float32":
+        return judge_float32_gradient(measured.relative_l2, floor, length)
+    limits = next(limits for start, limits in TRAINING_LIMITS.items() if name.startswith(start))
     return Verdict(measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits))
+
+
+def judge_float32_gradient(error: float, floor: Floor | None, length: int | None) -> Verdict:
+    """Whether a gradient in float32 errs by no more than correct builds do, or than rounding on the way back explains.
+
+    One of both suffices: near the output few numbers are summed, and whether the builds happen to err by less than a
+    framework that takes another way (the logarithm of the softmax, and the exponential of that) says nothing.
+    """
+    if floor is None or length is None:
+        return Verdict(error, None, False, "no reference build was measured for it")
+    bound = FLOAT32.bound(length)
+    limit = max(FLOAT32.allowed(floor.worst), bound)
+    reason = told_beside_noise(error, floor, bound, "more than both: a bug, or TF32") if error > limit else ""
+    return Verdict(error, limit, error <= limit, reason, floor, bound)
 
 
 def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
@@ -319,7 +341,7 @@ def error_floors(oracle: Trace, builds: Sequence[Trace]) -> Floors:
     floors = {}
     for name, array in oracle.arrays.items():
         with contextlib.suppress(Incomparable):
-            errors = [measure(array, build.arrays[name]).relative_l2 for build in builds]
+            errors = [measure(array, build.arrays[name], scale_of(name, oracle)).relative_l2 for build in builds]
             floors[name] = Floor(min(errors), max(errors))
     return floors
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.adapters import Adapter, ReadState, See, TakeStep, load_adapter
+from conformance.adapters import Adapter, Given, ReadState, See, TakeStep, load_adapter
 from conformance.faults import Injection, find_fault, places
 from conformance.faults.edits import edited_module, framework_of
 from conformance.faults.fault import Graft, grafts, training_edits
@@ -92,10 +92,10 @@ class FaultyAdapter:
         return self.adapter.run(self.images(images), train, layers)
 
     def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
     ) -> tuple[float, Mapping[str, np.ndarray]]:
         """The faulty network's gradients, of the faulty loss."""
-        return self.adapter.gradients(self.images(images), labels, self.recipe(recipe), train)
+        return self.adapter.gradients(self.images(images), labels, self.recipe(recipe), train, given)
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of faulty training of the faulty network."""

@@ -81,7 +81,7 @@ class TrainingBench:
 
     def trace(self, adapter: Adapter, case: Case) -> Trace:
         """A case run in this process."""
-        images, classes = self.network.inputs[0].images, self.network.config.num_classes
+        network = {"config": self.network.config.to_dict(), "weights": self.weights}
         about = {
             "implementation": ORACLE.name,
             "precision": "float64",
@@ -89,7 +89,7 @@ class TrainingBench:
             "weights": "",
             "input": "",
         }
-        return Trace(TASKS[case.task](adapter, case, images, classes), about)
+        return Trace(TASKS[case.task](adapter, case, self.network.inputs[0].images, network), about)
 
     def expected(self, injection: Injection) -> dict[str, Comparison]:
         """By task and recipe, the first array that is wrong in the oracle with a fault; none where nothing is."""

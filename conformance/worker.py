@@ -30,6 +30,10 @@ from conformance.sketch import sketch
 from conformance.stream import finish_stream, write_stream
 from conformance.trace import Trace
 from impls.config import ResNetConfig
+from impls.numpy import resnet
+
+Network = Mapping[str, Any]
+"""A network of the job: its "config", the path of its "weights", their "sha256"."""
 
 Say = Callable[..., None]
 
@@ -85,25 +89,45 @@ def work(job: dict[str, Any], say: Say) -> None:
                 write_stream(runner, images, case.mode == "train", file, Path(truth) if truth else None)
                 finish_stream(file, about | facts | {"fed": truth is not None})
             else:
-                arrays = TASKS[case.task](runner, case, images, network["config"]["num_classes"])
+                arrays = TASKS[case.task](runner, case, images, network)
                 Trace(arrays, about | facts).save(file)
             seconds = time.perf_counter() - started
             say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
 
 
-def run_forward(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -> Mapping[str, np.ndarray]:
+def run_forward(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:
     """Activations and running statistics."""
     return adapter.run(images, case.mode == "train", case.layers)
 
 
-def take_gradients(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -> Mapping[str, np.ndarray]:
+def take_gradients(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:
     """The loss, and its gradients."""
-    value, found = adapter.gradients(images, labels_for(len(images), classes), LOSS, case.mode == "train")
+    labels = labels_for(len(images), network["config"]["num_classes"])
+    return named_gradients(*adapter.gradients(images, labels, LOSS, case.mode == "train"))
+
+
+def run_backward(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:
+    """The same at the oracle's activations, rounded to float32: ReLU and max pool choose the same for everybody."""
+    train = case.mode == "train"
+    oracle = resnet(ResNetConfig.from_dict(network["config"]), network["weights"]).train(train)
+    given: dict[str, np.ndarray] = {}
+
+    def tap(name: str, value: np.ndarray) -> np.ndarray:
+        given[name] = value.astype(np.float32)
+        return value
+
+    oracle(images.astype(np.float64), tap=tap)
+    labels = labels_for(len(images), network["config"]["num_classes"])
+    return named_gradients(*adapter.gradients(images, labels, LOSS, train, given))
+
+
+def named_gradients(value: float, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Loss and gradients under the names of a trace, in one dtype."""
     arrays = {f"gradient.{name}": gradient for name, gradient in found.items()}
-    return arrays | {"loss": np.array([value])}
+    return arrays | {"loss": np.array([value], next(iter(found.values())).dtype)}
 
 
-def take_steps(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -> Mapping[str, np.ndarray]:
+def take_steps(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:
     """The losses, and sketches of the state after the first and after the last step; with `layers`, after every one."""
     step, read = adapter.training(RECIPES[case.recipe])
     moments = {1: MOMENTS[0], STEPS: MOMENTS[1]}
@@ -112,7 +136,8 @@ def take_steps(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -
     keep = np.array if case.layers else sketch
     losses: list[float] = []
     arrays: dict[str, np.ndarray] = {}
-    for number, (batch, labels) in enumerate(training_batches(images, classes, STEPS), start=1):
+    batches = training_batches(images, network["config"]["num_classes"], STEPS)
+    for number, (batch, labels) in enumerate(batches, start=1):
         losses.append(step(batch, labels))
         if moment := moments.get(number):
             state = read()
@@ -122,9 +147,10 @@ def take_steps(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -
     return arrays | {"losses": np.array(losses)}
 
 
-TASKS: dict[str, Callable[[Adapter, Case, np.ndarray, int], Mapping[str, np.ndarray]]] = {
+TASKS: dict[str, Callable[[Adapter, Case, np.ndarray, Network], Mapping[str, np.ndarray]]] = {
     "forward": run_forward,
     "gradients": take_gradients,
+    "backward": run_backward,
     "steps": take_steps,
 }
 

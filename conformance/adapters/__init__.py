@@ -30,6 +30,9 @@ TakeStep = Callable[[np.ndarray, np.ndarray], float]
 
 ReadState = Callable[[], TrainingState]
 
+Given = Mapping[str, np.ndarray] | None
+"""Every activation of a network by canonical name, NCHW; or none."""
+
 See = Callable[[str, np.ndarray], np.ndarray | None]
 """Is shown an activation, canonical name and NCHW array; what it gives back, if anything, takes its place."""
 
@@ -63,9 +66,13 @@ class Adapter(Protocol):
         """Activations by canonical name, NCHW; in train mode also the running statistics afterwards, then put back."""
 
     def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
     ) -> tuple[float, Mapping[str, np.ndarray]]:
-        """The loss, and its gradients by canonical name in canonical layout, "input" for the images (NCHW)."""
+        """The loss, and its gradients by canonical name in canonical layout, "input" for the images (NCHW).
+
+        Where activations are given, the gradients are taken there: each takes the place of the one computed, and what
+        comes back to it is passed on to that.
+        """
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file: what takes a step on a batch, and what reads its state."""

@@ -14,6 +14,7 @@ from flax import nnx
 
 from conformance.adapters import (
     DeviceMissing,
+    Given,
     ReadState,
     See,
     TakeStep,
@@ -81,14 +82,17 @@ class FlaxAdapter:
         return arrays
 
     def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
     ) -> tuple[float, Mapping[str, np.ndarray]]:
         """By nnx.grad, compiled as a whole: operation by operation takes longer. Running statistics are put back."""
         statistics = running_statistics(self.model, self.model.config, "flax")
         before = {name: variable[...] for name, variable in statistics.items()}
         self.model.set_attributes(use_running_average=not train, raise_if_not_found=False)
         inputs = jax.numpy.asarray(channels_last(images), self.precision)
-        value, (parameters, image_gradient) = loss_and_gradients(self.model, inputs, labels, recipe, self.trainer.loss)
+        taps = given and jax.tree.map(lambda array: jax.numpy.asarray(nhwc(array), self.precision), dict(given))
+        value, (parameters, image_gradient) = loss_and_gradients(
+            self.model, inputs, labels, taps, recipe, self.trainer.loss
+        )
         for name, variable in statistics.items():
             variable[...] = before[name]
         own = {".".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(parameters)}
@@ -146,11 +150,23 @@ compiled_activations: Callable[..., Any] = nnx.jit(take_activations, static_argn
 
 
 def take_gradients(
-    model: ResNet, images: jax.Array, labels: jax.Array, recipe: Recipe, loss: Callable[..., jax.Array]
+    model: ResNet,
+    images: jax.Array,
+    labels: jax.Array,
+    given: Mapping[str, jax.Array] | None,
+    recipe: Recipe,
+    loss: Callable[..., jax.Array],
 ) -> Any:
-    """The loss, and its gradients with respect to parameters and images."""
-    return nnx.value_and_grad(lambda model, images: loss(model(images), labels, recipe), argnums=(0, 1))(model, images)
+    """The loss, and its gradients with respect to parameters and images, at the given activations if there are any."""
+
+    def tap(name: str, value: jax.Array) -> jax.Array:
+        return value if given is None else given[name] + (value - jax.lax.stop_gradient(value))
+
+    def loss_of(model: ResNet, images: jax.Array) -> jax.Array:
+        return loss(model(images, tap=tap), labels, recipe)
+
+    return nnx.value_and_grad(loss_of, argnums=(0, 1))(model, images)
 
 
-loss_and_gradients: Callable[..., Any] = nnx.jit(take_gradients, static_argnums=(3, 4))
+loss_and_gradients: Callable[..., Any] = nnx.jit(take_gradients, static_argnums=(4, 5))
 """The same, compiled."""

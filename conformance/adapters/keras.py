@@ -16,6 +16,7 @@ import numpy as np
 
 from conformance.adapters import (
     DeviceMissing,
+    Given,
     ReadState,
     See,
     TakeStep,
@@ -85,7 +86,7 @@ class KerasAdapter:
         return arrays
 
     def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
     ) -> tuple[float, Mapping[str, np.ndarray]]:
         """By the backend's own differentiation, on TensorFlow alone; running statistics are put back.
 
@@ -101,11 +102,15 @@ class KerasAdapter:
         own = variables(self.model, self.model.config, "keras")
         parameters = {name: variable.value for name, variable in own.items() if variable.trainable}
         inputs = tf.constant(channels_last(images).astype(self.precision))
+        taps = given and {name: tf.constant(nhwc(array).astype(self.precision)) for name, array in given.items()}
+
+        def tap(name: str, value: Any) -> Any:
+            return value if taps is None else taps[name] + (value - tf.stop_gradient(value))
 
         def differentiate(inputs: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
-                value = self.trainer.loss(self.model(inputs, training=train), labels, recipe)
+                value = self.trainer.loss(self.model(inputs, training=train, tap=tap), labels, recipe)
             zero = tf.UnconnectedGradients.ZERO  # where none arrives
             return value, tape.gradient(value, parameters | {"input": inputs}, unconnected_gradients=zero)
 

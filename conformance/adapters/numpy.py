@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conformance.adapters import DeviceMissing, ReadState, See, TakeStep, running_statistics
+from conformance.adapters import DeviceMissing, Given, ReadState, See, TakeStep, running_statistics
 from conformance.precision import multiply_as_convolution
 from impls.config import ResNetConfig
 from impls.numpy import read_training, read_weights, resnet, training
@@ -81,10 +81,13 @@ class Oracle:
                 setattr(follow(self.model, path), leaf, array)
         return arrays
 
-    def gradients(self, images: Array, labels: Array, recipe: Recipe, train: bool) -> tuple[float, Mapping[str, Array]]:
+    def gradients(
+        self, images: Array, labels: Array, recipe: Recipe, train: bool, given: Given = None
+    ) -> tuple[float, Mapping[str, Array]]:
         """By the formulas of `impls.numpy.training`; running statistics are put back."""
         before = running_statistics(self.model, self.model.config, "canonical")
-        found = self.trainer.gradients(self.model.train(train), images.astype(self.dtype), labels, recipe)
+        taps = given and {name: array.astype(self.dtype) for name, array in given.items()}
+        found = self.trainer.gradients(self.model.train(train), images.astype(self.dtype), labels, recipe, taps)
         for name, array in before.items():
             path, _, leaf = name.rpartition(".")
             setattr(follow(self.model, path), leaf, array)

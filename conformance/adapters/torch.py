@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conformance.adapters import DeviceMissing, ReadState, See, TakeStep, running_statistics
+from conformance.adapters import DeviceMissing, Given, ReadState, See, TakeStep, running_statistics
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.torch import ResNet, read_training, resnet, training
@@ -99,7 +99,7 @@ class TorchAdapter:
         return self.model.activations(images, layers)
 
     def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
     ) -> tuple[float, Mapping[str, np.ndarray]]:
         """By autograd; running statistics are put back."""
         statistics = running_statistics(self.model, self.model.config, "torch")
@@ -107,12 +107,17 @@ class TorchAdapter:
         inputs = self.on_device(images.astype(self.precision)).requires_grad_()
         parameters = dict(self.model.train(train).named_parameters())
         with torch.enable_grad():
-            value = self.trainer.loss(self.model(inputs), self.on_device(labels), recipe)
+            logits = self.model(inputs) if given is None else self.model(inputs, tap=self.giving(given))
+            value = self.trainer.loss(logits, self.on_device(labels), recipe)
             wanted = [*parameters.values(), inputs]
             found = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives
         for name, tensor in statistics.items():
             tensor.copy_(before[name])
         return value.item(), to_numpy(dict(zip([*parameters, "input"], found, strict=True)))
+
+    def giving(self, given: Mapping[str, np.ndarray]) -> Callable[[str, torch.Tensor], torch.Tensor]:
+        """A tap that goes on with what is given, and passes gradients back to what was computed."""
+        return lambda name, value: self.on_device(given[name]) + (value - value.detach())
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file."""

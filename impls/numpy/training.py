@@ -40,11 +40,13 @@ def loss_gradient(logits: Array, labels: Array, recipe: Recipe) -> Array:
     """The gradient of the loss with respect to the logits: softmax less target, over the batch's size."""
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
     likelihood /= likelihood.sum(1, keepdims=True)
-    difference: Array = likelihood - smooth(labels, logits.shape[1], recipe)
+    difference: Array = likelihood - smooth(labels, logits.shape[1], recipe).astype(logits.dtype)
     return difference / len(logits)
 
 
-def gradients(model: ResNet, images: Array, labels: Array, recipe: Recipe) -> tuple[float, Gradients]:
+def gradients(
+    model: ResNet, images: Array, labels: Array, recipe: Recipe, given: Mapping[str, Array] | None = None
+) -> tuple[float, Gradients]:
     """The loss, and its gradient with respect to every parameter, by canonical name, and to the images, as "input".
 
     In training mode the norms use the batch's statistics, which depend on their input too, and update the running ones;
@@ -55,6 +57,7 @@ def gradients(model: ResNet, images: Array, labels: Array, recipe: Recipe) -> tu
         images: (batch, channels, height, width).
         labels: Integers (batch,).
         recipe: For the loss.
+        given: Every activation by canonical name; the gradients are taken there, whatever the model would compute.
 
     Example:
         >>> from dataclasses import replace
@@ -66,7 +69,7 @@ def gradients(model: ResNet, images: Array, labels: Array, recipe: Recipe) -> tu
         ((2, 3, 32, 32), (10,))
     """
     found = Gradients()
-    taps = model.activations(images, layers=True)
+    taps = model.activations(images, layers=True) if given is None else given
     value = float(loss(taps["logits"], labels, recipe))
     blocks = list(model.blocks())
     sources = ["stem", *(name for name, _ in blocks[:-1])]

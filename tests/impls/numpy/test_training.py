@@ -85,3 +85,21 @@ def test_the_loss_is_the_cross_entropy_of_smoothed_labels():
     expected = -(0.8 * np.log(likelihood[0]) + 0.1 * np.log(likelihood[1]) + 0.1 * np.log(likelihood[2]))
     assert float(loss(logits, np.array([0]), recipe)) == pytest.approx(expected, rel=1e-14)
     assert loss_gradient(logits, np.array([0]), recipe).sum() == pytest.approx(0, abs=1e-15)
+
+
+def test_gradients_are_taken_at_the_activations_that_are_given(network):
+    model, images = network
+    recipe = Recipe()
+    own = dict(model.activations(images, layers=True))
+    _, found = gradients(model, images, LABELS, recipe)
+    _, again = gradients(model, images, LABELS, recipe, own)
+    assert all(np.array_equal(found[name], again[name]) for name in found)
+    _, others = gradients(model, images, LABELS, recipe, own | {"pool": 2 * own["pool"]})
+    assert not np.allclose(others["fc.weight"], found["fc.weight"])
+
+
+def test_single_precision_stays_single(network):
+    model, images = network
+    value, found = gradients(model.astype("float32"), images.astype("float32"), LABELS, Recipe(label_smoothing=0.1))
+    assert {gradient.dtype.name for gradient in found.values()} == {"float32"}
+    assert np.isfinite(value)

@@ -1,0 +1,76 @@
+"""Gradients in float32, at the oracle's activations: right builds agree as far as rounding goes, and bugs stand out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from conformance.cases import Case, expected_names, gradient_lengths
+from conformance.compare import Floor, judge_float32_gradient
+from conformance.limits import FLOAT32
+from impls.config import VARIANTS
+
+PORTS = ("--impl=coarse=broken_training:CoarseLayer", "--impl=own=broken_training:OwnActivations")
+
+
+@pytest.fixture(scope="module")
+def run(conformance, small_weights, tmp_path_factory):
+    report = tmp_path_factory.mktemp("report") / "report.json"
+    weights = ("--weights", small_weights["v1.5"])
+    tasks = ("--task=gradients", "--task=steps", "--precision=float32")
+    done = conformance(
+        "run", "--impl=torch", "--impl=flax", "--impl=keras", *PORTS, *weights, *tasks, "--report", report
+    )
+    return done, json.loads(report.read_text())
+
+
+def of(run, implementation):
+    return [c for c in run[1]["comparisons"] if c["implementation"] == implementation and c["mode"] != "-"]
+
+
+@pytest.mark.parametrize("framework", ["torch", "flax", "keras"])
+def test_a_right_port_is_not_accused(run, framework):
+    comparisons = of(run, framework)
+    assert all(c["passed"] for c in comparisons)
+    assert {c["task"] for c in comparisons} == {"backward"}
+    names = expected_names(Case("v1.5", "noise", "train", task="backward"), VARIANTS["v1.5"])
+    assert {c["name"] for c in comparisons} <= set(names)
+    assert {c["mode"] for c in comparisons} == {"inference", "train"}
+    assert max(c["error"] for c in comparisons) < 1e-3
+    assert all(c["floor"] and c["bound"] for c in comparisons)
+
+
+def test_one_layer_in_a_lower_precision_is_named(run):
+    assert run[0].returncode == 1
+    wrong = {c["name"] for c in of(run, "coarse") if not c["passed"]}
+    assert wrong == {"gradient.stage3.0.conv2.weight"}
+    told = next(c["reason"] for c in of(run, "coarse") if not c["passed"])
+    assert told.endswith("more than both: a bug, or TF32")
+
+
+def test_other_activations_than_those_given_are_a_difference(run):
+    """What a correct port shows that does not take the oracle's activations: rounding of some millions of values."""
+    assert any(not c["passed"] for c in of(run, "own"))
+
+
+def test_that_steps_are_not_judged_is_said(run):
+    assert "and steps are not judged" in " ".join(run[0].stdout.split())
+
+
+def test_an_error_may_be_what_builds_make_or_what_rounding_explains():
+    floor, length = Floor(1e-6, 2e-6), 1000
+    bound = FLOAT32.bound(length)
+    assert judge_float32_gradient(0.9 * bound, Floor(1e-9, 1e-9), length).passed
+    assert judge_float32_gradient(3.9e-6, floor, 1).passed
+    assert not judge_float32_gradient(1.1 * max(bound, 4e-6), floor, length).passed
+    assert not judge_float32_gradient(1e-9, None, length).passed
+
+
+def test_lengths_grow_on_the_way_back():
+    config = VARIANTS["keras"]
+    lengths = gradient_lengths(config)
+    names = expected_names(Case("keras", "noise", "train", task="backward"), config)
+    assert lengths.keys() == set(names)
+    back = [lengths[name] for name in names if "downsample" not in name]
+    assert back == sorted(back)
