@@ -49,12 +49,26 @@ for name, array in load_file(folder / "timm" / "model.safetensors").items():
 save_file(arrays, folder / "loop.safetensors")
 """
 
+HASHED_AND_SYNCED = """
+digest = hashlib.sha256()
+for name in sorted(arrays):
+    digest.update(arrays[name].view(np.uint8).data)
+with open(folder / "loop.safetensors", "rb") as file:
+    os.fsync(file.fileno())
+"""
+"""What a conversion that can be trusted later does besides."""
+
 GROUPS: Mapping[str, Sequence[Job]] = {
     "a PyTorch file in safetensors into a Keras one": (
         Job(
             "NumPy: load, transpose, save",
             "import numpy as np\nfrom safetensors.numpy import load_file, save_file",
             LOOP,
+        ),
+        Job(
+            "the same, hashed and synced",
+            "import hashlib\nimport numpy as np\nfrom safetensors.numpy import load_file, save_file",
+            LOOP + HASHED_AND_SYNCED,
         ),
         Job(
             "weights_convert",
@@ -73,6 +87,18 @@ GROUPS: Mapping[str, Sequence[Job]] = {
             "resnet50(weights=...)",
             "from impls.torch import resnet50",
             'resnet50("v1.5", weights=folder / "transformers")',
+        ),
+    ),
+    "a timm file into a PyTorch model": (
+        Job(
+            "torchvision: resnet50, load_state_dict",
+            "from safetensors.torch import load_file\nfrom torchvision.models import resnet50",
+            'resnet50().load_state_dict(load_file(folder / "timm" / "model.safetensors"))',
+        ),
+        Job(
+            "resnet50(weights=...)",
+            "from impls.torch import resnet50",
+            'resnet50("v1.5", weights=folder / "timm" / "model.safetensors")',
         ),
     ),
     "a timm folder into a Keras model": (

@@ -31,7 +31,7 @@ class Case:
         variant: Key of the network in the job.
         input: Name of the input in the job.
         mode: Whether norms use running or batch statistics.
-        layers: Whether every convolution and norm is recorded, not only blocks.
+        layers: Whether every convolution and norm is recorded, not only blocks; of steps, whether every step is.
         task: Of `conformance.recipes.TASKS`.
         recipe: Key of `conformance.recipes.RECIPES`; of steps only.
     """

@@ -184,8 +184,9 @@ def selftest(
     from rich.table import Table
 
     from conformance.report import write_json
-    from conformance.selftest import Result, table_rows, to_report
     from conformance.selftest import selftest as run_selftest
+    from conformance.selftest import table_rows, to_report
+    from conformance.trials import Result
 
     console = Console(width=None if sys.stdout.isatty() else 110)
     result = Result()

@@ -8,7 +8,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import exp, inf, log
@@ -145,6 +145,43 @@ def distance(reference: Array, other: Array) -> float:
     return apart / norm if norm else (inf if apart else 0.0)
 
 
+def newton(residual: Callable[[float], Array | None], parameter: Parameter, start: float) -> float | None:
+    """Where a residual is least, by Newton's method on its norm: of the right fault it vanishes at the right value.
+
+    Args:
+        residual: Of a value of the parameter; None where the value is impossible.
+        parameter: Positive ones are searched on a logarithmic scale.
+        start: Where to begin.
+
+    Returns:
+        Where the method ends, or gains nothing in a few steps; None if it leaves the numbers that can be.
+
+    Example:
+        >>> factor = Parameter("factor", 1.0, (2.0,))
+        >>> round(newton(lambda value: np.array([value**2 - 9.0]), factor, start=2.0), 12)
+        3.0
+    """
+    to, back = (log, exp) if parameter.positive else (float, float)
+    at, step, sizes = to(start), 1e-4, []
+    with np.errstate(all="ignore"):
+        for _ in range(STEPS):
+            here, there = residual(back(at)), residual(back(at + step))
+            if here is None or there is None:
+                return None
+            sizes.append(float(np.linalg.norm(here)))
+            slope = (there - here) / step
+            steepness = float(slope @ slope)
+            stuck = len(sizes) > PATIENCE and sizes[-1] > sizes[-1 - PATIENCE] / 2
+            if not np.isfinite(steepness) or steepness == 0 or stuck:
+                return back(at) if stuck else None
+            move = float(slope @ here) / steepness
+            at -= max(-2.0, min(2.0, move))
+            if abs(move) < 1e-14 * max(1.0, abs(at)):
+                break
+            step = max(1e-7, min(1e-4, abs(move)))
+    return back(at)
+
+
 @dataclass(eq=False)
 class Diagnosis:
     """One port under examination.
@@ -152,13 +189,13 @@ class Diagnosis:
     Attributes:
         oracle: The right network, in the port's precision.
         exhibits: What the port computed, in one or more modes.
-        faults: The catalogue.
+        faults: The catalogue's of the forward pass.
         fed: Whether the port's pieces were fed the oracle's input; if not, only the first wrong one can be judged.
     """
 
     oracle: PiecewiseOracle
     exhibits: Sequence[Exhibit]
-    faults: Sequence[Fault] = field(default_factory=lambda: list(FAULTS.values()))
+    faults: Sequence[Fault] = field(default_factory=lambda: [f for f in FAULTS.values() if f.task == "forward"])
     fed: bool = True
 
     def __post_init__(self) -> None:
@@ -288,7 +325,9 @@ class Diagnosis:
         exhibit, layer = self._evidence(segment)
         best: tuple[float, Injection] | None = None
         for start in parameter.starts:
-            value = self._newton(exhibit, segment, layer, injection, parameter, start)
+            value = newton(
+                lambda value: self._residual(exhibit, segment, layer, replace(injection, value=value)), parameter, start
+            )
             if value is None:
                 continue
             found = replace(injection, value=value)
@@ -306,31 +345,6 @@ class Diagnosis:
                 if self._apart(expected, exhibit, name) > self.diverges:
                     return exhibit, name
         raise ValueError(f"{segment} is not wrong")
-
-    def _newton(
-        self, exhibit: Exhibit, segment: str, layer: str, injection: Injection, parameter: Parameter, start: float
-    ) -> float | None:
-        """Where Newton's method ends, or gains nothing in a few steps; None if it leaves the numbers that can be."""
-        to, back = (log, exp) if parameter.positive else (float, float)
-        at, step, sizes = to(start), 1e-4, []
-        with np.errstate(all="ignore"):
-            for _ in range(STEPS):
-                here = self._residual(exhibit, segment, layer, replace(injection, value=back(at)))
-                there = self._residual(exhibit, segment, layer, replace(injection, value=back(at + step)))
-                if here is None or there is None:
-                    return None
-                sizes.append(float(np.linalg.norm(here)))
-                slope = (there - here) / step
-                steepness = float(slope @ slope)
-                stuck = len(sizes) > PATIENCE and sizes[-1] > sizes[-1 - PATIENCE] / 2
-                if not np.isfinite(steepness) or steepness == 0 or stuck:
-                    return back(at) if stuck else None
-                move = float(slope @ here) / steepness
-                at -= max(-2.0, min(2.0, move))
-                if abs(move) < 1e-14 * max(1.0, abs(at)):
-                    break
-                step = max(1e-7, min(1e-4, abs(move)))
-        return back(at)
 
     def _residual(self, exhibit: Exhibit, segment: str, layer: str, injection: Injection) -> Array | None:
         """The oracle's array with the fault less the port's; None where there is none to compare."""

@@ -2,9 +2,10 @@
 
 A worker reaches one as `--impl NAME=conformance.injection:IMPLEMENTATION/FAULT@PLACE`; further `/FAULT@PLACE` put
 several faults into one network. The wrong piece is built by the framework itself, from the wrong text or the wrong
-configuration, and takes the right piece's place.
+configuration, and takes the right piece's place; so is the training, from the wrong text or by the wrong recipe.
 
     conformance run --impl broken=conformance.injection:torch/pad-same@stage3.0.conv2
+    conformance run --task steps --impl broken=conformance.injection:keras/adam-eps@network
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from conformance.adapters import Adapter, See, load_adapter
+from conformance.adapters import Adapter, ReadState, See, TakeStep, load_adapter
 from conformance.faults import Injection, find_fault, places
 from conformance.faults.edits import edited_module, framework_of
-from conformance.faults.fault import Graft, grafts
-from conformance.implementations import find_implementation
+from conformance.faults.fault import Graft, grafts, training_edits
+from conformance.implementations import ORACLE, find_implementation
 from conformance.segments import become, faulty_weights
 from impls.config import ResNetConfig
 from impls.paths import follow
+from impls.recipe import Recipe
 from weights_convert import Checkpoint, load
 
 
@@ -32,7 +34,7 @@ class FaultyAdapter:
     """An adapter whose network has faults; everything else is the right adapter's own."""
 
     def __init__(self, adapter: Adapter, faults: Sequence[tuple[str, str]]) -> None:
-        self.adapter, self.faults = adapter, faults
+        self.adapter, self.faults = copy(adapter), faults  # a copy: the right one goes on without them
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.adapter, name)
@@ -43,6 +45,7 @@ class FaultyAdapter:
         Raises:
             ValueError: If there is no such fault, or it cannot be at that place or in that framework.
         """
+        self.built_from = config, weights
         self.injections = [injection_at(fault, place, config) for fault, place in self.faults]
         right = load(weights, config=config)
         wrong = faulty_weights(right.arrays, self.injections, config, self.adapter.precision)  # type: ignore[attr-defined]  # every adapter has it
@@ -59,6 +62,15 @@ class FaultyAdapter:
                 inner.model = donor
             else:
                 become(follow(inner.model, piece.place.name), follow(donor, piece.place.name))
+        framework = framework_of(module)
+        inner.trainer = edited_module(f"impls.{framework}.training", training_edits(self.injections, framework))
+        inner.fresh = self.fresh
+
+    def fresh(self) -> Any:
+        """Another network like the one that was built, with the same faults."""
+        other = FaultyAdapter(copy(self.adapter), self.faults)
+        other.build(*self.built_from)
+        return other.adapter.model  # type: ignore[attr-defined]  # every adapter has it
 
     def _donor(self, piece: Graft, config: ResNetConfig, checkpoint: Checkpoint, module: str) -> Any:
         """A network built from a piece's text and configuration, with the same arrays."""
@@ -78,6 +90,23 @@ class FaultyAdapter:
     def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
         """The faulty network's activations."""
         return self.adapter.run(self.images(images), train, layers)
+
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool
+    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        """The faulty network's gradients, of the faulty loss."""
+        return self.adapter.gradients(self.images(images), labels, self.recipe(recipe), train)
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """A run of faulty training of the faulty network."""
+        step, read = self.adapter.training(self.recipe(recipe))
+        return lambda images, labels: step(self.images(images), labels), read
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """What the faults make of a recipe."""
+        for injection in self.injections:
+            recipe = injection.recipe(recipe)
+        return recipe
 
     def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
         """The same, shown one by one."""
@@ -104,7 +133,7 @@ def injection_at(fault: str, place: str, config: ResNetConfig) -> Injection:
 
 
 def faulty_adapter(text: str) -> FaultyAdapter:
-    """The adapter that "IMPLEMENTATION/FAULT@PLACE" names.
+    """The adapter that "IMPLEMENTATION/FAULT@PLACE" names; the implementation may also be the oracle.
 
     Raises:
         ValueError: If the text is none such.
@@ -113,7 +142,8 @@ def faulty_adapter(text: str) -> FaultyAdapter:
     pairs = [tuple(fault.split("@")) for fault in faults]
     if not pairs or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"a faulty implementation is IMPLEMENTATION/FAULT@PLACE, not {text!r}")
-    return FaultyAdapter(load_adapter(find_implementation(implementation).adapter), [(f, p) for f, p in pairs])
+    right = ORACLE if implementation == ORACLE.name else find_implementation(implementation)
+    return FaultyAdapter(load_adapter(right.adapter), [(f, p) for f, p in pairs])
 
 
 def __getattr__(name: str) -> Any:

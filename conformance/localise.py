@@ -3,24 +3,34 @@
 The oracle runs the diverging case once more and leaves every layer's activation in a folder. The port runs it too, and
 after each piece (stem, block) goes on from the oracle's own activation: a piece that still diverges then is wrong by
 itself, not by what came before. No process holds more than one activation beside what its forward pass needs.
+
+A diverging case of gradients is run once more as it is, one of training steps on a small network of the same variant:
+what an optimizer does wrongly, it does wrongly there too, and a hundred times as fast.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from conformance.backward import PiecewiseGradients, StepwiseTraining
 from conformance.cases import MODES, Case, Mode
 from conformance.compare import Comparison, Floors, compare_traces, error_floors
 from conformance.diagnose import Diagnosis, Exhibit, Finding
+from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis
 from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
+from conformance.inputs import noise, noise_sides
+from conformance.recipes import RECIPES, STEPS
 from conformance.run import Job, run_jobs
 from conformance.segments import PiecewiseOracle
 from conformance.stream import Stored, read_stream
 from conformance.trace import Trace
+from conformance.weights import synthetic_weights
+from impls.config import ResNetConfig
 
 if TYPE_CHECKING:
     from conformance.suite import Files, Network, Notify, Plan
@@ -37,6 +47,7 @@ class Divergence:
         fed: Whether it is out of it even where its piece is fed the oracle's own input.
         findings: The faults that explain it, one after the other.
         task: What was done, where it was no forward run.
+        note: What else there is to know of how it was found.
     """
 
     implementation: str
@@ -49,6 +60,7 @@ class Divergence:
     fed: bool = False
     findings: Sequence[Finding] = field(default_factory=list)
     task: str = ""
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -63,14 +75,142 @@ def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Not
     for key in dict.fromkeys((c.precision, c.variant, c.input) for c in activations):
         group = [c for c in activations if (c.precision, c.variant, c.input) == key]
         found += _localise_group(plan, files, group, notify)
+    found += [localise_training(plan, files, first, notify) for first in firsts if first.task]
     by_first = {(d.implementation, d.variant): d for d in found}
     return [by_first.get((first.implementation, first.variant)) or unlocalised(first) for first in firsts]
 
 
 def unlocalised(first: Comparison) -> Divergence:
     """A divergence of which no more is known than the comparison that failed."""
-    where = (first.implementation, first.variant, first.precision, first.mode, first.input)
-    return Divergence(*where, first.name, first.reason, task=first.task)
+    return Divergence(*_place(first), first.name, first.reason, task=first.task)
+
+
+LONGEST_REASON = 160
+"""Letters of what a worker says."""
+
+SMALL: dict[str, Any] = {"depths": (2, 1, 1, 1), "width": 4, "num_classes": 10}
+"""The network that steps are diagnosed on; it has both kinds of block."""
+
+
+def localise_training(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
+    """Name the cause of a diverging case of gradients or of training steps."""
+    if first.task == "gradients":
+        return _localise_gradients(plan, files, first, notify)
+    small = _localise_steps(plan, first, notify)
+    if small.findings or "gradients" in plan.tasks:
+        return small
+    whole = _localise_gradients(plan, files, first, notify)
+    note = f"{small.note}; diagnosed by the gradients of the whole network"
+    return replace(unlocalised(first), findings=whole.findings, note=note) if whole.findings else small
+
+
+def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
+    """By the gradients of the same case; a wrong loss that no fault of training explains, by the forward pass."""
+    case = Case(first.variant, first.input, _mode(first), task="gradients")
+    found, reason = _again(plan, files, first, [case], notify)
+    if reason:
+        return replace(unlocalised(first), note=reason)
+    findings = examine_gradients(plan.networks[first.variant], case, found[case].arrays)
+    if first.name == "loss" and not any(finding.causes for finding in findings):
+        forward = replace(first, task="")
+        for divergence in _localise_group(plan, files, [forward], notify):
+            if divergence.findings:
+                return replace(divergence, task=first.task, note="the forward pass is wrong already")
+    return replace(unlocalised(first), findings=findings)
+
+
+def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence:
+    """On a small network: by its gradients if those are wrong there, else by its steps."""
+    from conformance.suite import write_files  # here, since it imports this module
+
+    small = small_plan(plan, first)
+    network = small.networks[first.variant]
+    gradients = Case(first.variant, network.inputs[0].name, "train", task="gradients")
+    steps = {recipe: replace(gradients, task="steps", recipe=recipe, layers=True) for recipe in RECIPES}
+    small.directory.mkdir()
+    files = write_files(small)
+    found, reason = _again(small, files, first, [gradients, *steps.values()], notify)
+    depths = "-".join(map(str, network.config.depths))
+    note = f"diagnosed on a small network of the variant, {depths} blocks of width {network.config.width}"
+    if reason:
+        return replace(unlocalised(first), note=f"{note}: {reason}")
+    findings = examine_gradients(network, gradients, found[gradients].arrays)
+    if not findings:
+        findings = examine_steps(network, {recipe: found[case].arrays for recipe, case in steps.items()})
+    elif not findings[0].causes and findings[0].layer == "loss":
+        forward = Comparison(*_place(first)[:3], "train", gradients.input, "loss", None, None, passed=False)
+        divergences = _localise_group(small, files, [forward], notify)
+        findings = next((list(divergence.findings) for divergence in divergences if divergence.findings), findings)
+    return replace(unlocalised(first), findings=findings, note=note if findings else f"{note}: it trains rightly there")
+
+
+def small_config(config: ResNetConfig) -> ResNetConfig:
+    """A small network of the same variant."""
+    return replace(config, **SMALL)
+
+
+def small_plan(plan: Plan, first: Comparison) -> Plan:
+    """The plan of a small network of the same variant, with synthetic weights and one batch of noise."""
+    config = small_config(plan.networks[first.variant].config)
+    height, width, _ = noise_sides(config.head_pool)[1]
+    network = replace(
+        plan.networks[first.variant],
+        config=config,
+        weights=synthetic_weights(config, plan.seed),
+        inputs=[noise(height, width, 2, plan.seed, config.in_channels)],
+    )
+    folder = plan.directory / f"small-{first.implementation}-{first.variant}"
+    return replace(plan, networks={first.variant: network}, directory=folder)
+
+
+def examine_gradients(network: Network, case: Case, port: Mapping[str, Any]) -> list[Finding]:
+    """What is wrong with a port's gradients: the faults that explain them; nothing where they are right."""
+    images = next(input.images for input in network.inputs if input.name == case.input)
+    arrays = network.weights.to("canonical").arrays
+    return list(
+        GradientDiagnosis(PiecewiseGradients(network.config, arrays, images, case.mode == "train"), port).findings()
+    )
+
+
+def examine_steps(network: Network, ports: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """The same of a port's steps, given for each recipe the state after each of them."""
+    states = {recipe: dict(_states(arrays)) for recipe, arrays in ports.items()}
+    arrays = network.weights.to("canonical").arrays
+    return StepsDiagnosis(StepwiseTraining(network.config, arrays, network.inputs[0].images, states)).findings()
+
+
+def _states(arrays: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """By step, the state after it and the loss before it."""
+    for number in range(1, STEPS + 1):
+        prefix = f"{number}."
+        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        yield number, own | {"loss": arrays["losses"][number - 1 : number]}
+
+
+def _again(
+    plan: Plan, files: Files, first: Comparison, cases: Sequence[Case], notify: Notify
+) -> tuple[dict[Case, Trace], str]:
+    """Cases of the implementation that diverges, run once more; and why they could not all be."""
+    folder = plan.directory / f"again-{cases[0].slug}"
+    implementations = [one for one in plan.implementations if one.name == first.implementation]
+    reasons: list[str] = []
+
+    def hear(event: Any) -> None:
+        if event.kind == "failed":
+            reasons.append(event.facts["reason"])
+        notify(event)
+
+    paths = _stream(plan, files, folder, implementations, first.precision, cases, None, hear)
+    traces = {case: Trace.load(path) for (_, case), path in paths.items()}
+    return traces, f"it could not be run: {shorten(reasons[0], LONGEST_REASON)}" if reasons else ""
+
+
+def _mode(first: Comparison) -> Mode:
+    return "train" if first.mode == "train" else "inference"
+
+
+def _place(first: Comparison) -> tuple[str, str, str, str, str]:
+    return first.implementation, first.variant, first.precision, first.mode, first.input
 
 
 def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notify: Notify) -> Iterator[Divergence]:
@@ -128,7 +268,7 @@ def examine(
         port: By mode, the port's.
         floors: By mode, what correct float32 builds err by; empty for float64.
     """
-    mode: Mode = "train" if first.mode == "train" else "inference"
+    mode = _mode(first)
     if mode not in port:
         return unlocalised(first)
     compared = compare_traces(oracle[mode], port[mode], network.config, floors.get(mode))
@@ -144,8 +284,7 @@ def examine(
     ]
     piecewise = PiecewiseOracle(network.config, network.weights.to("canonical").arrays, first.precision)
     findings = list(Diagnosis(piecewise, exhibits, fed=fed).findings())
-    where = (first.implementation, first.variant, first.precision, first.mode, first.input)
-    return Divergence(*where, worst.name, worst.reason, fed, findings)
+    return Divergence(*_place(first), worst.name, worst.reason, fed, findings)
 
 
 def _stream(

@@ -78,6 +78,8 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
         )
         for finding in divergence.findings:
             console.print(f"  {escape(str(finding))}", highlight=False)
+        if divergence.note:
+            console.print(f"  ({escape(divergence.note)})", highlight=False)
     for failure in outcome.failures:
         console.print(
             f"[bold red]{failure.implementation} ({failure.precision}) could not run:[/] {failure.reason}",

@@ -42,6 +42,7 @@ class Job:
         python: The interpreter.
         timeout: Seconds that the worker may take.
         threads: Threads that its libraries may use.
+        variables: Environment variables beside the switches.
         truth: Asks for activations of layers one by one, in a folder; by case, the oracle's, which each piece is fed.
     """
 
@@ -56,6 +57,7 @@ class Job:
     timeout: float = 900.0
     threads: int = 1
     truth: Mapping[str, str] | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def write(self) -> Path:
         """The job file."""
@@ -121,7 +123,7 @@ def _supervise(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Ev
 
 
 def _follow(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event) -> Event:
-    variables = switches(job.precision, job.device, job.threads)
+    variables = switches(job.precision, job.device, job.threads) | dict(job.variables)
     environment = worker_environment(variables)
     if (ROOT / "pyproject.toml").exists():  # a checkout: other interpreters find the project here
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))

@@ -3,6 +3,7 @@
 Each injection is a network of its own in an ordinary job, so that one worker process runs hundreds of them and the same
 code compares, localises and diagnoses as in `conformance run`. What is expected of an injection is computed by the
 oracle with the same fault in it: which layer is the first to differ. A right build beside them must not be accused.
+Faults of the forward pass are here, those of gradients and training in `conformance.selftest_training`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ from conformance.adapters import load_adapter
 from conformance.cases import MODES, Case, Mode
 from conformance.compare import Comparison, Floors, compare_traces, error_floors
 from conformance.diagnose import distance
-from conformance.faults import FAULTS, Fault, Injection, Place
+from conformance.faults import Injection
 from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.inputs import Input, noise, noise_sides
 from conformance.limits import ACTIVATIONS_FLOAT64
 from conformance.localise import Divergence, examine
 from conformance.run import Event, Job, run_jobs
 from conformance.segments import PiecewiseOracle, input_name, promised_names, segment_names
+from conformance.selftest_training import train_injections
 from conformance.stream import Stored, finish_stream, read_stream, write_stream
 from conformance.suite import Network
 from conformance.trace import Trace
+from conformance.trials import Result, Trial, chosen_injections
 from conformance.weights import synthetic_weights
-from impls.config import VARIANTS, ResNetConfig
+from impls.config import VARIANTS
 
 SMALL: dict[str, Any] = {"depths": (2, 2, 2, 2), "width": 8, "num_classes": 10}
 """A network of every kind of block, twice in each stage, that runs in milliseconds."""
@@ -38,112 +41,7 @@ SMALL: dict[str, Any] = {"depths": (2, 2, 2, 2), "width": 8, "num_classes": 10}
 RIGHT = "right"
 """The name of the build without a fault."""
 
-LAYER_TARGET, CAUSE_TARGET = 0.98, 0.95
-"""Shares of the injections in which the right layer and the right cause must be named; all must be caught."""
-
 Notify = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One injection into one implementation, and what came of it.
-
-    Attributes:
-        implementation, fault, place, precision: What was injected where.
-        harmless: Why no effect is expected; empty where one is.
-        expected: The first layer that the oracle with the same fault shows wrong.
-        caught: Whether anything was out of its limit.
-        layer: The layer that was named.
-        causes: The faults that were named, those that cannot be told apart together.
-        text: The diagnosis in words.
-        failure: Why it could not run.
-    """
-
-    implementation: str
-    fault: str
-    place: str
-    precision: str
-    harmless: str
-    expected: str
-    caught: bool = False
-    layer: str = ""
-    causes: tuple[str, ...] = ()
-    text: str = ""
-    failure: str = ""
-
-    @property
-    def layer_named(self) -> bool:
-        """Whether the layer is the right one; of what has no effect, that none was named."""
-        return self.layer == self.expected
-
-    @property
-    def cause_named(self) -> bool:
-        """Whether the fault is among those named; of what has no effect, that none was."""
-        return not self.causes if self.harmless else f"{self.fault}@{self.place}" in self.causes
-
-
-@dataclass
-class Result:
-    """All trials, and the comparisons of right builds that failed."""
-
-    trials: list[Trial] = field(default_factory=list)
-    right: int = 0
-    false_alarms: list[Comparison] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def share(self, implementation: str, holds: Callable[[Trial], bool]) -> float:
-        """The share of an implementation's trials of which something holds."""
-        own = [trial for trial in self.trials if trial.implementation == implementation]
-        return sum(map(holds, own)) / len(own) if own else 0.0
-
-    def missed(self) -> list[str]:
-        """The targets that are missed, in words."""
-        told = [f"{failure}" for failure in self.failures]
-        told += [f"false alarm: {c.implementation} {c.mode} {c.name}: {c.reason}" for c in self.false_alarms]
-        for name in dict.fromkeys(trial.implementation for trial in self.trials):
-            own = [trial for trial in self.trials if trial.implementation == name]
-            wrong = [trial for trial in own if trial.caught == bool(trial.harmless)]
-            told += [f"{name}: {t.fault}@{t.place} {'accused' if t.harmless else 'not caught'}" for t in wrong]
-            for what, target, holds in (
-                ("layer", LAYER_TARGET, lambda trial: trial.layer_named),
-                ("cause", CAUSE_TARGET, lambda trial: trial.cause_named),
-            ):
-                if self.share(name, holds) < target:
-                    told.append(f"{name}: right {what} named in {self.share(name, holds):.1%}, target {target:.0%}")
-        return told if self.trials else [*told, "nothing was injected"]
-
-
-def chosen_places(fault: Fault, config: ResNetConfig, everywhere: bool = False) -> list[Place]:
-    """Where a fault is injected: of each of its scopes the first, the middle and the last place."""
-    chosen = []
-    for scope in fault.scopes:
-        own = [place for place in fault.places(config) if place.scope == scope]
-        chosen += own if everywhere else [own[i] for i in sorted({0, len(own) // 2, len(own) - 1}) if own]
-    return chosen
-
-
-def chosen_injections(
-    config: ResNetConfig, faults: Sequence[str] = (), implementation: str = "", everywhere: bool = False
-) -> list[Injection]:
-    """The injections of a self-test of an implementation.
-
-    Raises:
-        ValueError: If a fault is unknown.
-
-    Example:
-        >>> [str(injection) for injection in chosen_injections(ResNetConfig(), ["pool-valid"])]
-        ['pool-valid at stem']
-    """
-    if unknown := [id for id in faults if id not in FAULTS]:
-        raise ValueError(f"there is no fault {', '.join(unknown)}; the faults are {', '.join(FAULTS)}")
-    rows = [FAULTS[id] for id in faults] or list(FAULTS.values())
-    return [
-        Injection(fault, place)
-        for fault in rows
-        if fault.can_be_in(implementation) or not implementation
-        for place in chosen_places(fault, config, everywhere)
-    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,11 +163,13 @@ def selftest(
     with tempfile.TemporaryDirectory(prefix="conformance-selftest-") as name:
         bench = make_bench(variant, seed, Path(name))
         for implementation in implementations:
-            injections = chosen_injections(bench.network.config, faults, implementation.name, everywhere)
+            chosen = chosen_injections(bench.network.config, faults, implementation.name, everywhere)
+            injections = [injection for injection in chosen if injection.fault.task == "forward"]
             for precision in dict.fromkeys(injection.fault.precision for injection in injections):
                 own = [injection for injection in injections if injection.fault.precision == precision]
                 for plain, layers, injection in run_injections(bench, implementation, precision, own, notify, result):
                     judge(bench, implementation.name, precision, injection, plain, layers, result)
+            train_injections(implementation, variant, faults, seed, everywhere, Path(name), notify, result)
     result.seconds = time.monotonic() - started
     return result
 

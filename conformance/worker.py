@@ -78,7 +78,8 @@ def work(job: dict[str, Any], say: Say) -> None:
             facts: dict[str, Any] = {"case": case.to_dict(), "parameters": parameters}
             facts |= {"weights": network["sha256"], "input": content_hash(images)}
             file = Path(job["directory"]) / f"{case.slug}.safetensors"
-            if case.layers and job["truth"] is not None and hasattr(runner, "stream"):
+            fed = case.layers and case.task == "forward" and job["truth"] is not None
+            if fed and hasattr(runner, "stream"):
                 truth = job["truth"].get(case.slug)
                 file = file.with_suffix("")
                 write_stream(runner, images, case.mode == "train", file, Path(truth) if truth else None)
@@ -103,17 +104,21 @@ def take_gradients(adapter: Adapter, case: Case, images: np.ndarray, classes: in
 
 
 def take_steps(adapter: Adapter, case: Case, images: np.ndarray, classes: int) -> Mapping[str, np.ndarray]:
-    """The losses, and sketches of the state after the first and after the last step."""
+    """The losses, and sketches of the state after the first and after the last step; with `layers`, after every one."""
     step, read = adapter.training(RECIPES[case.recipe])
+    moments = {1: MOMENTS[0], STEPS: MOMENTS[1]}
+    if case.layers:
+        moments = {number: str(number) for number in range(1, STEPS + 1)}
+    keep = np.array if case.layers else sketch
     losses: list[float] = []
     arrays: dict[str, np.ndarray] = {}
     for number, (batch, labels) in enumerate(training_batches(images, classes, STEPS), start=1):
         losses.append(step(batch, labels))
-        if moment := {1: MOMENTS[0], STEPS: MOMENTS[1]}.get(number):
+        if moment := moments.get(number):
             state = read()
-            arrays |= {f"{moment}.{name}": sketch(array) for name, array in state.weights.arrays.items()}
+            arrays |= {f"{moment}.{name}": keep(array) for name, array in state.weights.arrays.items()}
             for slot, held in state.slots.items():
-                arrays |= {f"{moment}.{slot}.{name}": sketch(array) for name, array in held.arrays.items()}
+                arrays |= {f"{moment}.{slot}.{name}": keep(array) for name, array in held.arrays.items()}
     return arrays | {"losses": np.array(losses)}
 
 

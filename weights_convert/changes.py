@@ -5,7 +5,9 @@ Each takes a checkpoint and gives another, with one more line in its `changes`, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -96,6 +98,37 @@ def fold_conv_bias(checkpoint: Checkpoint) -> Checkpoint:
         arrays[variance] = wider.astype(arrays[variance].dtype)
     line = f"biases of convolutions folded into running means, eps {config.norm_eps:g} into running variances"
     return _changed(replace(canonical, config=folded), arrays, line)
+
+
+CHANGES: Mapping[str, Callable[..., Checkpoint]] = {
+    "drop_background": drop_background,
+    "fold_conv_bias": fold_conv_bias,
+    "dtype": cast,
+}
+"""What can be asked for, by the option's name, in the order in which it is done."""
+
+
+def apply(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> Checkpoint:
+    """Make every change that is asked for; without one, it is the checkpoint itself.
+
+    Args:
+        checkpoint: Of any dialect.
+        asked: By the names of `CHANGES`: True, or the change's argument; what is false or None is not asked for.
+
+    Raises:
+        ConversionError: If a change cannot be made.
+
+    Example:
+        >>> from impls.config import ResNetConfig
+        >>> from weights_convert.dialects import find_dialect
+        >>> bias = Checkpoint({"fc.bias": np.zeros(3)}, find_dialect("canonical"), ResNetConfig(num_classes=3))
+        >>> apply(bias, {"drop_background": False, "dtype": "float16"}).changes
+        ('float64 to float16: no number changed',)
+    """
+    for name, change in CHANGES.items():
+        if value := asked.get(name):
+            checkpoint = change(checkpoint) if value is True else change(checkpoint, value)
+    return checkpoint
 
 
 def _changed(checkpoint: Checkpoint, arrays: dict[str, np.ndarray], line: str) -> Checkpoint:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,22 @@ if TYPE_CHECKING:
 DIALECT = click.Choice([*DIALECTS, *ALIASES])
 VARIANT = click.Choice(list(VARIANTS))
 FILE = click.Path(path_type=Path)
+
+
+AVERAGED = click.option(
+    "--averaged", is_flag=True, help="Of a training checkpoint, read the averaged weights (EMA), not the last."
+)
+
+
+def asks_for_changes(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that ask for other numbers, those of `changes.CHANGES`, to a command."""
+    for option in (
+        click.option("--fold-conv-bias", is_flag=True, help="Move biases of convolutions into running means."),
+        click.option("--drop-background", is_flag=True, help="Of 1001 classes, drop the first: ImageNet's 1000."),
+        click.option("--dtype", type=click.Choice(FLOATS), help="Round the numbers to this; else they are kept."),
+    ):
+        command = option(command)
+    return command
 
 
 def in_bytes(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
@@ -92,9 +108,8 @@ def main() -> None:
 @click.option("--from", "spoken", type=DIALECT, help="How the source names its arrays; else recognised.")
 @click.option("--to", "wanted", type=DIALECT, help="How the target names them; else told by its name.")
 @click.option("--variant", type=VARIANT, help="The network, where the source does not say it.")
-@click.option("--dtype", type=click.Choice(FLOATS), help="Round the numbers to this; else they are kept as they are.")
-@click.option("--drop-background", is_flag=True, help="Of 1001 classes, drop the first: 1000 as ImageNet has them.")
-@click.option("--fold-conv-bias", is_flag=True, help="Move biases of convolutions into running means: keras to v1.")
+@AVERAGED
+@asks_for_changes
 @click.option(
     "--max-shard-size", callback=in_bytes, help="Split a .transformers folder: a file has this at most (50MB)."
 )
@@ -105,11 +120,10 @@ def convert_command(
     spoken: str | None,
     wanted: str | None,
     variant: str | None,
-    dtype: str | None,
-    drop_background: bool,
-    fold_conv_bias: bool,
+    averaged: bool,
     max_shard_size: int | None,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Write the weights of SOURCE as another dialect names and lays them out to TARGET.
 
@@ -123,10 +137,8 @@ def convert_command(
     container = containers.writable(target)
     if target.exists() and Path(source).exists() and Path(source).resolve().is_relative_to(target.resolve()):
         raise ConversionError(str(target), ["it is the source, too; write to another file"])
-    checkpoint = original = load(source, dialect=spoken, variant=variant)
-    checkpoint = changes.drop_background(checkpoint) if drop_background else checkpoint
-    checkpoint = changes.fold_conv_bias(checkpoint) if fold_conv_bias else checkpoint
-    checkpoint = changes.cast(checkpoint, dtype) if dtype else checkpoint
+    original = load(source, dialect=spoken, variant=variant, averaged=averaged)
+    checkpoint = changes.apply(original, asked)
     converted = checkpoint.to(dialect.name)
     metadata = converted.metadata()
     containers.write(target, converted.arrays, metadata, max_shard_size)
@@ -210,40 +222,55 @@ def diff_command(first: str, second: str, variant: str | None, as_json: bool) ->
     epilog=examples(
         "verify resnet50.pth resnet50.keras.safetensors --variant v1.5",
         "verify hf://timm/resnet50.a1_in1k resnet50.flax.msgpack",
+        "verify resnet50.h5 resnet50.timm.pth --fold-conv-bias --dtype float16",
     ),
 )
 @click.argument("source")
 @click.argument("target")
-@click.option("--variant", type=VARIANT, help="The network, where source or target do not say it.")
+@click.option("--variant", type=VARIANT, help="The network of the source, where it does not say it.")
+@AVERAGED
+@asks_for_changes
 @click.option("--impl", "names", multiple=True, help="Run these alone: torch, flax, keras. Default: all installed.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON: the suite's own report, too.")
-def verify_command(source: str, target: str, variant: str | None, names: Sequence[str], as_json: bool) -> None:
+def verify_command(
+    source: str,
+    target: str,
+    variant: str | None,
+    averaged: bool,
+    names: Sequence[str],
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """Prove a conversion: the arrays of SOURCE and TARGET are the same, and so is what TARGET computes everywhere.
 
     First both are compared array by array under canonical names; where one differs, it is no conversion, and exit code
-    2 says so. Then the conformance suite runs a photograph and noise through TARGET's weights in every installed
-    framework and in the float64 oracle, and compares every block. Exits as it does: 0 if all conform, 1 if something
-    diverges, 3 if a framework could not run.
+    2 says so. Changes that the conversion was asked for are asked for here, too: they are made once more, and the
+    result must be TARGET's bit for bit. Then the conformance suite runs a photograph and noise through TARGET's weights
+    in every installed framework and in the float64 oracle, and compares every block. Exits as it does: 0 if all
+    conform, 1 if something diverges, 3 if a framework could not run.
     """
-    original = load(source, variant=variant)
-    variant = variant or original.config.variant
+    original = changes.apply(load(source, variant=variant, averaged=averaged), asked)
+    variant = original.config.variant
     converted = load(target, variant=variant)
     if found := differences(original.to("canonical").arrays, converted.to("canonical").arrays):
         problems = [f"{difference.name}: {difference.what}" for difference in found]
-        raise ConversionError(
-            target, problems, f"These arrays are not those of {source}, so it is no conversion of it."
-        )
+        advice = f"These arrays are not those of {source}, so it is no conversion of it."
+        if told := [change for change in converted.changes if change not in original.changes]:
+            advice = f"It says of itself: {'; '.join(told)}. Verify it with the options that it was converted with."
+        raise ConversionError(target, problems, advice)
     command = [sys.executable, "-m", "conformance.cli", "run", "--weights", target, "--variant", variant]
     command += ["--precision", "float64", *(word for name in names for word in ("--impl", name))]
     if not as_json:
+        for change in original.changes:
+            click.echo(f"made once more: {change}")
         click.echo(f"{len(original.arrays)} arrays are equal bit for bit under canonical names; now what they compute")
         sys.exit(subprocess.run(command).returncode)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         done = subprocess.run([*command, "--report", str(report)], stdout=subprocess.DEVNULL)
         suite = json.loads(report.read_text()) if report.exists() else None
-    facts = {"source": source, "target": target, "variant": variant, "arrays": len(original.arrays), "suite": suite}
-    click.echo(json.dumps(facts, indent=2))
+    facts = {"source": source, "target": target, "variant": variant, "changes": list(original.changes)}
+    click.echo(json.dumps(facts | {"arrays": len(original.arrays), "suite": suite}, indent=2))
     sys.exit(done.returncode)
 
 
@@ -287,13 +314,14 @@ def preprocessing_line(row: Published) -> str:
 @click.argument("file")
 @click.option("--from", "spoken", type=DIALECT, help="How the file names its arrays; else recognised.")
 @click.option("--variant", type=VARIANT, help="The network that it is held to.")
+@AVERAGED
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
-def inspect_command(file: str, spoken: str | None, variant: str | None, as_json: bool) -> None:
+def inspect_command(file: str, spoken: str | None, variant: str | None, averaged: bool, as_json: bool) -> None:
     """Tell what FILE holds, what it lacks, and what it can become.
 
     Exits with 0 for any file whose arrays can be read, whether or not they are a complete network.
     """
-    found = inspect(file, dialect=spoken, variant=variant)
+    found = inspect(file, dialect=spoken, variant=variant, averaged=averaged)
     facts = facts_of(found)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -413,6 +441,10 @@ def notes(dialect: Dialect, container: containers.Container, network: ResNetConf
             (
                 f"a {container.name} file cannot say its variant; say --variant {network.variant} when it is read",
                 not (container.keeps_metadata or network.conv_bias),
+            ),
+            (
+                f"a whole model of {dialect.name} ends in its softmax: it computes probabilities, not logits",
+                dialect.name == "keras.applications" and dialect.name in container.built and network.num_classes > 0,
             ),
         )
         if holds

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SHOWN = 12
+LONGEST_LINE = 300
+"""Letters of another library's message; some show the file itself."""
 
 
 class ConversionError(ValueError):
@@ -31,4 +33,5 @@ class ConversionError(ValueError):
 def first_line(error: Exception) -> str:
     """An error in one line: some libraries' messages are a page, and some are empty."""
     text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."

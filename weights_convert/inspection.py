@@ -20,7 +20,7 @@ from weights_convert import containers
 from weights_convert.checkpoint import Checkpoint
 from weights_convert.dialects import DIALECTS, Dialect, find_dialect
 from weights_convert.errors import ConversionError, first_line
-from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, is_ours
+from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, OTHER_WEIGHTS, is_ours
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
 from weights_convert.table import Rule, permutation, reorder
 
@@ -95,7 +95,12 @@ class Inspection:
 
 
 def load(
-    source: Source, *, dialect: str | None = None, variant: str | None = None, config: ResNetConfig | None = None
+    source: Source,
+    *,
+    dialect: str | None = None,
+    variant: str | None = None,
+    config: ResNetConfig | None = None,
+    averaged: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint and make sure that it is complete, and what it is.
 
@@ -106,6 +111,7 @@ def load(
         variant: The network it belongs to, where the file does not say it.
         config: The network of the model that will take it. The checkpoint must fit it; a file that does not name its
             variant is taken to be of this one.
+        averaged: Of a PyTorch training checkpoint, whether to read the averaged weights (EMA) in place of the last.
 
     Raises:
         ConversionError: With every problem at once: an unreadable file, names without a rule, arrays missing, extra or
@@ -119,7 +125,7 @@ def load(
         weights_convert.errors.ConversionError: these arrays: no bottleneck ResNet: it needs blocks of three convolutions in each of stage1 to stage4
     """  # noqa: E501 (a message is one line)
     if not isinstance(source, Checkpoint):
-        return inspect(source, dialect=dialect, variant=variant, config=config).checkpoint()
+        return inspect(source, dialect=dialect, variant=variant, config=config, averaged=averaged).checkpoint()
     if problems := _misfits(source.config, source.recognised_by, variant, config):
         raise ConversionError(source.where, problems)
     return source
@@ -131,6 +137,7 @@ def inspect(
     dialect: str | None = None,
     variant: str | None = None,
     config: ResNetConfig | None = None,
+    averaged: bool = False,
 ) -> Inspection:
     """Tell what a source holds, and what is wrong with it. The arguments are those of `load`.
 
@@ -142,7 +149,7 @@ def inspect(
         >>> inspect({"fc.bias": np.zeros(10, np.int64)}, dialect="flax").problems[0]
         "'fc.bias' holds int64, where one of bfloat16, float16, float32, float64 is expected"
     """
-    where, container, arrays, metadata, problems = _open(source)
+    where, container, arrays, metadata, problems = _open(source, averaged)
     own = metadata if is_ours(metadata) else {}
     stated = named_config(variant) if variant is not None else config
     try:
@@ -153,6 +160,8 @@ def inspect(
 
     rules = spoken.read_names(arrays)
     dropped = {name: why for name in arrays if (why := spoken.why_dropped(name)) is not None}
+    if (other := metadata.get(OTHER_WEIGHTS)) is not None:
+        dropped[other] = "the last weights" if averaged else "averaged weights; --averaged (averaged=True) reads them"
     problems += [f"{spoken.name} has no rule for {name!r}" for name in arrays if name not in rules | dropped]
     problems += [
         f"{name!r} holds {arrays[name].dtype.name}, where one of {', '.join(FLOATS)} is expected"
@@ -206,33 +215,39 @@ def recognise_dialect(names: Mapping[str, Any]) -> Dialect:
 
 
 def _open(
-    source: str | os.PathLike[str] | Mapping[str, np.ndarray],
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray], averaged: bool = False
 ) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
     """What the source is, its container, arrays, metadata, and what in it is no array by name."""
     if isinstance(source, str) and "://" in source:
-        return _open_remote(source)
+        return _open_remote(source, averaged)
     if not isinstance(source, Mapping):
         path = Path(source)
         container = containers.recognise(path)
-        arrays, metadata = containers.read(path)
+        arrays, metadata = containers.read(path, averaged)
         return str(path), container.name, {name: _native(array) for name, array in arrays.items()}, metadata, []
     problems = [
         f"{name!r} is of type {type(array).__name__}, where a NumPy array with a name is expected"
         for name, array in source.items()
         if not (isinstance(name, str) and isinstance(array, np.ndarray))
     ]
+    problems += ["there are no averaged weights beside them"] * averaged
     arrays = {n: _native(a) for n, a in source.items() if isinstance(n, str) and isinstance(a, np.ndarray)}
     return "these arrays", None, arrays, {}, problems
 
 
-def _open_remote(address: str) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
-    """The same of an address; of a published checkpoint it is known which network it belongs to."""
-    from weights_convert import sources  # here, since few need it
+def _open_remote(
+    address: str, averaged: bool
+) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
+    """The same of an address: what is published about it, or the config beside it, may tell which network it is."""
+    from weights_convert import sources  # here, since few need them
+    from weights_convert.containers.folders import told_by_config
 
     path, published = sources.fetch(address), sources.published_for(address)
-    _, container, arrays, metadata, problems = _open(path)
+    _, container, arrays, metadata, problems = _open(path, averaged)
     if published is not None and not is_ours(metadata):
-        metadata = {"variant": published.variant, KNOWN_BY: published.recognised_by}
+        metadata |= {"variant": published.variant, KNOWN_BY: published.recognised_by}
+    elif not is_ours(metadata) and (config := sources.fetch_config(address, path)):
+        metadata |= told_by_config(config.parent)
     return address, container, arrays, metadata, problems
 
 

@@ -16,6 +16,9 @@ PACKED = "resnet_parity"
 KNOWN_BY = "known_by"
 """The key, beside "variant", under which a reader says how it knows the network that others' files belong to."""
 
+OTHER_WEIGHTS = "other_weights"
+"""The key under which a reader names the entry of a training checkpoint that holds other weights than those it read."""
+
 
 def is_ours(metadata: Mapping[str, str]) -> bool:
     """Whether this project wrote the file, or its model."""

@@ -54,6 +54,7 @@ STATUS_ADVICE = {
 HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 """The hashes that the end of an address may state, and their lengths."""
 
+CONFIG = "config.json"
 HUB_ADDRESS = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<file>.*))?")
 
 
@@ -439,6 +440,29 @@ def _fetch_hub(address: str, shown: bool, cache: Path | None) -> Path:
         if file.endswith(".index.json"):
             hub.shards(file, path)
     return path
+
+
+def fetch_config(address: str, file: Path, cache: Path | None = None) -> Path | None:
+    """The `config.json` beside a file that came from the hub, of the same commit; None where there is none.
+
+    Args:
+        address: Of the file; one of no hub has nothing beside it.
+        file: Where `fetch` has put it.
+        cache: As given to `fetch`.
+
+    Raises:
+        ConversionError: If there may be one, and it cannot be had.
+    """
+    if (match := HUB_ADDRESS.fullmatch(address)) is None:
+        return None
+    folder = (match["file"] or "").rpartition("/")[0]
+    commit = file.parents[len(Path(folder).parts)].name
+    hub = Hub(address, match["repository"], commit, cache)
+    try:
+        with _without_bars(needed("huggingface_hub.utils", "hub", address)):
+            return hub.download(f"{folder}/{CONFIG}" if folder else CONFIG, commit)
+    except needed("huggingface_hub.errors", "hub", address).EntryNotFoundError:
+        return None
 
 
 @dataclass(frozen=True)

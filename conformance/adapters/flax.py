@@ -25,15 +25,14 @@ from conformance.adapters import (
     running_statistics,
 )
 from impls.config import ResNetConfig
-from impls.flax import ResNet, Training, read_training, resnet
-from impls.flax.training import loss
+from impls.flax import ResNet, read_training, resnet, training
 from impls.recipe import Recipe
 
 
 class FlaxAdapter:
     """The Flax model; subclasses run it in another way."""
 
-    resnet = staticmethod(resnet)
+    resnet, trainer = staticmethod(resnet), training
 
     def prepare(self, device: str, precision: str) -> str:
         """JAX's switches are environment variables; here the device is asserted, since JAX falls back to the CPU."""
@@ -89,7 +88,7 @@ class FlaxAdapter:
         before = {name: variable[...] for name, variable in statistics.items()}
         self.model.set_attributes(use_running_average=not train, raise_if_not_found=False)
         inputs = jax.numpy.asarray(channels_last(images), self.precision)
-        value, (parameters, image_gradient) = loss_and_gradients(self.model, inputs, labels, recipe)
+        value, (parameters, image_gradient) = loss_and_gradients(self.model, inputs, labels, recipe, self.trainer.loss)
         for name, variable in statistics.items():
             variable[...] = before[name]
         own = {".".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(parameters)}
@@ -97,12 +96,16 @@ class FlaxAdapter:
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file."""
-        run = Training(resnet(*self.built_from), recipe)
+        run = self.trainer.Training(self.fresh(), recipe)
 
         def step(images: np.ndarray, labels: np.ndarray) -> float:
             return run.step(jax.numpy.asarray(channels_last(images), self.precision), jax.numpy.asarray(labels))
 
         return step, lambda: read_training(run).to("canonical")
+
+    def fresh(self) -> ResNet:
+        """Another network like the one that was built."""
+        return resnet(*self.built_from)
 
     def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
         """Every activation shown, none kept; the running statistics after a train-mode run."""
@@ -142,10 +145,12 @@ compiled_activations: Callable[..., Any] = nnx.jit(take_activations, static_argn
 """The same, compiled; what comes out is sorted by name."""
 
 
-def take_gradients(model: ResNet, images: jax.Array, labels: jax.Array, recipe: Recipe) -> Any:
+def take_gradients(
+    model: ResNet, images: jax.Array, labels: jax.Array, recipe: Recipe, loss: Callable[..., jax.Array]
+) -> Any:
     """The loss, and its gradients with respect to parameters and images."""
     return nnx.value_and_grad(lambda model, images: loss(model(images), labels, recipe), argnums=(0, 1))(model, images)
 
 
-loss_and_gradients: Callable[..., Any] = nnx.jit(take_gradients, static_argnums=3)
+loss_and_gradients: Callable[..., Any] = nnx.jit(take_gradients, static_argnums=(3, 4))
 """The same, compiled."""

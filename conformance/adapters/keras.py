@@ -27,8 +27,7 @@ from conformance.adapters import (
     running_statistics,
 )
 from impls.config import ResNetConfig
-from impls.keras import Training, read_training, resnet
-from impls.keras.training import loss
+from impls.keras import read_training, resnet, training
 from impls.paths import variables
 from impls.recipe import Recipe
 
@@ -36,7 +35,7 @@ from impls.recipe import Recipe
 class KerasAdapter:
     """The Keras model; subclasses run it in another way."""
 
-    resnet = staticmethod(resnet)
+    resnet, trainer = staticmethod(resnet), training
     eager, xla = True, False
 
     def prepare(self, device: str, precision: str) -> str:
@@ -106,8 +105,9 @@ class KerasAdapter:
         def differentiate(inputs: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
-                value = loss(self.model(inputs, training=train), labels, recipe)
-            return value, tape.gradient(value, parameters | {"input": inputs})
+                value = self.trainer.loss(self.model(inputs, training=train), labels, recipe)
+            zero = tf.UnconnectedGradients.ZERO  # where none arrives
+            return value, tape.gradient(value, parameters | {"input": inputs}, unconnected_gradients=zero)
 
         value, found = self.compiled(differentiate)(inputs)
         for name, variable in statistics.items():
@@ -118,13 +118,17 @@ class KerasAdapter:
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file."""
-        run = Training(resnet(*self.built_from), recipe)
+        run = self.trainer.Training(self.fresh(), recipe)
         run.model.run_eagerly, run.model.jit_compile = self.eager, self.xla
 
         def step(images: np.ndarray, labels: np.ndarray) -> float:
             return run.step(channels_last(images).astype(self.precision), labels)
 
         return step, lambda: read_training(run).to("canonical")
+
+    def fresh(self) -> keras.Model:
+        """Another network like the one that was built."""
+        return resnet(*self.built_from)
 
     def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
         """Every activation shown, none kept; the running statistics after a train-mode run."""

@@ -11,9 +11,8 @@ import numpy as np
 from conformance.adapters import DeviceMissing, ReadState, See, TakeStep, running_statistics
 from conformance.precision import multiply_as_convolution
 from impls.config import ResNetConfig
-from impls.numpy import Training, read_training, read_weights, resnet
-from impls.numpy.resnet import BatchNorm, Convolution, Linear, convolve, moments, multiply, normalise, windows
-from impls.numpy.training import gradients
+from impls.numpy import read_training, read_weights, resnet, training
+from impls.numpy.resnet import BatchNorm, Convolution, Linear, ResNet, convolve, moments, multiply, normalise, windows
 from impls.paths import follow
 from impls.recipe import Recipe
 
@@ -34,12 +33,13 @@ class Oracle:
     """impls.numpy in the precision asked for: in float64 the oracle, in float32 one correct build."""
 
     arithmetic = Arithmetic()
+    resnet, trainer = staticmethod(resnet), training
 
     def prepare(self, device: str, precision: str) -> str:
         """Remember the precision; NumPy has no switches and no devices."""
         if device == "gpu":
             raise DeviceMissing("NumPy runs on the CPU only")
-        self.dtype = precision
+        self.dtype = self.precision = precision
         return "cpu"
 
     def switches(self) -> Mapping[str, str]:
@@ -57,7 +57,7 @@ class Oracle:
 
     def build(self, config: ResNetConfig, weights: Path) -> None:
         """Load the network and give its layers this build's arithmetic."""
-        self.model, self.built_from = resnet(config, weights).astype(self.dtype), (config, weights)
+        self.model, self.built_from = self.resnet(config, weights).astype(self.dtype), (config, weights)
         for _, layer in self.model.layers():
             if isinstance(layer, Convolution):
                 layer.convolve = self.arithmetic.convolve
@@ -84,7 +84,7 @@ class Oracle:
     def gradients(self, images: Array, labels: Array, recipe: Recipe, train: bool) -> tuple[float, Mapping[str, Array]]:
         """By the formulas of `impls.numpy.training`; running statistics are put back."""
         before = running_statistics(self.model, self.model.config, "canonical")
-        found = gradients(self.model.train(train), images.astype(self.dtype), labels, recipe)
+        found = self.trainer.gradients(self.model.train(train), images.astype(self.dtype), labels, recipe)
         for name, array in before.items():
             path, _, leaf = name.rpartition(".")
             setattr(follow(self.model, path), leaf, array)
@@ -92,8 +92,12 @@ class Oracle:
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file."""
-        run = Training(resnet(*self.built_from).astype(self.dtype), recipe)
+        run = self.trainer.Training(self.fresh(), recipe)
         return lambda images, labels: run.step(images.astype(self.dtype), labels), lambda: read_training(run)
+
+    def fresh(self) -> ResNet:
+        """Another network like the one that was built."""
+        return self.resnet(*self.built_from).astype(self.dtype)
 
     def stream(self, images: Array, train: bool, see: See) -> Mapping[str, Array]:
         """Every activation shown, none kept; the running statistics after a train-mode run."""

@@ -13,14 +13,13 @@ import torch
 from conformance.adapters import DeviceMissing, ReadState, See, TakeStep, running_statistics
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
-from impls.torch import ResNet, Training, read_training, resnet
-from impls.torch.training import loss
+from impls.torch import ResNet, read_training, resnet, training
 
 
 class TorchAdapter:
     """The PyTorch model; subclasses run it in another way."""
 
-    resnet = staticmethod(resnet)
+    resnet, trainer = staticmethod(resnet), training
 
     def prepare(self, device: str, precision: str) -> str:
         """IEEE products, deterministic algorithms, no gradients."""
@@ -108,21 +107,26 @@ class TorchAdapter:
         inputs = self.on_device(images.astype(self.precision)).requires_grad_()
         parameters = dict(self.model.train(train).named_parameters())
         with torch.enable_grad():
-            value = loss(self.model(inputs), self.on_device(labels), recipe)
-            found = torch.autograd.grad(value, [*parameters.values(), inputs])
+            value = self.trainer.loss(self.model(inputs), self.on_device(labels), recipe)
+            wanted = [*parameters.values(), inputs]
+            found = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives
         for name, tensor in statistics.items():
             tensor.copy_(before[name])
         return value.item(), to_numpy(dict(zip([*parameters, "input"], found, strict=True)))
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file."""
-        run = Training(self.network(), recipe)
+        run = self.trainer.Training(self.fresh(), recipe)
 
         @torch.enable_grad()
         def step(images: np.ndarray, labels: np.ndarray) -> float:
             return run.step(self.on_device(images.astype(self.precision)), self.on_device(labels))
 
         return step, lambda: read_training(run)
+
+    def fresh(self) -> ResNet:
+        """Another network like the one that was built."""
+        return self.network()
 
     def on_device(self, array: np.ndarray) -> torch.Tensor:
         """A tensor of the array's numbers on the device."""

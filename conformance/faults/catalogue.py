@@ -10,6 +10,7 @@ from collections.abc import Callable
 from conformance.faults import edits, images, weights
 from conformance.faults.edits import by_framework, replaced
 from conformance.faults.fault import PARAMETER, Fault, Parameter, Place, Remedies
+from conformance.faults.training_catalogue import TRAINING
 from impls.config import ResNetConfig
 
 KERNEL = Remedies(
@@ -1137,7 +1138,9 @@ PREPROCESSING = (
     ),
 )
 
-FAULTS: dict[str, Fault] = {fault.id: fault for fault in (*CONVOLUTIONS, *NORMS, *BLOCKS, *WHOLE, *PREPROCESSING)}
+ROWS = (*CONVOLUTIONS, *NORMS, *BLOCKS, *WHOLE, *PREPROCESSING, *TRAINING)
+
+FAULTS: dict[str, Fault] = {fault.id: fault for fault in ROWS}
 """Every fault by its id; whether one is harmless, it says itself."""
 
 

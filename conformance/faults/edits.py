@@ -1,4 +1,4 @@
-"""How the text of a model goes wrong: substitutions in its file, and the module that the wrong text makes.
+"""How the text of a model or of its training goes wrong: substitutions in a file, and the module that this makes.
 
 The four model files are line for line alike, so most structural bugs are one substitution in all of them. Where helpers
 differ, a row carries a substitution for each framework; one that it lacks is a bug that this framework cannot have.
@@ -17,7 +17,7 @@ from typing import Any
 
 from conformance.faults.fault import Edits, Substitution, in_all
 
-QUARANTINE = Substitution('package="resnet_parity"', 'package="resnet_parity_fault"')
+QUARANTINE = Substitution("@registered\n", '@keras.saving.register_keras_serializable(package="resnet_parity_fault")\n')
 """Keras keeps a register of classes by name: the wrong ones must not take the right ones' place in it."""
 
 
@@ -54,7 +54,7 @@ def framework_of(module: str) -> str:
 
 
 def model_text(module: str) -> str:
-    """The text of a model's file; nothing is imported."""
+    """The text of a model's file, or of its training's; nothing is imported."""
     package, _, name = module.rpartition(".")
     spec = importlib.util.find_spec("impls")
     if spec is None or spec.origin is None:

@@ -1,8 +1,10 @@
 """What a fault is: a row that says what goes wrong, where it can, and how to make it happen in any implementation.
 
-A row changes one of five things, in one way for all implementations: the weights (a function on canonical arrays), the
-configuration, the text of the model (the four files are one text), the images, and later the recipe of training.
-An `Injection` is a fault at one place; the oracle and the frameworks are injected with the same one.
+A row changes one of six things, in one way for all implementations: the weights (a function on canonical arrays), the
+configuration, the text of the model (the four files are one text), the images, the recipe of training, or the text of
+training. Of a fault of gradients it is the model's text in the frameworks, which differentiate that, and the text of
+training in NumPy, where the gradients are written out. An `Injection` is a fault at one place; the oracle and the
+frameworks are injected with the same one.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from impls.config import ResNetConfig
+from impls.recipe import Recipe
 
 Scope = Literal["conv", "norm", "block", "stem", "head", "network", "input"]
 Arrays = Mapping[str, np.ndarray]
@@ -95,10 +98,15 @@ def in_all(*edits: Substitution) -> Mapping[str, Edits]:
 
 
 class _Parameter:
-    """Stands in a row's configuration for the fault's continuous parameter."""
+    """Stands in a row's configuration or recipe for the fault's continuous parameter."""
 
 
 PARAMETER = _Parameter()
+VALUE = "THE_VALUE"
+"""Stands for it in the text of training."""
+
+HERE = "AT_THIS_PLACE"
+"""Stands in NumPy's text of gradients for the question whether the layer or block `name` is the fault's place."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,9 @@ class Fault:
         config: Fields of `ResNetConfig` that are wrong.
         sources: By framework, how the text of its model is wrong.
         images: Changes the images, (batch, channels, height, width): (images, parameter) to images.
-        recipe: Fields of a training recipe that are wrong.
+        recipe: Fields of a training recipe that are wrong: a value, or a function (recipe, parameter) to one.
+        training: By framework, how the text of its training is wrong.
+        keeps: Whether it keeps something of one training step for the next, beside what the optimizer should.
         where: Whether it can be at a place of its scopes, in a network.
         precision: The lowest-cost precision in which it shows.
         harmless: Why it changes nothing, and when it would; empty for a fault that has an effect.
@@ -171,6 +181,8 @@ class Fault:
     sources: Mapping[str, Edits] = field(default_factory=dict)
     images: ImagesChange | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Edits] = field(default_factory=dict)
+    keeps: bool = False
     where: Callable[[Place, ResNetConfig], bool] = everywhere
     precision: Literal["float64", "float32"] = "float64"
     harmless: str = ""
@@ -187,7 +199,15 @@ class Fault:
 
     def can_be_in(self, framework: str) -> bool:
         """Whether it can happen in a framework: where its text is to be wrong, it must say how."""
-        return not self.sources or framework in self.sources
+        texts = self.sources.keys() | self.training.keys()
+        return not texts or framework in texts
+
+    @property
+    def task(self) -> str:
+        """The task of `conformance.recipes.TASKS` that sees it first."""
+        if not (self.recipe or self.training):
+            return "forward"
+        return "gradients" if "G" in self.seen_in else "steps"
 
 
 @dataclass(frozen=True)
@@ -206,6 +226,8 @@ class Injection:
     value: float | None = None
 
     def __str__(self) -> str:
+        if self.place.scope == "network" and (self.fault.recipe or self.fault.training) and not self.fault.sources:
+            return self.fault.id
         if self.place.scope == "network":
             return f"{self.fault.id} everywhere"
         return f"{self.fault.id} at {self.place.name}"
@@ -221,6 +243,36 @@ class Injection:
     def configured(self) -> dict[str, Any]:
         """The wrong fields of the configuration."""
         return {name: self.parameter if value is PARAMETER else value for name, value in self.fault.config.items()}
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """What becomes of a recipe.
+
+        Raises:
+            ValueError: If the parameter's value is one with which nothing can be trained.
+
+        Example:
+            >>> from conformance.faults import find_fault
+            >>> late = find_fault("milestones-late")
+            >>> injection = Injection(late, late.places(ResNetConfig())[0])
+            >>> injection.recipe(Recipe(schedule="steps", milestones=(3, 6))).milestones
+            (4, 7)
+        """
+        wrong = {name: self._in_recipe(name, value, recipe) for name, value in self.fault.recipe.items()}
+        return replace(recipe, **wrong)
+
+    def _in_recipe(self, name: str, value: Any, recipe: Recipe) -> Any:
+        """A field's wrong value; a parameter takes the place of what a recipe has, not of what it leaves out."""
+        if value is PARAMETER:
+            return getattr(recipe, name) and self.parameter
+        return value(recipe, self.parameter) if callable(value) else value
+
+    def training(self, framework: str) -> tuple[Substitution, ...]:
+        """How the text of a framework's training is wrong, at the place and with the parameter's value."""
+        here = f"(name == {self.place.name!r})" if self.place.scope in ("conv", "norm", "block") else "True"
+        return tuple(
+            replace(edit, new=edit.new.replace(HERE, here).replace(VALUE, repr(self.parameter)))
+            for edit in self.fault.training.get(framework, ())
+        )
 
     def weights(self, arrays: Arrays, config: ResNetConfig) -> Arrays:
         """The canonical arrays that differ from the right ones."""
@@ -252,7 +304,7 @@ def grafts(injections: Sequence[Injection], framework: str) -> list[Graft]:
     pieces: dict[str, Graft] = {}
     for injection in injections:
         fault = injection.fault
-        if fault.sources or fault.config:
+        if fault.sources.get(framework) or fault.config:
             new = Graft(injection.place, tuple(fault.sources.get(framework, ())), injection.configured)
             key = "network" if new.whole else new.place.name
             old = pieces.get(key, replace(new, edits=(), configured={}))
@@ -260,3 +312,8 @@ def grafts(injections: Sequence[Injection], framework: str) -> list[Graft]:
                 new, edits=(*old.edits, *new.edits), configured=dict(old.configured) | dict(new.configured)
             )
     return sorted(pieces.values(), key=lambda graft: (not graft.whole, graft.place.scope != "block"))
+
+
+def training_edits(injections: Sequence[Injection], framework: str) -> tuple[Substitution, ...]:
+    """How the text of training is wrong, by all faults together."""
+    return tuple(edit for injection in injections for edit in injection.training(framework))

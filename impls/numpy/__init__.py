@@ -1,13 +1,14 @@
 """ResNet-50 in plain NumPy: the executable specification that the frameworks are held to."""
 
 from impls.numpy.resnet import Bottleneck, ResNet, resnet, resnet50
-from impls.numpy.state import read_training, read_weights, resume, write_weights
+from impls.numpy.state import initial_weights, read_training, read_weights, resume, write_weights
 from impls.numpy.training import Training
 
 __all__ = [
     "Bottleneck",
     "ResNet",
     "Training",
+    "initial_weights",
     "read_training",
     "read_weights",
     "resnet",

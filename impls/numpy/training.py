@@ -10,7 +10,7 @@ that of Squire and Trapp 1998 (SIAM Review 40, 110-112).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -65,27 +65,37 @@ def gradients(model: ResNet, images: Array, labels: Array, recipe: Recipe) -> tu
         >>> found["input"].shape, found["fc.bias"].shape
         ((2, 3, 32, 32), (10,))
     """
-    config, found = model.config, Gradients()
+    found = Gradients()
     taps = model.activations(images, layers=True)
     value = float(loss(taps["logits"], labels, recipe))
-    dy = _linear(model.fc, "fc", taps["pool"], loss_gradient(taps["logits"], labels, recipe), found)
     blocks = list(model.blocks())
-    dy = _average_pool(taps[blocks[-1][0]], dy, config)
     sources = ["stem", *(name for name, _ in blocks[:-1])]
+    dy = head(model, taps, taps[blocks[-1][0]], labels, recipe, found)
     for (name, block), source in reversed(list(zip(blocks, sources, strict=True))):
-        dy = _block(block, name, taps, taps[source], dy, found)
-    dy = _max_pool(relu(taps["bn1"]), dy, config) * (taps["bn1"] > 0)
-    dy = _norm(model.bn1, "bn1", taps["conv1"], dy, found)
-    found["input"] = _convolution(model.conv1, "conv1", images, dy, found)
+        dy = bottleneck(block, name, taps, taps[source], dy, found)
+    stem(model, taps, images, dy, found)
     return value, found
 
 
-def _block(block: Bottleneck, name: str, taps: Mapping[str, Array], x: Array, dy: Array, found: Gradients) -> Array:
+def head(model: ResNet, taps: Mapping[str, Array], x: Array, labels: Array, recipe: Recipe, found: Gradients) -> Array:
+    """The gradient of the loss with respect to the last feature map `x`; those of the classifier go into `found`."""
+    dy = _linear(model.fc, "fc", taps["pool"], loss_gradient(taps["logits"], labels, recipe), found)
+    return _average_pool(x, dy, model.config)
+
+
+def stem(model: ResNet, taps: Mapping[str, Array], x: Array, dy: Array, found: Gradients) -> None:
+    """The gradients of the first layers and of the images `x`, given that with respect to the stem's output."""
+    dy = _max_pool(relu(taps["bn1"]), dy, model.config) * (taps["bn1"] > 0)
+    dy = _norm(model.bn1, "bn1", taps["conv1"], dy, found)
+    found["input"] = _convolution(model.conv1, "conv1", x, dy, found)
+
+
+def bottleneck(block: Bottleneck, name: str, taps: Mapping[str, Array], x: Array, dy: Array, found: Gradients) -> Array:
     """The gradient with respect to a block's input `x`, given that to its output."""
     dy = dy * (taps[name] > 0)
     dx, dbranch = dy, dy
     if block.projects:
-        dx = _norm(block.downsample_bn, f"{name}.downsample_bn", taps[f"{name}.downsample_conv"], dy, found)
+        dx = _norm(block.downsample_bn, f"{name}.downsample_bn", taps[f"{name}.downsample_conv"], dx, found)
         dx = _convolution(block.downsample_conv, f"{name}.downsample_conv", x, dx, found)
     if block.relu_before_addition:
         dbranch = dbranch * (taps[f"{name}.bn3"] > 0)
@@ -171,17 +181,19 @@ class Training:
     Attributes:
         slots: What the optimizer keeps for each parameter: slot to parameter name to array.
         steps: Number of steps taken.
+        gradients: May be replaced by what knows them already.
     """
 
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
         self.model, self.recipe, self.steps = model, recipe, 0
+        self.gradients: Callable[[ResNet, Array, Array, Recipe], tuple[float, Gradients]] = gradients
         self.slots = {
             slot: {name: np.zeros_like(array) for name, array in parameters(model).items()} for slot in recipe.slots
         }
 
     def step(self, images: Array, labels: Array) -> float:
         """Take one step on a batch; the loss before it."""
-        value, found = gradients(self.model.train(), images, labels, self.recipe)
+        value, found = self.gradients(self.model.train(), images, labels, self.recipe)
         del found["input"]
         clip(found, self.recipe.clip_norm)
         rate = self.recipe.rate(self.steps)

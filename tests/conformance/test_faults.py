@@ -15,7 +15,7 @@ from conformance.faults.edits import EditError, edited, model_text
 from conformance.faults.fault import FRAMEWORKS, Substitution, grafts
 from conformance.inputs import noise, noise_sides
 from conformance.segments import PiecewiseOracle, input_name, promised_names, segment_names, segment_of
-from conformance.selftest import chosen_places
+from conformance.trials import chosen_places
 from conformance.weights import synthetic_weights
 from impls.config import VARIANTS
 from impls.numpy import resnet
@@ -61,8 +61,16 @@ LISTED = [
     "resize-antialias",
     "crop-pct",
     "nchw-reshaped",
+    "wd-decoupled",
+    "wd-on-norm",
+    "lr-in-velocity",
+    "adam-eps",
+    "loss-sum",
+    "relu-grad-half",
 ]
-"""The bugs of the forward pass and of preprocessing that people met."""
+"""The bugs that people met."""
+
+FORWARD = [fault for fault in FAULTS.values() if fault.task == "forward"]
 
 
 class Specimen:
@@ -120,7 +128,7 @@ def rounded_anew(arrays):
 
 def test_every_bug_that_people_met_is_there():
     assert set(LISTED) <= set(FAULTS)
-    assert len(FAULTS) >= 60
+    assert len(FORWARD) >= 60
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -128,13 +136,19 @@ def test_a_row_is_well_formed(fault):
     assert fault.what
     assert fault.source
     assert set(fault.seen_in) <= set("FTSPGO64")
-    assert sum(map(bool, (fault.weights, fault.config, fault.sources, fault.images, fault.recipe))) == 1
+    kinds = (fault.weights, fault.config, fault.sources, fault.images, fault.recipe, fault.training)
+    assert sum(map(bool, kinds)) == (2 if fault.sources and fault.training else 1)
     for sentence in vars(fault.remedies).values():
         assert sentence.endswith(".")
     assert any(fault.places(config) for config in VARIANTS.values())
-    assert set(fault.sources) <= set(FRAMEWORKS)
+    assert set(fault.sources) | set(fault.training) <= set(FRAMEWORKS)
+    assert "numpy" in (fault.training or fault.sources or {"numpy"})
+    place = next(place for config in VARIANTS.values() for place in fault.places(config))
     for framework, edits in fault.sources.items():
         compile(edited(model_text(f"impls.{framework}.resnet"), edits, framework), framework, "exec")
+    for framework in fault.training:
+        edits = Injection(fault, place).training(framework)
+        compile(edited(model_text(f"impls.{framework}.training"), edits, framework), framework, "exec")
 
 
 def test_a_substitution_that_does_not_match_is_an_error():
@@ -165,7 +179,7 @@ def test_the_oracle_in_pieces_is_the_oracle(specimens, variant):
 )
 def test_every_fault_shows_first_where_it_is_or_is_harmless(specimens, variant):
     specimen, shown = specimens[variant], 0
-    for fault in FAULTS.values():
+    for fault in FORWARD:
         if fault.precision != "float64":
             continue
         for place in chosen_places(fault, specimen.config):

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from conformance.cli import main
 from conformance.implementations import IMPLEMENTATIONS
 from conformance.injection import faulty_adapter, injection_at
-from conformance.selftest import Result, Trial, selftest
+from conformance.selftest import selftest
+from conformance.trials import Result, Trial
 from impls.config import VARIANTS
 
 FAMILIES = {  # ports that have one fault of each mechanism: the first wrong layer, the words of the diagnosis

@@ -15,26 +15,62 @@ from impls.config import VARIANTS
 
 BOTH = ("--task=gradients", "--task=steps", "--precision=float64")
 
-PORTS = {
-    "AdamEpsilon": ("steps adamw", "first.conv1.weight"),
-    "DecayOnNorms": ("steps nesterov", "first.bn1.weight"),
-    "NoClipping": ("steps nesterov", "first.conv1.weight"),
-    "NoNesterov": ("steps nesterov", "first.conv1.weight"),
-    "WarmUpFromZero": ("steps nesterov", "first.conv1.weight"),
-    "DecoupledDecay": ("steps sgd", "first.momentum_buffer.conv1.weight"),
-    "RateInVelocity": ("steps sgd", "first.momentum_buffer.conv1.weight"),
-    "SummedLoss": ("gradients", "loss"),
-    "FrozenNorms": ("gradients", "loss"),
-    "BiasedVariance": ("steps sgd", "first.bn1.running_var"),
-    "LostGradient": ("gradients", "gradient.stage2.0.downsample_bn.bias"),
+INJECTED = "conformance.injection:oracle"
+PORTS = {  # what is wrong; the task that sees it first, the first array, and the words of the diagnosis
+    "fields": (
+        f"{INJECTED}/adam-eps@network/nesterov-missing@network/wd-on-norm@network",
+        ("steps nesterov", "first.conv1.weight"),
+        ["as if adam-eps", "as if nesterov-missing", "as if wd-on-norm"],
+    ),
+    "text": (
+        f"{INJECTED}/lr-in-velocity@network",
+        ("steps sgd", "first.momentum_buffer.conv1.weight"),
+        ["as if lr-in-velocity"],
+    ),
+    "estimated": (
+        f"{INJECTED}/sgd-momentum-other@network",
+        ("steps sgd", "losses"),
+        ["as if sgd-momentum-other", "momentum = 0.85"],
+    ),
+    "schedule": (
+        f"{INJECTED}/warmup-from-zero@network",
+        ("steps nesterov", "first.conv1.weight"),
+        ["as if warmup-from-zero"],
+    ),
+    "framework": (
+        "conformance.injection:torch/adam-l2@network",
+        ("steps adamw", "first.conv1.weight"),
+        ["as if adam-l2", "diagnosed on a small network of the variant"],
+    ),
+    "statistics": (
+        f"{INJECTED}/var-biased@network",
+        ("steps sgd", "first.bn1.running_var"),
+        ["as if var-biased everywhere"],
+    ),
+    "loss": (f"{INJECTED}/loss-sum@network", ("gradients", "loss"), ["as if loss-sum"]),
+    "gradients": (
+        f"{INJECTED}/statistics-detached@stage3.0.bn2/offset-gradient-lost@stage2.0.downsample_bn",
+        ("gradients", "gradient.stage3.0.conv2.weight"),
+        ["as if statistics-detached at stage3.0.bn2", "as if offset-gradient-lost at stage2.0.downsample_bn"],
+    ),
+    "forward": (
+        f"{INJECTED}/bn-frozen@stage2.0.bn1",
+        ("gradients", "stage2.0.bn1"),
+        ["as if bn-frozen at stage2.0.bn1", "the forward pass is wrong already"],
+    ),
+    "by-hand": ("broken_training:AdamEpsilon", ("steps adamw", "first.conv1.weight"), ["as if adam-eps"]),
+    "unknown": (
+        "broken_training:CoarseGradients",
+        ("steps sgd", "first.conv1.weight"),
+        ["no known fault explains conv1.weight after step 1 of sgd; nearest: "],
+    ),
 }
-"""A training bug; the task that sees it first, and the first array."""
 
 
 @pytest.fixture(scope="module")
 def red_run(conformance, small_weights, tmp_path_factory):
     report = tmp_path_factory.mktemp("report") / "report.json"
-    adapters = [f"--impl={name}=broken_training:{name}" for name in PORTS]
+    adapters = [f"--impl={name}={adapter}" for name, (adapter, _, _) in PORTS.items()]
     done = conformance("run", *adapters, "--weights", small_weights["v1.5"], *BOTH, "--report", report)
     return done, json.loads(report.read_text())
 
@@ -45,11 +81,16 @@ def test_the_run_is_red(red_run):
 
 
 @pytest.mark.parametrize("name", PORTS)
-def test_the_first_wrong_array_is_named(red_run, name):
+def test_the_first_wrong_array_and_the_cause_are_named(red_run, name):
     done, report = red_run
     (divergence,) = [d for d in report["first_divergences"] if d["implementation"] == name]
-    assert (divergence["task"], divergence["layer"]) == PORTS[name]
-    assert f"{name} diverges" in done.stdout
+    _, where, words = PORTS[name]
+    assert (divergence["task"], divergence["layer"]) == where
+    told = " ".join([*(finding["text"] for finding in divergence["diagnosis"]), divergence["note"]])
+    assert [word for word in words if word not in told] == []
+    printed = " ".join(done.stdout.split())
+    assert f"{name} diverges" in printed
+    assert [word for word in words if word not in printed] == []
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -59,6 +60,7 @@ HARD_LIMIT = 4 * 2**30
 """Address space that a worker may take beyond what it has; larger requests fail, which protects the machine."""
 
 LONGEST_TEXT = 100_000
+TOLD_EVERY = 1_000
 SHARES = {
     "safetensors": 4.0, "Keras archive": 2.0, "PyTorch": 4.0, "Keras HDF5": 3.0, "legacy Keras HDF5": 3.0,
     "msgpack": 4.0,
@@ -174,6 +176,9 @@ class Worker:
             self._start()
         began = time.monotonic()
         answer = self._ask({"path": str(path), "variant": variant}, MOST_SECONDS)
+        if "late" in answer:  # a machine may pause: late is what is late again
+            self._start()
+            answer = self._ask({"path": str(path), "variant": variant}, MOST_SECONDS)
         return answer | {"seconds": time.monotonic() - began}
 
     def stop(self) -> None:
@@ -288,18 +293,22 @@ def run(
     seconds: float = float("inf"),
     files: float = float("inf"),
     rows: Mapping[str, float] = SHARES,
+    damages: str = "",
     reader: str = READER,
     shown: Callable[[Finding], None] = lambda finding: None,
+    advanced: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """Damage and read files until the time is up, or as many as asked for.
+    """Damage and read files until the time is up, or as many as asked for, or until interrupted.
 
     Args:
         seed: Of all that is random.
         seconds: Time, beyond the start.
         files: Number of files.
         rows: Which containers, and how often each.
+        damages: Only those whose name contains this.
         reader: The function under test, as module:function.
         shown: Told of each finding.
+        advanced: Told after each file how many were read.
     """
     random, report = Random(seed), Report()
     if "Keras archive" in rows:  # damaged, it may look like PyTorch's, which must be imported before memory is measured
@@ -315,7 +324,7 @@ def run(
         shared = Worker(reader, [file for row, file in whole.items() if row not in LOUD])
         try:
             ends, done = time.monotonic() + seconds, 0
-            for original, part, damage in _cases(random, rows, by_row):
+            for original, part, damage in _cases(random, rows, by_row, damages):
                 if time.monotonic() > ends or done >= files:
                     break
                 try:
@@ -335,6 +344,9 @@ def run(
                     shown(report.findings[-1])
                 else:
                     (report.refused if "refused" in outcome else report.accepted)[original.row] += 1
+                advanced(done)
+        except KeyboardInterrupt:
+            pass
         finally:
             for worker in (shared, *workers.values()):
                 worker.stop()
@@ -342,14 +354,15 @@ def run(
 
 
 def _cases(
-    random: Random, rows: Mapping[str, float], by_row: Mapping[str, list[Original]]
+    random: Random, rows: Mapping[str, float], by_row: Mapping[str, list[Original]], damages: str
 ) -> Iterator[tuple[Original, Part, Damage]]:
     """What to damage next, and how, without end."""
     while True:
         row = random.choices([*rows], [*rows.values()])[0]
         original = random.choice(by_row[row])
         part = random.choice(original.parts[:1] * 3 + original.parts)
-        yield original, part, random.choice(damages_of(part.kind))
+        if fitting := [damage for damage in damages_of(part.kind) if damages in damage.name]:
+            yield original, part, random.choice(fitting)
 
 
 def _written(files: Files, target: Path) -> Path:
@@ -363,36 +376,55 @@ def _written(files: Files, target: Path) -> Path:
 
 
 @click.command()
-@click.option("--seconds", default=60.0, help="How long, beyond the start.")
+@click.option("--seconds", default=float("inf"), help="How long, beyond the start; without a limit: until interrupted.")
 @click.option("--files", default=float("inf"), help="How many files at most.")
 @click.option("--seed", default=1, help="Of all that is random.")
 @click.option("--row", "rows", multiple=True, type=click.Choice([*SHARES]), help="Only these containers.")
+@click.option("--damage", "damages", default="", help="Only damages whose name contains this.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A folder for the files of all findings.")
 @click.option("--reader", default=READER, help="The function under test.")
 @click.option("--work", is_flag=True, hidden=True)
 def main(
-    seconds: float, files: float, seed: int, rows: tuple[str, ...], keep: Path | None, reader: str, work: bool
+    seconds: float,
+    files: float,
+    seed: int,
+    rows: tuple[str, ...],
+    damages: str,
+    keep: Path | None,
+    reader: str,
+    work: bool,
 ) -> None:
     """Damage files of every container, and see what load makes of them."""
     if work:
         module, _, function = reader.partition(":")
         return globals()["work"](getattr(importlib.import_module(module), function))
-    console = Console()
+    console, kept = Console(), count()
 
     def shown(finding: Finding) -> None:
         console.print(f"{finding.original.name}: {finding.damage}: {finding.fault}", markup=False, highlight=False)
+        if keep:
+            place = keep / f"{next(kept):04}"
+            _written(finding.files, place / finding.original.target)
+            (place / "finding.txt").write_text(f"{finding.original.name}\n{finding.damage}\n{finding.fault}\n")
 
-    shares = {row: SHARES[row] for row in rows or SHARES}
-    report = run(seed=seed, seconds=seconds, files=files, rows=shares, reader=reader, shown=shown)
+    def advanced(done: int) -> None:
+        if done % TOLD_EVERY == 0:
+            console.print(f"{done:,} files", highlight=False)
+
+    report = run(
+        seed=seed,
+        seconds=seconds,
+        files=files,
+        rows={row: SHARES[row] for row in rows or SHARES},
+        damages=damages,
+        reader=reader,
+        shown=shown,
+        advanced=advanced,
+    )
     table = Table("container", "files", "refused", "accepted", "findings")
-    for row in shares:
+    for row in rows or SHARES:
         table.add_row(row, *(f"{count:,}" for count in report.count(row)))
     console.print(table)
-    for number, finding in enumerate(report.findings if keep else ()):
-        assert keep is not None
-        place = keep / f"{number:04}"
-        _written(finding.files, place / finding.original.target)
-        (place / "finding.txt").write_text(f"{finding.original.name}\n{finding.damage}\n{finding.fault}\n")
     sys.exit(bool(report.findings))
 
 

@@ -295,7 +295,7 @@ FORMS = (
     Form("ours", "legacy Keras HDF5", "hdf5", _ours, sealed=True, says_what_it_is=True),
     Form("bare", "legacy Keras HDF5", "hdf5", _bare_hdf5),
     Form("ours", "msgpack", "msgpack", _ours),
-    Form("ours", "Orbax", "", _ours),  # OCDBT has checksums of what it keeps in its trees, not of larger pieces
+    Form("ours", "Orbax", "", _ours, sealed=True, says_what_it_is=True),
 )
 """The containers that are written, as ours and as others write them."""
 

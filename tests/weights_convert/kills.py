@@ -43,19 +43,21 @@ DIALECTS = {
     ".keras": "keras",
     ".weights.h5": "keras-hub",
     ".h5": "keras.applications",
+    ".transformers": "transformers",
+    ".orbax": "flax",
 }
-"""What is written in each container that is a file."""
+"""What is written in each container; the last two are folders."""
 
-FOLDERS = {".orbax": "flax"}
-"""A folder is never written over: each is a new one, and must be there whole or not at all."""
+STARTED = (".orbax",)
+"""What is written by a process of its own: JAX has threads, so that it cannot be forked."""
 
-ENDINGS = (*DIALECTS, *FOLDERS)
-TURNS = (*DIALECTS, *DIALECTS, *DIALECTS, *DIALECTS, *FOLDERS)
-"""Which ending follows which; what writes Orbax folders cannot be forked, and takes seconds to start."""
+ENDINGS = tuple(DIALECTS)
+FORKED = tuple(ending for ending in ENDINGS if ending not in STARTED)
+TURNS = (*FORKED, *FORKED, *FORKED, *FORKED, *STARTED)
+"""Which ending follows which; a process of its own takes seconds to start."""
 
-PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial|\.tmp\w+")
-PARTIAL_FOLDER = re.compile(r"\.[0-9a-f]{8}\.partial(\.orbax-checkpoint-tmp.*)?")
-"""What a killed process may leave: a hidden file, ours or one of safetensors' own; Orbax names its own otherwise."""
+PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial(\.orbax-checkpoint-tmp.*)?|\.tmp\w+")
+"""What a killed process may leave: a hidden file or folder, ours or one of safetensors' or Orbax's own."""
 
 
 @dataclass
@@ -82,7 +84,7 @@ def run(kills: int, seed: int, endings: Collection[str] = ENDINGS) -> Report:
 
 def _kill_one(ending: str, place: Path, random: Random, report: Report) -> None:
     pair_of(ending)  # here, so that not every child makes it
-    writer = _started(ending, place) if ending in FOLDERS else _forked(ending, place)
+    writer = _started(ending, place) if ending in STARTED else _forked(ending, place)
     while not _targets(place) and os.waitid(os.P_PID, writer, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.001)
     time.sleep(random.uniform(0, MOST_SECONDS))
@@ -112,7 +114,7 @@ def _started(ending: str, place: Path) -> int:
 @cache
 def pair_of(ending: str) -> list[Checkpoint]:
     """The networks that are written one over the other."""
-    return [make_checkpoint({**DIALECTS, **FOLDERS}[ending], "float32", seed) for seed in (1, 2)]
+    return [make_checkpoint(DIALECTS[ending], "float32", seed) for seed in (1, 2)]
 
 
 @cache
@@ -121,10 +123,10 @@ def _bits_of(ending: str) -> list[str]:
 
 
 def write_without_end(place: Path, ending: str) -> None:
-    """Write the pair in turn: a file over and over, or folder after folder."""
+    """Write the pair in turn, over and over."""
     pair = pair_of(ending)
     for number in count():
-        pair[number % 2].save(place / f"{number if ending in FOLDERS else 0}{ending}")
+        pair[number % 2].save(place / f"0{ending}")
 
 
 def _targets(place: Path) -> list[Path]:
@@ -133,19 +135,18 @@ def _targets(place: Path) -> list[Path]:
 
 def faults(place: Path, ending: str) -> Iterator[str]:
     """What is wrong in a folder where a process was killed."""
-    partial = PARTIAL_FOLDER if ending in FOLDERS else PARTIAL
     for path in place.iterdir():
         if path in _targets(place):
             outcome = _read(path, ending)
             if outcome.get("accepted", {}).get("bits") not in _bits_of(ending):
                 yield f"{path.name} holds neither the old nor the new: {outcome}"
-        elif not partial.fullmatch(path.name):
+        elif not PARTIAL.fullmatch(path.name):
             yield f"{path.name} was left behind"
 
 
 def _read(path: Path, ending: str) -> dict[str, Any]:
     """What comes of a file, in another process if the library's threads must not be in this one."""
-    if ending not in FOLDERS:
+    if ending not in STARTED:
         return answer_of(load, str(path), VARIANT)
     reader = Worker(READER, [])
     try:
@@ -164,7 +165,7 @@ def main(kills: int, seed: int, endings: tuple[str, ...], write: Path | None) ->
     if write is not None:
         write_without_end(write, endings[0])
     with tempfile.TemporaryDirectory() as folder:
-        for ending in set(endings or ENDINGS) - set(FOLDERS):  # so that every child has all imported
+        for ending in set(endings or ENDINGS) - set(STARTED):  # so that every child has all imported
             pair_of(ending)[0].save(Path(folder) / f"a{ending}")
     report = run(kills, seed, endings or ENDINGS)
     for ending in endings or ENDINGS:

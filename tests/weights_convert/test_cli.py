@@ -318,6 +318,44 @@ class TestChanges:
         assert "it has 1000 classes, where 1001 with a background are expected" in message
 
 
+class TestAverages:
+    """Training checkpoints that hold the last weights and an average of them, as timm and torchvision write them."""
+
+    @pytest.fixture
+    def training_file(self, tmp_path: Path, checkpoint_of: MakeCheckpoint) -> Path:
+        import torch
+
+        states = [
+            {
+                name: torch.from_numpy(array.copy())
+                for name, array in checkpoint_of(dialect="timm", seed=seed).arrays.items()
+            }
+            for seed in (0, 1)
+        ]
+        torch.save({"epoch": 3, "state_dict": states[0], "state_dict_ema": states[1]}, tmp_path / "a.pth")
+        return tmp_path / "a.pth"
+
+    @pytest.mark.parametrize("averaged", [False, True])
+    def test_the_user_chooses(self, averaged: bool, training_file: Path, checkpoint_of: MakeCheckpoint):
+        target = training_file.with_name("b.flax.safetensors")
+        options = ["--averaged"] * averaged
+        assert run("convert", training_file, target, "--variant", "v1.5", *options).exit_code == 0
+        assert load(target).content_hash() == checkpoint_of(seed=int(averaged)).content_hash()
+
+    def test_that_there_are_others_is_said(self, training_file: Path):
+        assert (
+            "dropped       1, averaged weights; --averaged (averaged=True) reads them"
+            in run("inspect", training_file).stdout
+        )
+        assert "dropped       1, the last weights" in run("inspect", training_file, "--averaged").stdout
+
+    def test_a_file_that_has_none_is_refused(self, flax_file: Path):
+        target = flax_file.with_name("b.keras.safetensors")
+        message = refused("convert", flax_file, target, "--averaged")
+        assert "a safetensors file holds no averaged weights beside others; PyTorch may" in message
+        assert not target.exists()
+
+
 class TestDiff:
     def test_another_dialect_of_the_same_is_no_difference(self, flax_file: Path):
         other = flax_file.with_name("x.torchvision.pth")
@@ -355,6 +393,30 @@ class TestVerify:
         checkpoint_of(seed=1).save(flax_file.with_name("b.safetensors"))
         message = refused("verify", flax_file, flax_file.with_name("b.safetensors"))
         assert "is no conversion of it" in message
+
+    def test_changes_that_were_asked_for_must_be_asked_for_again(self, flax_file: Path):
+        half = flax_file.with_name("half.keras.safetensors")
+        run("convert", flax_file, half, "--dtype", "float16")
+        message = refused("verify", flax_file, half)
+        assert "It says of itself: float32 to float16: " in message
+        assert "Verify it with the options that it was converted with." in message
+        assert "It says of itself: float32 to float16: " in refused("verify", flax_file, half, "--dtype", "bfloat16")
+
+    @pytest.mark.parametrize("dtype", [[], ["--dtype", "float16"]])
+    def test_makes_changes_once_more(self, dtype: list[str], tmp_path: Path):
+        from conformance.weights import synthetic_weights
+
+        config = replace(VARIANTS["keras"], depths=(1, 1, 1, 1), width=4, num_classes=5)
+        synthetic_weights(config, seed=0).save(tmp_path / "a.safetensors")
+        options = ["--fold-conv-bias", *dtype]
+        run("convert", tmp_path / "a.safetensors", tmp_path / "b.torchvision.safetensors", *options)
+        command = [sys.executable, "-m", "weights_convert", "verify", "a.safetensors", "b.torchvision.safetensors"]
+        done = subprocess.run(
+            [*command, *options, "--impl", "torch"], cwd=tmp_path, capture_output=True, text=True, env=AT_ROOT
+        )
+        assert done.returncode == 0, done.stderr
+        assert "made once more: biases of convolutions folded into running means" in done.stdout
+        assert "conforms:" in done.stdout
 
     def test_runs_both_through_the_suite(self, tmp_path: Path):
         from conformance.weights import synthetic_weights

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from weights_convert import Checkpoint, ConversionError, containers, load, sources
+from weights_convert import Checkpoint, ConversionError, containers, inspect, load, sources
 from weights_convert.published import BY_NAME, PUBLISHED
 from weights_convert.sources import fetch, is_remote, published_for
 
@@ -722,6 +722,49 @@ class TestTheHub:
     def test_what_it_has_not(self, hub: FakeHub, cache: Path, address: str, words: str):
         refused(address, cache, words)
         assert hub.fetched() == []
+
+    @pytest.mark.parametrize("folder", ["", "sub/folder/"])
+    @pytest.mark.parametrize(
+        ("config", "variant", "known_by"),
+        [
+            (b'{"model_type": "resnet", "downsample_in_bottleneck": true}', "v1", "downsample_in_bottleneck is true"),
+            (b'{"model_type": "resnet"}', "v1.5", "downsample_in_bottleneck is false"),
+            (b'{"architecture": "resnet50"}', "v1.5", "timm's resnet50"),
+        ],
+    )
+    def test_the_config_beside_the_weights_tells_the_variant(
+        self,
+        hub: FakeHub,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        checkpoint_of: Callable[..., Checkpoint],
+        folder: str,
+        config: bytes,
+        variant: str,
+        known_by: str,
+    ):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        checkpoint_of(dialect="transformers").save(tmp_path / "a.pth")
+        hub.files |= {f"{folder}pytorch_model.bin": (tmp_path / "a.pth").read_bytes(), f"{folder}config.json": config}
+        found = inspect(f"{REPOSITORY}/{folder}pytorch_model.bin")
+        assert [network.variant for network in found.networks] == [variant]
+        assert found.recognised_by.startswith(known_by)
+        assert hub.fetched() == [f"main/{folder}pytorch_model.bin", f"{COMMIT}/{folder}config.json"]
+
+    @pytest.mark.parametrize("config", [b'{"architecture": "resnet50d"}', b'{"model_type": "bit"}', b"[]", None])
+    def test_the_config_of_another_model_tells_nothing(
+        self,
+        hub: FakeHub,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        checkpoint_of: Callable[..., Checkpoint],
+        config: bytes | None,
+    ):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        checkpoint_of(dialect="torchvision").save(tmp_path / "a.pth")
+        hub.files["pytorch_model.bin"] = (tmp_path / "a.pth").read_bytes()
+        hub.files |= {"config.json": config} if config else {}
+        assert len(inspect(REPOSITORY).networks) > 1
 
     def test_what_is_kept_does_without_it(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
         hub.files["pytorch_model.bin"] = OLD

@@ -7,11 +7,13 @@ beside the target, renamed into place.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -52,6 +54,7 @@ class Container:
         on_trial: Whether a process of its own reads it first: its library does not stand every damage.
         entries: Of a folder: how the names of all that it holds look (as `fnmatch` has it). An old folder is replaced
             only if it holds nothing else.
+        averages: Whether it may hold averaged weights beside the last ones: its reader takes `averaged`.
         splits: Whether it is written as several files where a limit is given: its writer takes `shard_bytes`.
     """
 
@@ -68,6 +71,7 @@ class Container:
     built: tuple[str, ...] = ()
     on_trial: bool = False
     entries: tuple[str, ...] = ()
+    averages: bool = False
     splits: bool = False
 
 
@@ -104,6 +108,7 @@ CONTAINERS = (
         endings=(".pth", ".pt", ".bin"),
         matches=lambda path, head: head.startswith((ZIP, OLD_PICKLE)),
         module="torch_file",
+        averages=True,
     ),
     Container(
         "Keras HDF5",
@@ -154,6 +159,7 @@ CONTAINERS = (
         endings=(".orbax",),
         matches=_within("orbax_folder", "matches"),
         module="orbax_folder",
+        keeps_metadata=True,
         folder=True,
         dialects=("flax", "flax-linen", "transformers-flax"),
         entries=(
@@ -226,17 +232,27 @@ def _head(path: Path) -> bytes:
         return file.read(MAGIC_LENGTH)
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: Path, averaged: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays and the metadata of a file.
 
+    Args:
+        path: A file or folder.
+        averaged: Of a training checkpoint, whether to read the averaged weights in place of the last ones.
+
     Raises:
-        ConversionError: If there is no such file, it is of no known kind, or damaged.
+        ConversionError: If there is no such file, it is of no known kind, or damaged, or holds no averaged weights.
     """
     container = recognise(path)
+    if averaged and not container.averages:
+        can = ", ".join(c.name for c in CONTAINERS if c.averages)
+        raise ConversionError(
+            str(path), [f"a {container.name} file holds no averaged weights beside others; {can} may"]
+        )
+    choice = {"averaged": averaged} if container.averages else {}
     try:
         if container.on_trial:
             read_on_trial(f"{__name__}.{container.module}", container.reader, path)
-        arrays, metadata = getattr(_module(container.module), container.reader)(path)
+        arrays, metadata = getattr(_module(container.module), container.reader)(path, **choice)
     except ConversionError:
         raise
     except Exception as error:  # each library has its own; whatever it is, the file could not be read
@@ -346,9 +362,8 @@ def write(path: Path, arrays: Arrays, metadata: Mapping[str, str], shard_bytes: 
 def write_atomically(path: Path, write_to: Callable[[Path], None], folder: bool = False) -> None:
     """Let `write_to` write a temporary file or folder beside `path`, then rename it into place.
 
-    Whatever happens, `path` holds its old content or the whole new one, and nothing temporary stays behind; only a
-    process killed between the two renames that replace a folder leaves both beside it. Of a symbolic link, the file
-    that it points to is written.
+    Whatever happens, `path` holds its old content or the whole new one, and nothing temporary stays behind but what a
+    killed process leaves under a hidden name. Of a symbolic link, the file that it points to is written.
     """
     path = path.resolve()
     temporary = path.with_name(f".{secrets.token_hex(4)}.partial")
@@ -371,9 +386,16 @@ def write_atomically(path: Path, write_to: Callable[[Path], None], folder: bool 
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Rename what is written to its name. No call replaces a folder that holds something, so that one steps aside."""
+    """Rename what is written to its name.
+
+    No call replaces a folder that holds something. Linux exchanges two names at once; elsewhere the old folder steps
+    aside, and a process killed between the two renames leaves both, hidden, beside the target.
+    """
     if not path.is_dir():
         temporary.replace(path)
+        return
+    if _exchanged(temporary, path):
+        shutil.rmtree(temporary)
         return
     aside = path.with_name(f"{temporary.name}.old")
     path.replace(aside)
@@ -383,6 +405,13 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         aside.replace(path)
         raise
     shutil.rmtree(aside)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Give two paths each other's names in one step; False where the system, or the place, cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _sync(path: Path) -> None:

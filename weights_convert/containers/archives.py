@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from weights_convert.errors import ConversionError
+from weights_convert.errors import ConversionError, first_line
 
 MOST_EXPANSION = 32
 """How often larger than the archive its content may be; weights, which hardly compress, are stored as they are."""
@@ -57,7 +57,7 @@ def holds(path: Path, name: str) -> bool:
         with zipfile.ZipFile(path) as archive:
             return name in archive.namelist()
     except Exception as error:  # zipfile has an error for no archive, and trips over the fields of a damaged one
-        problem = f"it is no whole zip archive, as PyTorch and Keras write them: {error or type(error).__name__}"
+        problem = f"it is no whole zip archive, as PyTorch and Keras write them: {first_line(error)}"
         raise ConversionError(str(path), [problem]) from error
 
 

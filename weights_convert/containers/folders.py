@@ -17,7 +17,15 @@ from weights_convert.containers.keras_models import PRESET, write_preset
 from weights_convert.errors import ConversionError
 from weights_convert.metadata import KNOWN_BY, is_ours, packed, unpacked
 
-__all__ = ["is_index", "is_preset", "is_transformers", "read_index", "read_preset", "read_transformers"]
+__all__ = [
+    "is_index",
+    "is_preset",
+    "is_transformers",
+    "read_index",
+    "read_preset",
+    "read_transformers",
+    "told_by_config",
+]
 __all__ += ["refuse_writing", "transformers_config", "write_preset", "write_transformers"]
 
 INDEX = ".index.json"
@@ -70,7 +78,7 @@ def read_index(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def read_transformers(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of the first of the files that hold all."""
     arrays, metadata = containers.read(next(folder / name for name in WHOLE if (folder / name).is_file()))
-    return arrays, metadata if is_ours(metadata) else metadata | _told_by_config(folder)
+    return arrays, metadata if is_ours(metadata) else metadata | told_by_config(folder)
 
 
 def write_transformers(
@@ -105,6 +113,9 @@ def write_transformers(
         index = {"metadata": total | packed(metadata), "weight_map": weight_map}
         (folder / f"{WHOLE[0]}{INDEX}").write_text(json.dumps(index, indent=2) + "\n")
 
+
+TIMM_ARCHITECTURES = ("resnet50", "resnet101", "resnet152")
+"""The models of timm that are this network; it strides on the 3x3 convolution (timm/models/resnet.py)."""
 
 IN_BOTTLENECK = {"v1.5": False, "v1": True}
 """The variants that transformers' ResNet can be, and what its `downsample_in_bottleneck` is then."""
@@ -175,9 +186,18 @@ def refuse_writing(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mappi
     raise ConversionError(str(path), ["an index is written with its folder alone"], "Write a .transformers folder.")
 
 
-def _told_by_config(folder: Path) -> dict[str, str]:
-    """The variant, and how it is known, by transformers' config beside the weights; nothing where it is another's."""
+def told_by_config(folder: Path) -> dict[str, str]:
+    """The variant, and how it is known, by the `config.json` that transformers or timm puts beside the weights.
+
+    Args:
+        folder: Where it may be.
+
+    Returns:
+        "variant" and the key `KNOWN_BY`; nothing where there is no such file, or it is of another model.
+    """
     config = _config(folder)
+    if (architecture := config.get("architecture")) in TIMM_ARCHITECTURES:
+        return {"variant": "v1.5", KNOWN_BY: f"timm's {architecture}, named in its config.json, is v1.5"}
     if config.get("model_type") != MODEL_TYPE:
         return {}
     in_bottleneck = bool(config.get("downsample_in_bottleneck", False))

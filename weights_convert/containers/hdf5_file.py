@@ -36,6 +36,9 @@ MOST_NESTING = 64
 MOST_EXPANSION = 32
 """How often larger than its stored bytes an array may be: a compressed one of real weights is hardly any larger."""
 
+NUMBER = re.compile("0|[1-9][0-9]{0,3}")
+"""How Keras writes the number of a variable: Python takes other digits than these for numbers too."""
+
 OPTIMIZER = "optimizer"
 """The group in which Keras 3 keeps the optimizer's state of a compiled model; ours is to tell it, not to read it."""
 
@@ -126,10 +129,10 @@ def _refusals_of_array(array: h5py.Dataset, where: str) -> Iterator[str]:
 
 
 def _read_array(array: h5py.Dataset) -> np.ndarray:
-    """The same bits; HDF5 does not know bfloat16, so Keras marks it."""
+    """The same bits; HDF5 does not know bfloat16, so Keras marks it: one flipped bit makes float16 look alike."""
     held = np.asarray(array[()])
-    bfloat16 = array.attrs.get("dtype") == "bfloat16" or (held.dtype.kind == "V" and held.dtype.itemsize == 2)
-    return held.view(ml_dtypes.bfloat16) if bfloat16 and held.dtype.itemsize == 2 else held
+    bfloat16 = array.attrs.get("dtype") == "bfloat16" and held.dtype == "V2"
+    return held.view(ml_dtypes.bfloat16) if bfloat16 else held
 
 
 def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> None:
@@ -158,12 +161,12 @@ def _read_numbered(file: h5py.File) -> Iterator[tuple[str, np.ndarray]]:
     for path, layer in layers.items():
         called = () if path.startswith(OPTIMIZER) else NAMES_BY_COUNT.get(len(layer), ())
         for index in layer:
-            variable = called[int(index)] if index.isdigit() and int(index) < len(called) else index
+            variable = called[int(index)] if NUMBER.fullmatch(index) and int(index) < len(called) else index
             yield f"{names[path]}.{variable}", _read_array(layer[index])
 
 
 def _shapes(layer: h5py.Group) -> dict[int, tuple[int, ...]]:
-    return {int(index): layer[index].shape for index in layer if index.isdigit()}
+    return {int(index): layer[index].shape for index in layer if NUMBER.fullmatch(index)}
 
 
 def _write_numbered(file: h5py.File, arrays: Mapping[str, np.ndarray], dialect: str) -> None:

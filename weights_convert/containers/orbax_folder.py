@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from weights_convert.containers.trees import flattened, nested, unique
+from weights_convert.errors import ConversionError
+from weights_convert.metadata import PACKED, packed, unpacked
 from weights_convert.packages import needed
 
 SIGNS = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
@@ -22,25 +24,29 @@ def matches(folder: Path) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by dotted name.
+    """Arrays by dotted name, and our metadata where we wrote the checkpoint.
 
     Raises:
-        ConversionError: If Orbax is not installed.
+        ConversionError: If Orbax is not installed, or the list of arrays is damaged.
     """
     ocp = needed("orbax.checkpoint", "flax", str(path))
     place = path / "default" if (path / "default").is_dir() else path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that no sharding is given: there is one host
+        warnings.simplefilter("ignore", RuntimeWarning)  # that Orbax drops what it began, where _METADATA is damaged
         handler = ocp.PyTreeCheckpointHandler()
         checkpointer = ocp.Checkpointer(handler)
-        tree = checkpointer.metadata(place.resolve()).item_metadata.tree
-        as_arrays = _map(tree, lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray))
+        told = checkpointer.metadata(place.resolve())
+        if told.item_metadata is None:
+            raise ConversionError(str(path), ["it is no whole Orbax folder: its _METADATA cannot be read"])
+        as_arrays = _map(told.item_metadata.tree, lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray))
         held = checkpointer.restore(place.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_arrays))
-    return unique(flattened(held)), {}
+    own = {PACKED: str(told.custom_metadata[PACKED])} if PACKED in (told.custom_metadata or {}) else {}
+    return unique(flattened(held)), unpacked(own)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a checkpoint as `StandardCheckpointer` does.
+    """Write a checkpoint as `StandardCheckpointer` does, with our metadata beside its own.
 
     Raises:
         ConversionError: If Orbax is not installed.
@@ -48,7 +54,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     ocp = needed("orbax.checkpoint", "flax", str(path))
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.resolve(), nested(contiguous))
+        checkpointer.save(path.resolve(), nested(contiguous), custom_metadata=packed(metadata))
 
 
 def _map(tree: Any, function: Any) -> Any:

@@ -16,12 +16,14 @@ import numpy as np
 
 from weights_convert.containers.archives import check_archive, check_content
 from weights_convert.errors import ConversionError
+from weights_convert.metadata import OTHER_WEIGHTS
 from weights_convert.packages import needed
 
 ONLY_WEIGHTS = "Save `model.state_dict()` alone."
 
-WRAPPINGS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
-"""The entries under which training checkpoints keep the weights. The first that is there is read; averages come last.
+WRAPPINGS = ("state_dict", "model_state_dict", "model")
+AVERAGES = ("state_dict_ema", "model_ema")
+"""The entries under which training checkpoints keep the weights, and averages of them; the first that is there counts.
 
 timm's `CheckpointSaver` writes `state_dict` and `state_dict_ema`, torchvision's references `model` and `model_ema`.
 """
@@ -33,11 +35,17 @@ AVERAGING_COUNTER = "n_averaged"
 """What `torch.optim.swa_utils.AveragedModel` counts beside the weights."""
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by name of a saved `state_dict`; such files carry no metadata.
+def read(path: Path, averaged: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by name of a saved `state_dict`; of metadata, which other weights there are that were not read.
+
+    Args:
+        path: The file.
+        averaged: Of a training checkpoint, whether to read the averaged weights; else the last ones, or the averaged
+            where there are no others.
 
     Raises:
-        ConversionError: If PyTorch is not installed, or the file holds anything else than tensors by name.
+        ConversionError: If PyTorch is not installed, the file holds anything else than tensors by name, or no averaged
+            weights where they are asked for.
     """
     torch = needed("torch", "torch", str(path))
     if zipfile.is_zipfile(path):
@@ -53,7 +61,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             raise
         problem = f"it holds more than tensors: reading it would call {wanted[1]}, which is refused"
         raise ConversionError(str(path), [problem], ONLY_WEIGHTS) from error
-    held = _unwrapped(held)
+    held, other = _unwrapped(held, averaged, path)
     if not isinstance(held, Mapping):
         problem = f"it is of type {type(held).__name__}, where a state_dict is expected"
         raise ConversionError(str(path), [problem], ONLY_WEIGHTS)
@@ -64,15 +72,24 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     ]
     if problems:
         raise ConversionError(str(path), problems, ONLY_WEIGHTS)
-    return {name: _to_numpy(torch, tensor.detach()) for name, tensor in held.items()}, {}
+    arrays = {name: _to_numpy(torch, tensor.detach()) for name, tensor in held.items()}
+    return arrays, {OTHER_WEIGHTS: other} if other else {}
 
 
-def _unwrapped(held: Any) -> Any:
-    """The weights out of a training checkpoint, without the prefixes that all their names share."""
-    if isinstance(held, Mapping):
-        held = next((held[entry] for entry in WRAPPINGS if isinstance(held.get(entry), Mapping)), held)
+def _unwrapped(held: Any, averaged: bool, path: Path) -> tuple[Any, str]:
+    """The weights out of a training checkpoint, without prefixes that all names share; and which others there are."""
     if not isinstance(held, Mapping):
-        return held
+        return held, ""
+    entries = [entry for entry in (*WRAPPINGS, *AVERAGES) if isinstance(held.get(entry), Mapping)]
+    averages = [entry for entry in entries if entry in AVERAGES]
+    if averaged and not averages:
+        raise ConversionError(str(path), [f"it holds no averaged weights ({' or '.join(AVERAGES)})"])
+    chosen = (averages if averaged else entries)[:1]
+    other = [entry for entry in entries if entry not in chosen and (entry in AVERAGES) is not averaged]
+    return _without_prefixes(held[chosen[0]] if chosen else held), other[0] if other else ""
+
+
+def _without_prefixes(held: Mapping[str, Any]) -> Mapping[str, Any]:
     for prefix in PREFIXES * 2:  # either may stand before the other
         names = [name for name in held if name != AVERAGING_COUNTER]
         if names and all(isinstance(name, str) and name.startswith(prefix) for name in names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -250,6 +251,7 @@ class TestATarget:
         path = tmp_path / "a.transformers"
         save(path)
         before = sorted(tmp_path.rglob("*"))
+        monkeypatch.setattr(containers, "_exchanged", lambda one, other: False)  # as where there is no such call
         rename = Path.replace
 
         def replace(self: Path, target: Path) -> Path:
@@ -261,6 +263,29 @@ class TestATarget:
         with pytest.raises(ConversionError, match="it cannot be written: Input/output error"):
             save(path)
         assert sorted(tmp_path.rglob("*")) == before
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs a call that exchanges two names")
+    def test_that_is_a_folder_is_never_away(self, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """No rename leads to or from it: a kill between two of them would leave none."""
+        path = tmp_path / "a.transformers"
+        save(path)
+        renamed: list[Path] = []
+        rename = Path.replace
+        monkeypatch.setattr(Path, "replace", lambda one, other: (renamed.append(Path(other)), rename(one, other))[1])
+        save(path)
+        assert path not in renamed
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.transformers"]
+
+    @each_folder
+    def test_that_is_a_folder_is_replaced_where_names_cannot_be_exchanged(
+        self,
+        ending: str,
+        checkpoint_of: Callable[..., Checkpoint],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        monkeypatch.setattr(containers, "_exchanged", lambda one, other: False)
+        self.test_that_is_a_folder_of_its_kind_is_replaced_whole(ending, checkpoint_of, tmp_path)
 
     def test_of_another_dialect_s_container_is_refused(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
         with pytest.raises(ConversionError, match=r"Keras HDF5 files hold keras, .*keras-hub, not torchvision"):

@@ -84,6 +84,29 @@ def test_what_is_no_plain_array_of_its_own_is_refused(
         containers.read(path)
 
 
+@pytest.mark.parametrize("number", ["\N{ARABIC-INDIC DIGIT ZERO}", "\N{SUPERSCRIPT TWO}", "00", "-0", "9"])
+def test_another_number_is_another_name(number: str, checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    """Python takes some of these for the number 0."""
+    path = tmp_path / "a.weights.h5"
+    checkpoint_of(dialect="keras").save(path)
+    with h5py.File(path, "r+") as file:
+        file.move("conv1/vars/0", f"conv1/vars/{number}")
+    with pytest.raises(ConversionError, match=f"has no rule for 'conv1.{number}'"):
+        load(path)
+
+
+def test_two_bytes_of_no_dtype_are_bfloat16_only_where_they_are_said_to_be(
+    checkpoint_of: MakeCheckpoint, tmp_path: Path
+):
+    path = tmp_path / "a.weights.h5"
+    checkpoint_of(dialect="keras", dtype="bfloat16").save(path)
+    assert load(path).dtypes() == ["bfloat16"]
+    with h5py.File(path, "r+") as file:
+        del file["conv1/vars/0"].attrs["dtype"]
+    with pytest.raises(ConversionError, match=r"'conv1\.kernel' holds void16, where one of bfloat16"):
+        load(path)
+
+
 def test_an_optimizer_is_left_out_and_said_to_be(checkpoint_of: MakeCheckpoint, tmp_path: Path):
     path = tmp_path / "a.weights.h5"
     checkpoint_of(dialect="keras").save(path)

@@ -143,9 +143,20 @@ def test_training_checkpoints_are_unwrapped(held: dict[str, object], tmp_path: P
     assert {name: array.tolist() for name, array in arrays.items()} == {"conv1.weight": [1, 1], "bn1.bias": [0, 0]}
 
 
-def test_the_weights_come_before_their_average(tmp_path: Path):
-    torch.save({"state_dict_ema": {"a": torch.zeros(1)}, "state_dict": {"a": torch.ones(1)}}, tmp_path / "a.pth")
-    assert containers.read(tmp_path / "a.pth")[0]["a"].tolist() == [1]
+@pytest.mark.parametrize(("last", "average"), [("state_dict", "state_dict_ema"), ("model", "model_ema")])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_averaged_weights_are_read_where_they_are_asked_for(last: str, average: str, averaged: bool, tmp_path: Path):
+    torch.save({average: {"module.a": torch.zeros(1)}, last: {"a": torch.ones(1)}}, tmp_path / "a.pth")
+    arrays, metadata = containers.read(tmp_path / "a.pth", averaged)
+    assert arrays["a"].tolist() == [0 if averaged else 1]
+    assert metadata == {"other_weights": last if averaged else average}
+
+
+@pytest.mark.parametrize("held", [STATE, {"state_dict": STATE}, {"state_dict": STATE, "state_dict_ema": None}])
+def test_averaged_weights_that_are_not_there(held: dict[str, object], tmp_path: Path):
+    torch.save(held, tmp_path / "a.pth")
+    with pytest.raises(ConversionError, match=r"it holds no averaged weights \(state_dict_ema or model_ema\)"):
+        containers.read(tmp_path / "a.pth", averaged=True)
 
 
 def test_a_prefix_of_some_names_only_stays(tmp_path: Path):

@@ -1,0 +1,241 @@
+"""The self-test of gradients and of training: the same on the network that steps are diagnosed on.
+
+An injection runs only the recipes that the oracle with the same fault shows to be another; the others are the right
+build's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from conformance.adapters import Adapter, load_adapter
+from conformance.cases import MOMENTS, Case
+from conformance.compare import Comparison, compare_traces
+from conformance.faults import Injection
+from conformance.implementations import ORACLE, Implementation
+from conformance.injection import FaultyAdapter
+from conformance.inputs import noise, noise_sides
+from conformance.localise import examine_gradients, examine_steps, small_config
+from conformance.recipes import RECIPES, STEPS
+from conformance.run import Job, run_jobs
+from conformance.suite import Network, Notify
+from conformance.trace import Trace
+from conformance.trials import Result, Trial, chosen_injections
+from conformance.weights import synthetic_weights
+from conformance.worker import TASKS
+from impls.config import VARIANTS
+
+RIGHT = "right"
+"""The name of the build without a fault."""
+
+QUICKLY_COMPILED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+"""Compiling takes Flax more time than computing here: 3.4 s, not 6 to 10, for a step of training."""
+
+Traces = dict[str, Trace]
+"""By the name of the task and recipe."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBench:
+    """A small network with its files, and what the oracle makes of it.
+
+    Attributes:
+        network: With one input.
+        directory: Where its files are.
+    """
+
+    network: Network
+    directory: Path
+
+    @property
+    def weights(self) -> Path:
+        """The file of its weights."""
+        return self.directory / "weights.safetensors"
+
+    @property
+    def input(self) -> Path:
+        """The file of its input."""
+        return self.directory / "input.safetensors"
+
+    def cases(self, key: str) -> list[Case]:
+        """Gradients, and steps of every recipe."""
+        gradients = Case(key, self.network.inputs[0].name, "train", task="gradients")
+        return [gradients, *(replace(gradients, task="steps", recipe=name, layers=True) for name in RECIPES)]
+
+    @cached_property
+    def oracle(self) -> Adapter:
+        """The right one."""
+        adapter = load_adapter(ORACLE.adapter)
+        adapter.prepare("cpu", "float64")
+        adapter.build(self.network.config, self.weights)
+        return adapter
+
+    @cached_property
+    def truth(self) -> Traces:
+        """What the right oracle computes."""
+        return {case.what: self.trace(self.oracle, case) for case in self.cases(RIGHT)}
+
+    def trace(self, adapter: Adapter, case: Case) -> Trace:
+        """A case run in this process."""
+        images, classes = self.network.inputs[0].images, self.network.config.num_classes
+        about = {
+            "implementation": ORACLE.name,
+            "precision": "float64",
+            "case": case.to_dict(),
+            "weights": "",
+            "input": "",
+        }
+        return Trace(TASKS[case.task](adapter, case, images, classes), about)
+
+    def expected(self, injection: Injection) -> dict[str, Comparison]:
+        """By task and recipe, the first array that is wrong in the oracle with a fault; none where nothing is."""
+        wrong = FaultyAdapter(copy(self.oracle), [(injection.fault.id, injection.place.name)])
+        wrong.build(self.network.config, self.weights)
+        tasks = [case for case in self.cases(RIGHT) if case.task == injection.fault.task]
+        found = {case.what: self.failures({case.what: self.trace(wrong, case)}) for case in tasks}
+        return {what: failures[0] for what, failures in found.items() if failures}
+
+    def compare(self, traces: Traces) -> list[Comparison]:
+        """Every array of some cases held against the oracle's."""
+        return [
+            comparison
+            for what, trace in traces.items()
+            for comparison in compare_traces(
+                replace(first_and_last(self.truth[what]), about=trace.about), first_and_last(trace), self.network.config
+            )
+        ]
+
+    def failures(self, traces: Traces) -> list[Comparison]:
+        """Those that are out of their limits."""
+        return [comparison for comparison in self.compare(traces) if not comparison.passed]
+
+
+def first_and_last(trace: Trace) -> Trace:
+    """The state after the first and after the last step, of a trace that has it after every one; others as they are."""
+    moments = {str(number): moment for number, moment in zip((1, STEPS), MOMENTS, strict=True)}
+    split = {name: name.partition(".") for name in trace.arrays}
+    arrays = {
+        (f"{moments[first]}.{rest}" if first in moments else name): trace.arrays[name]
+        for name, (first, _, rest) in split.items()
+    }
+    return replace(trace, arrays=arrays)
+
+
+def make_training_bench(variant: str, seed: int, directory: Path) -> TrainingBench:
+    """Build the small network of a variant, and write its weights and its input."""
+    config = small_config(VARIANTS[variant])
+    height, width, _ = noise_sides(config.head_pool)[1]
+    network = Network(config, synthetic_weights(config, seed), [noise(height, width, 2, seed, config.in_channels)])
+    bench = TrainingBench(network, directory)
+    directory.mkdir(exist_ok=True)
+    network.weights.save(bench.weights)
+    Trace({"images": network.inputs[0].images}, {"name": network.inputs[0].name}).save(bench.input)
+    return bench
+
+
+def train_injections(
+    implementation: Implementation,
+    variant: str,
+    faults: Sequence[str],
+    seed: int,
+    everywhere: bool,
+    directory: Path,
+    notify: Notify,
+    result: Result,
+) -> None:
+    """Inject the faults of gradients and of training into an implementation, and judge what the suite makes of them."""
+    bench = make_training_bench(variant, seed, directory / "training")
+    chosen = chosen_injections(bench.network.config, faults, implementation.name, everywhere)
+    injections = [injection for injection in chosen if injection.fault.task != "forward"]
+    if not injections:
+        return
+    right: Traces = {}
+    for traces, injection, expected in run_training(bench, implementation, injections, notify, result):
+        if injection is None:
+            right = traces
+            compared = bench.compare(traces)
+            result.right += len(compared)
+            result.false_alarms += [comparison for comparison in compared if not comparison.passed]
+        else:
+            result.trials.append(judge(bench, implementation.name, injection, right, traces, expected))
+
+
+def run_training(
+    bench: TrainingBench,
+    implementation: Implementation,
+    injections: Sequence[Injection],
+    notify: Notify,
+    result: Result,
+) -> Iterator[tuple[Traces, Injection | None, Mapping[str, Comparison]]]:
+    """Each injection's traces and what is expected of it, as soon as they are all there; the right build's first."""
+    by_key: dict[str, Injection | None] = {RIGHT: None}
+    by_key |= {f"{injection.fault.id}@{injection.place.name}": injection for injection in injections}
+    network = {
+        "config": bench.network.config.to_dict(),
+        "weights": str(bench.weights),
+        "sha256": bench.network.weights.content_hash(),
+    }
+    networks, cases = {}, {}
+    expected = {key: bench.expected(injection) if injection else {} for key, injection in by_key.items()}
+    for key, injection in by_key.items():
+        networks[key] = network | ({"faults": [[injection.fault.id, injection.place.name]]} if injection else {})
+        shown = [case for case in bench.cases(key) if not injection or case.what in expected[key]]
+        cases[key] = shown or bench.cases(key)[:1]
+    inputs = {key: {bench.network.inputs[0].name: str(bench.input)} for key in by_key}
+    folder = bench.directory / implementation.name
+    every = [case for own in cases.values() for case in own]
+    job = Job(implementation, "float64", every, networks, inputs, folder, "cpu", threads=1, variables=QUICKLY_COMPILED)
+    waiting: dict[str, dict[str, Trace]] = {}
+    for event in run_jobs([job], parallel=1):
+        notify(event)
+        if event.kind == "failed":
+            result.failures.append(f"{implementation.name} (training) could not run: {event.facts['reason']}")
+        if event.kind == "traced":
+            case, path = Case(**event.facts["case"]), Path(event.facts["file"])
+            traces = waiting.setdefault(case.variant, {})
+            traces[case.what] = Trace.load(path)
+            path.unlink()
+            if len(traces) == len(cases[case.variant]):
+                yield waiting.pop(case.variant), by_key[case.variant], expected[case.variant]
+
+
+def judge(
+    bench: TrainingBench,
+    implementation: str,
+    injection: Injection,
+    right: Traces,
+    traces: Traces,
+    expected: Mapping[str, Comparison],
+) -> Trial:
+    """What the suite makes of one injection."""
+    failed = bench.failures(traces)
+    harmless = injection.fault.harmless_at(injection.place, bench.network.config)
+    first = next(iter(expected.values()), None)
+    trial = Trial(
+        implementation,
+        injection.fault.id,
+        injection.place.name,
+        "float64",
+        harmless,
+        "" if harmless or first is None else told(first),
+        caught=bool(failed),
+    )
+    if not failed:
+        return trial
+    if injection.fault.task == "gradients":
+        case = bench.cases(RIGHT)[0]
+        findings = examine_gradients(bench.network, case, traces[case.what].arrays)
+    else:
+        ports = {case.recipe: (right | traces)[case.what].arrays for case in bench.cases(RIGHT) if case.recipe}
+        findings = examine_steps(bench.network, ports)
+    causes = tuple(f"{cause.fault.id}@{cause.place.name}" for finding in findings for cause in finding.causes)
+    return replace(trial, layer=told(failed[0]), causes=causes, text="; ".join(map(str, findings)))
+
+
+def told(comparison: Comparison) -> str:
+    """Task and array."""
+    return f"{comparison.task}: {comparison.name}"

@@ -1,0 +1,239 @@
+"""Faults of gradients and of training: each shows where it was put, is named, and has its parameter estimated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conformance.backward import (
+    PiecewiseGradients,
+    StepwiseTraining,
+    filled,
+    put,
+    recipe_with,
+    state_of,
+    training_with,
+)
+from conformance.cases import labels_for, training_batches
+from conformance.diagnose import distance
+from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis
+from conformance.faults import FAULTS, Injection, find_fault, places
+from conformance.inputs import noise, noise_sides
+from conformance.localise import small_config
+from conformance.recipes import LOSS, RECIPES, STEPS
+from conformance.segments import segment_of
+from conformance.trials import chosen_places
+from conformance.weights import synthetic_weights
+from impls.config import VARIANTS
+from impls.numpy.training import gradients
+from weights_convert.shapes import expected_shapes
+
+OF_GRADIENTS = [fault for fault in FAULTS.values() if fault.task == "gradients"]
+OF_STEPS = [fault for fault in FAULTS.values() if fault.task == "steps"]
+
+EVERYDAY = {
+    *("wd-decoupled", "wd-on-norm", "lr-in-velocity", "adam-eps-uncorrected", "adam-l2", "clip-one-by-one"),
+    *("warmup-from-zero", "milestones-late", "sgd-momentum-other", "statistics-twice", "gradients-kept"),
+}
+"""The faults of steps that are not only diagnosed in the slow tests."""
+
+
+class Specimen:
+    """The small network of a variant, its batch, and what the right oracle makes of it."""
+
+    def __init__(self, variant):
+        self.config = small_config(VARIANTS[variant])
+        self.arrays = synthetic_weights(self.config, seed=0).arrays
+        height, width, _ = noise_sides(self.config.head_pool)[1]
+        self.images = noise(height, width, 2, 0).images
+
+    def injection(self, id, place="network", value=None):
+        return Injection(find_fault(id), {known.name: known for known in places(self.config)}[place], value)
+
+    def oracle(self):
+        return PiecewiseGradients(self.config, self.arrays, self.images, train=True)
+
+    def gradients(self, injections=()):
+        found = {}
+        self.oracle().run(injections, "head", None, lambda segment, dy, own: found.update(own))
+        return found
+
+    def explain_gradients(self, port, **options):
+        return list(GradientDiagnosis(self.oracle(), port, **options).findings())
+
+    def steps(self, injections=()):
+        """Runs of every recipe by another correct build of the training with faults."""
+        return {name: dict(enumerate(self.run(name, injections), start=1)) for name in RECIPES}
+
+    def run(self, name, injections):
+        configured = {field: value for one in injections for field, value in one.configured.items()}
+        model = filled(replace(self.config, **configured), self.arrays)
+        training = training_with(injections).Training(model, recipe_with(RECIPES[name], injections))
+        for images, labels in training_batches(self.images.astype(np.float64), self.config.num_classes, STEPS):
+            value = training.step(images, labels)
+            state = rounded_anew(state_of(training))
+            for array in expected_shapes(self.config):
+                put(model, array, state[array].copy())
+            for slot, held in training.slots.items():
+                held |= {parameter: state[f"{slot}.{parameter}"].copy() for parameter in held}
+            yield state | {"loss": np.array([value])}
+
+    def explain_steps(self, port):
+        return StepsDiagnosis(StepwiseTraining(self.config, self.arrays, self.images, port)).findings()
+
+
+@pytest.fixture(scope="module")
+def specimen():
+    return Specimen("v1.5")
+
+
+def rounded_anew(arrays):
+    """As another correct build would have computed it."""
+    random = np.random.RandomState(0)
+    return {name: a * (1 + 1e-15 * random.standard_normal(np.shape(a))) for name, a in arrays.items()}
+
+
+def wrong_names(specimen, injections):
+    right, wrong = specimen.gradients(), specimen.gradients(injections)
+    return [
+        name for name in GradientDiagnosis(specimen.oracle(), right).names if distance(right[name], wrong[name]) > 0
+    ]
+
+
+class TestGradients:
+    def test_in_pieces_they_are_the_oracles(self, specimen):
+        model = filled(specimen.config, specimen.arrays).train()
+        value, found = gradients(model, specimen.images.astype(np.float64), labels_for(2, 10), LOSS)
+        pieces = specimen.gradients()
+        assert pieces.pop("loss") == value
+        assert pieces.keys() == {f"gradient.{name}" for name in found}
+        assert all(np.array_equal(pieces[f"gradient.{name}"], array) for name, array in found.items())
+
+    @pytest.mark.parametrize("fault", OF_GRADIENTS, ids=lambda fault: fault.id)
+    def test_a_fault_shows_first_where_it_is_or_is_harmless(self, specimen, fault):
+        order = specimen.oracle().segments
+        for place in chosen_places(fault, specimen.config):
+            wrong = wrong_names(specimen, [Injection(fault, place)])
+            if fault.harmless_at(place, specimen.config):
+                assert wrong == []
+                continue
+            shown = "head" if wrong[0] == "loss" else segment_of(wrong[0].removeprefix("gradient."))
+            here = 0 if place.scope == "network" else order.index(segment_of(place.name))
+            assert order.index(shown) in (here, here + 1)
+
+    @pytest.mark.parametrize("fault", OF_GRADIENTS, ids=lambda fault: fault.id)
+    def test_the_cause_is_named(self, specimen, fault):
+        for place in chosen_places(fault, specimen.config)[-2:]:
+            if fault.harmless_at(place, specimen.config):
+                continue
+            injection = Injection(fault, place)
+            (finding,) = specimen.explain_gradients(rounded_anew(specimen.gradients([injection])))
+            assert str(injection) in map(str, finding.causes)
+            assert finding.error < 1e-12
+            if fault.parameter:
+                assert finding.causes[0].parameter == pytest.approx(fault.parameter.injected, rel=1e-9)
+
+    def test_two_faults_are_found_one_after_the_other(self, specimen):
+        pairs = [("statistics-detached", "stage3.0.bn2"), ("kernel-gradient-lost", "stage1.0.conv1")]
+        injections = [specimen.injection(*pair) for pair in pairs]
+        findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
+        assert [finding.causes for finding in findings] == [(injection,) for injection in injections]
+
+    def test_an_unknown_fault_is_not_given_a_name(self, specimen):
+        port = specimen.gradients()
+        array = port["gradient.stage2.0.bn1.weight"]
+        port["gradient.stage2.0.bn1.weight"] = array + 0.01 * np.sin(np.arange(array.size))
+        (finding,) = specimen.explain_gradients(port)
+        assert (finding.causes, finding.layer) == ((), "gradient.stage2.0.bn1.weight")
+        assert str(finding).startswith("no known fault explains gradient.stage2.0.bn1.weight")
+
+    def test_a_wrong_loss_alone_is_not_explained_by_an_estimate(self, specimen):
+        (finding,) = specimen.explain_gradients(specimen.gradients() | {"loss": np.array([1.7])})
+        assert finding.causes == ()
+
+    def test_an_array_that_is_missing_is_not_explained(self, specimen):
+        port = specimen.gradients()
+        del port["gradient.conv1.weight"]
+        (finding,) = specimen.explain_gradients(port)
+        assert (finding.causes, finding.layer) == ((), "gradient.conv1.weight")
+
+    def test_right_gradients_have_no_findings(self, specimen):
+        assert specimen.explain_gradients(rounded_anew(specimen.gradients())) == []
+
+    @pytest.mark.parametrize("id", ["relu-grad-half", "relu-grad-one"])
+    def test_relus_gradient_at_zero_shows_where_something_is_zero(self, id):
+        specimen = Specimen("v1.5")
+        for leaf in ("weight", "bias"):
+            name = f"stage2.0.bn1.{leaf}"
+            specimen.arrays = specimen.arrays | {name: np.where(np.arange(8) == 3, 0, specimen.arrays[name])}
+        wrong = wrong_names(specimen, [specimen.injection(id)])
+        assert wrong[0] == "gradient.stage2.0.bn1.bias"
+        (finding,) = specimen.explain_gradients(specimen.gradients([specimen.injection(id)]))
+        assert finding.causes[0].fault.id == id
+
+    @pytest.mark.parametrize("id", ["pool-ties-averaged", "pool-ties-all"])
+    def test_the_pools_gradient_at_ties_shows_in_a_flat_image(self, id):
+        specimen = Specimen("v1.5")
+        specimen.images = specimen.images.copy()
+        specimen.images[:, :, 16:48] = 0.5
+        (finding,) = specimen.explain_gradients(specimen.gradients([specimen.injection(id, "stem")]))
+        assert finding.causes[0].fault.id == id
+
+
+class TestSteps:
+    @pytest.mark.parametrize(
+        "fault",
+        [pytest.param(fault, id=fault.id, marks=[pytest.mark.slow] * (fault.id not in EVERYDAY)) for fault in OF_STEPS],
+    )
+    def test_the_cause_is_named(self, specimen, fault):
+        injection = specimen.injection(fault.id)
+        (finding,) = specimen.explain_steps(specimen.steps([injection]))
+        assert fault.id in [cause.fault.id for cause in finding.causes]
+        assert finding.error < 1e-11
+        if fault.parameter:
+            assert finding.causes[0].parameter == pytest.approx(fault.parameter.injected, rel=1e-6)
+            assert f"{fault.parameter.name} = {fault.parameter.injected:g}" in str(finding)
+
+    def test_what_cannot_be_told_apart_is_said_to_be(self, specimen):
+        """No number of these gradients is as large as the norm that they are clipped to."""
+        (finding,) = specimen.explain_steps(specimen.steps([specimen.injection("clip-by-value")]))
+        assert [cause.fault.id for cause in finding.causes] == ["clip-missing", "clip-by-value"]
+        assert "not to be told apart here" in str(finding)
+
+    @pytest.mark.slow
+    def test_faults_of_several_recipes_are_found_together(self, specimen):
+        ids = ["nesterov-missing", "adam-eps", "wd-on-norm"]
+        findings = specimen.explain_steps(specimen.steps([specimen.injection(id) for id in ids]))
+        assert {finding.causes[0].fault.id for finding in findings} == set(ids)
+
+    @pytest.mark.parametrize(
+        "id", ["var-biased", *(pytest.param(id, marks=pytest.mark.slow) for id in ("loss-sum", "statistics-detached"))]
+    )
+    def test_a_fault_of_the_network_that_only_its_training_shows_is_named(self, specimen, id):
+        (finding,) = specimen.explain_steps(specimen.steps([specimen.injection(id)]))
+        assert finding.causes[0].fault.id == id
+
+    def test_an_unknown_fault_is_not_given_a_name(self, specimen):
+        port = specimen.steps()
+        state = port["adamw"][3]
+        state["exp_avg.conv1.weight"] = state["exp_avg.conv1.weight"] * 1.01
+        (finding,) = specimen.explain_steps(port)
+        assert finding.causes == ()
+        assert str(finding).startswith("no known fault explains exp_avg.conv1.weight after step 3 of adamw")
+
+    def test_right_steps_have_no_findings(self, specimen):
+        assert specimen.explain_steps(specimen.steps()) == []
+
+
+def test_a_parameter_takes_the_place_of_what_a_recipe_has():
+    place = find_fault("clip-other").places(VARIANTS["v1.5"])[0]
+    recipes = {name: Injection(find_fault("clip-other"), place).recipe(recipe) for name, recipe in RECIPES.items()}
+    assert {name: recipe.clip_norm for name, recipe in recipes.items()} == {"sgd": None, "nesterov": 0.7, "adamw": None}
+
+
+def test_a_fault_of_training_is_told_without_a_place(specimen):
+    assert str(specimen.injection("adam-eps")) == "adam-eps"
+    assert str(specimen.injection("statistics-detached")) == "statistics-detached everywhere"
+    assert str(specimen.injection("statistics-detached", "bn1")) == "statistics-detached at bn1"
