@@ -30,6 +30,9 @@ EXPLAINED = 1e-11
 """Largest relative L2 error of an explanation: the limit of gradients. Right ones were seen to leave up to 3e-13, and
 the least fault, clipping to norm / (total + 1e-6), changes weights by 1e-7 of a step."""
 
+NEARER = 0.99
+"""Share of what the right network leaves, at most, that a fault which comes nearer leaves; more is rounding."""
+
 CONV_BIAS = re.compile(r"conv\d?\.bias$")
 """Their gradients, before a norm in train mode, are zero in theory and rounding in practice: they explain nothing."""
 
@@ -115,7 +118,7 @@ class GradientDiagnosis:
             return Finding(name, segment, tuple(attempt.injection for attempt in best), best[0].error)
         left = self._left(name, self.expected[name])
         nearest = min(attempts, key=lambda attempt: attempt.left, default=None)
-        if nearest is None or nearest.left >= left:
+        if nearest is None or nearest.left > NEARER * left:
             return Finding(name, segment, (), left)
         return Finding(name, segment, (), nearest.left, nearest.injection)
 
@@ -324,7 +327,7 @@ class StepsDiagnosis:
             for injection in faults:
                 for one in self.valued(injection, first):
                     found = self.distances(recipe, number, one).get(first, inf)
-                    if found < left:
+                    if found < NEARER * left:
                         left, nearest = found, one
         return Finding(told_at(first), recipe, (), left, nearest)
 
