@@ -27,8 +27,11 @@ from impls.config import ResNetConfig
 Array = np.ndarray
 
 EXPLAINED = 1e-11
-"""Largest relative L2 error of an explanation: the limit of gradients. Right ones were seen to leave up to 3e-13, and
-the least fault, clipping to norm / (total + 1e-6), changes weights by 1e-7 of a step."""
+"""Largest relative L2 error of an explanation of gradients: their limit. Right ones were seen to leave up to 6e-13."""
+
+STEP_EXPLAINED = 1e-10
+"""The same of a step. AdamW divides by a gradient's own size: right ones were seen to leave up to 1.0e-11, of bn1's
+offset at twice the rate. The least fault, clipping to norm / (total + 1e-6), leaves 5e-7 of a velocity."""
 
 NEARER = 0.99
 """Share of what the right network leaves, at most, that a fault which comes nearer leaves; more is rounding."""
@@ -239,7 +242,7 @@ class StepsDiagnosis:
     def findings(self) -> list[Finding]:
         """The faults that together explain every step, or the admission that none are known."""
         errors = self.errors([])
-        wrong = [at for at in errors if errors[at] > EXPLAINED]
+        wrong = [at for at in errors if errors[at] > STEP_EXPLAINED]
         if not wrong:
             return []
         found: list[Finding] = []
@@ -253,7 +256,7 @@ class StepsDiagnosis:
             )
             self.known.append(injection)
             wrong = [at for at in wrong if at not in explained]
-        return found if not wrong else [self.unexplained([at for at in errors if errors[at] > EXPLAINED])]
+        return found if not wrong else [self.unexplained([at for at in errors if errors[at] > STEP_EXPLAINED])]
 
     def best(self, wrong: Sequence[At]) -> list[tuple[Injection, dict[At, float]]]:
         """The faults that explain the most of what is wrong and spoil nothing, with their errors there.
@@ -301,22 +304,22 @@ class StepsDiagnosis:
             value = newton(residual, parameter, start)
             if value is not None:
                 yield replace(injection, value=value)
-                if self.distances(recipe, number, replace(injection, value=value)).get(first, inf) <= EXPLAINED:
+                if self.distances(recipe, number, replace(injection, value=value)).get(first, inf) <= STEP_EXPLAINED:
                     return
 
     def explained(self, injection: Injection, wrong: Sequence[At]) -> dict[At, float]:
         """What a fault explains of what is wrong; nothing if it spoils what is right, or explains none of the first."""
         recipe, number, _ = wrong[0]
         here = self.distances(recipe, number, injection)
-        if not any(here.get(at, inf) <= EXPLAINED for at in wrong if at[:2] == (recipe, number)):
+        if not any(here.get(at, inf) <= STEP_EXPLAINED for at in wrong if at[:2] == (recipe, number)):
             return {}
         try:
             errors = self.errors([injection])
         except ValueError:
             return {}
-        if any(error > EXPLAINED and at not in set(wrong) for at, error in errors.items()):
+        if any(error > STEP_EXPLAINED and at not in set(wrong) for at, error in errors.items()):
             return {}
-        return {at: errors[at] for at in wrong if errors[at] <= EXPLAINED}
+        return {at: errors[at] for at in wrong if errors[at] <= STEP_EXPLAINED}
 
     def unexplained(self, wrong: Sequence[At]) -> Finding:
         """No fault fits: the one that leaves the least of the first wrong array, if it leaves less than there was."""
