@@ -261,7 +261,7 @@ class StepsDiagnosis:
     def best(self, wrong: Sequence[At]) -> list[tuple[Injection, dict[At, float]]]:
         """The faults that explain the most of what is wrong and spoil nothing, with their errors there.
 
-        One that needs no estimate, and then one of training alone, is tried before others; it must explain all.
+        Those of training come first, and those that need no estimate; where one explains all, no others are tried.
         """
         kept: list[tuple[Injection, dict[At, float]]] = []
         for faults in self.rounds():
