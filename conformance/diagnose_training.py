@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.backward import PiecewiseGradients, StepwiseTraining
+from conformance.backward import PiecewiseGradients, StepwiseTraining, fits
 from conformance.cases import Case, Mode, expected_names
 from conformance.diagnose import MOST_FAULTS, Finding, distance, newton
 from conformance.faults import FAULTS, Fault, Injection
@@ -166,6 +166,7 @@ class GradientDiagnosis:
 
         def residual(value: float) -> Array | None:
             kept: dict[str, Array] = {}
+            port = self.port.get(name)
 
             def keep(segment: str, dy: Array, found: Mapping[str, Array]) -> None:
                 kept.update(found)
@@ -175,7 +176,7 @@ class GradientDiagnosis:
             try:
                 self._run(replace(injection, value=value), keep)
             except Stopped:
-                return np.ravel(kept[name] - self.port[name]) if name in self.port else None
+                return np.ravel(kept[name] - port) if fits(port, kept[name]) else None
             except ValueError:
                 return None
             return None
@@ -298,7 +299,7 @@ class StepsDiagnosis:
         def residual(value: float) -> Array | None:
             found = self.step(recipe, number, replace(injection, value=value))
             port = self.oracle.port[recipe][number].get(name)
-            return None if found is None or name not in found or port is None else np.ravel(found[name] - port)
+            return np.ravel(found[name] - port) if found and name in found and fits(port, found[name]) else None
 
         for start in parameter.starts:
             value = newton(residual, parameter, start)

@@ -37,6 +37,11 @@ class Network:
     weights: Checkpoint
     inputs: Sequence[Input]
 
+    @property
+    def batch(self) -> Input:
+        """The smallest input of several images, or of one where none has more."""
+        return min(self.inputs, key=lambda input: (len(input.images) == 1, input.images.size))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -84,10 +89,9 @@ class Plan:
 
     def _training_cases(self, variant: str, network: Network) -> list[Case]:
         """Gradients of the first input and of the smallest batch; steps of that batch with every recipe."""
-        batch = min(network.inputs, key=lambda input: (len(input.images) == 1, input.images.size))
-        inputs = list(dict.fromkeys([network.inputs[0].name, batch.name]))
+        inputs = list(dict.fromkeys([network.inputs[0].name, network.batch.name]))
         cases = [Case(variant, name, mode, task="gradients") for name in inputs for mode in reversed(MODES)]
-        cases += [Case(variant, batch.name, "train", task="steps", recipe=recipe) for recipe in RECIPES]
+        cases += [Case(variant, network.batch.name, "train", task="steps", recipe=recipe) for recipe in RECIPES]
         return [case for case in cases if case.task in self.tasks]
 
 
