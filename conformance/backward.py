@@ -173,11 +173,12 @@ class StepwiseTraining:
         return training_batches(self.images.astype(np.float64), self.config.num_classes, STEPS)
 
     def _put(self, training: Any, state: Mapping[str, Array]) -> None:
+        """Go on from a state; what it lacks, or has in another shape, stays."""
         for name in expected_shapes(self.config):
-            put(training.model, name, state[name])
+            if fits(state.get(name), follow(training.model, name)):
+                put(training.model, name, state[name])
         for slot, held in training.slots.items():
-            for name in held:
-                held[name] = state.get(f"{slot}.{name}", held[name])
+            held |= {name: state[f"{slot}.{name}"] for name in held if fits(state.get(f"{slot}.{name}"), held[name])}
 
     def _gradients(self, name: str, number: int, model: Any) -> tuple[float, dict[str, Array]]:
         """The right gradients at the state before a step, and the right statistics left in the model."""
@@ -189,6 +190,11 @@ class StepwiseTraining:
         for statistic, array in statistics.items():
             put(model, statistic, array)
         return value, {parameter: gradient.copy() for parameter, gradient in found.items()}
+
+
+def fits(array: Array | None, other: Array) -> bool:
+    """Whether an array is there and has the shape of another."""
+    return array is not None and array.shape == other.shape
 
 
 def leaves_gradients(injection: Injection) -> bool:

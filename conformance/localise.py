@@ -4,8 +4,8 @@ The oracle runs the diverging case once more and leaves every layer's activation
 after each piece (stem, block) goes on from the oracle's own activation: a piece that still diverges then is wrong by
 itself, not by what came before. No process holds more than one activation beside what its forward pass needs.
 
-A diverging case of gradients is run once more as it is, one of training steps on a small network of the same variant:
-what an optimizer does wrongly, it does wrongly there too, and a hundred times as fast.
+A diverging case of gradients is run once more on the smallest batch, one of training steps on a small network of the
+same variant: what an optimizer does wrongly, it does wrongly there too, and a hundred times as fast.
 """
 
 from __future__ import annotations
@@ -106,12 +106,20 @@ def localise_training(plan: Plan, files: Files, first: Comparison, notify: Notif
 
 
 def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
-    """By the gradients of the same case; a wrong loss that no fault of training explains, by the forward pass."""
-    case = Case(first.variant, first.input, _mode(first), task="gradients")
-    found, reason = _again(plan, files, first, [case], notify)
-    if reason:
-        return replace(unlocalised(first), note=reason)
-    findings = examine_gradients(plan.networks[first.variant], case, found[case].arrays)
+    """By the gradients of the smallest batch, or of the same case where only that is wrong.
+
+    A wrong loss that no fault of training explains is explained by the forward pass.
+    """
+    network = plan.networks[first.variant]
+    findings: list[Finding] = []
+    for name in dict.fromkeys([network.batch.name, first.input]):
+        case = Case(first.variant, name, _mode(first), task="gradients")
+        found, reason = _again(plan, files, first, [case], notify)
+        if reason:
+            return replace(unlocalised(first), note=reason)
+        findings = examine_gradients(network, case, found[case].arrays)
+        if findings:
+            break
     if first.name == "loss" and not any(finding.causes for finding in findings):
         forward = replace(first, task="")
         for divergence in _localise_group(plan, files, [forward], notify):
@@ -126,7 +134,7 @@ def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence
 
     small = small_plan(plan, first)
     network = small.networks[first.variant]
-    gradients = Case(first.variant, network.inputs[0].name, "train", task="gradients")
+    gradients = Case(first.variant, network.batch.name, "train", task="gradients")
     steps = {recipe: replace(gradients, task="steps", recipe=recipe, layers=True) for recipe in RECIPES}
     small.directory.mkdir()
     files = write_files(small)
@@ -185,7 +193,8 @@ def _states(arrays: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number in range(1, STEPS + 1):
         prefix = f"{number}."
         own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        yield number, own | {"loss": arrays["losses"][number - 1 : number]}
+        losses = {"loss": arrays["losses"][number - 1 : number]} if "losses" in arrays else {}
+        yield number, own | losses
 
 
 def _again(

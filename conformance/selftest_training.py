@@ -6,11 +6,13 @@ build's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from conformance.adapters import Adapter, load_adapter
 from conformance.cases import MOMENTS, Case
@@ -34,6 +36,9 @@ RIGHT = "right"
 
 QUICKLY_COMPILED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 """Compiling takes Flax more time than computing here: 3.4 s, not 6 to 10, for a step of training."""
+
+AT_A_TIME = 20
+"""Networks of one worker: XLA keeps what it compiled for each, and a process of ninety of them was seen to crash."""
 
 Traces = dict[str, Trace]
 """By the name of the task and recipe."""
@@ -179,18 +184,30 @@ def run_training(
         "weights": str(bench.weights),
         "sha256": bench.network.weights.content_hash(),
     }
-    networks, cases = {}, {}
+    networks: dict[str, Mapping[str, Any]] = {}
+    cases: dict[str, list[Case]] = {}
     expected = {key: bench.expected(injection) if injection else {} for key, injection in by_key.items()}
     for key, injection in by_key.items():
         networks[key] = network | ({"faults": [[injection.fault.id, injection.place.name]]} if injection else {})
         shown = [case for case in bench.cases(key) if not injection or case.what in expected[key]]
         cases[key] = shown or bench.cases(key)[:1]
     inputs = {key: {bench.network.inputs[0].name: str(bench.input)} for key in by_key}
-    folder = bench.directory / implementation.name
-    every = [case for own in cases.values() for case in own]
-    job = Job(implementation, "float64", every, networks, inputs, folder, "cpu", threads=1, variables=QUICKLY_COMPILED)
+    jobs = [
+        Job(
+            implementation,
+            "float64",
+            [case for key in keys for case in cases[key]],
+            networks,
+            inputs,
+            bench.directory / f"{implementation.name}-{number}",
+            "cpu",
+            threads=1,
+            variables=QUICKLY_COMPILED,
+        )
+        for number, keys in enumerate(batched(by_key, AT_A_TIME))
+    ]
     waiting: dict[str, dict[str, Trace]] = {}
-    for event in run_jobs([job], parallel=1):
+    for event in run_jobs(jobs, parallel=1):
         notify(event)
         if event.kind == "failed":
             result.failures.append(f"{implementation.name} (training) could not run: {event.facts['reason']}")
@@ -201,6 +218,18 @@ def run_training(
             path.unlink()
             if len(traces) == len(cases[case.variant]):
                 yield waiting.pop(case.variant), by_key[case.variant], expected[case.variant]
+
+
+def batched(keys: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
+    """Keys, some at a time.
+
+    Example:
+        >>> list(batched("abcde", 2))
+        [('a', 'b'), ('c', 'd'), ('e',)]
+    """
+    rest = iter(keys)
+    while some := tuple(islice(rest, size)):
+        yield some
 
 
 def judge(

@@ -37,6 +37,11 @@ class Network:
     weights: Checkpoint
     inputs: Sequence[Input]
 
+    @property
+    def batch(self) -> Input:
+        """The smallest input of several images, or of one where none has more."""
+        return min(self.inputs, key=lambda input: (len(input.images) == 1, input.images.size))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -91,14 +96,14 @@ class Plan:
         does not: a few such values move gradients by 4e-3, and so the steps. There the gradients are those at the
         oracle's activations, and steps are not judged.
         """
-        batch = min(network.inputs, key=lambda input: (len(input.images) == 1, input.images.size))
-        inputs = list(dict.fromkeys([network.inputs[0].name, batch.name]))
+        batch = network.batch.name
+        inputs = list(dict.fromkeys([network.inputs[0].name, batch]))
         task = {"float64": "gradients", "float32": "backward"}[precision]
         cases = [Case(variant, name, mode, task=task) for name in inputs for mode in reversed(MODES)]
         if "gradients" not in self.tasks:
             cases = []
         if "steps" in self.tasks and precision == "float64":
-            cases += [Case(variant, batch.name, "train", task="steps", recipe=recipe) for recipe in RECIPES]
+            cases += [Case(variant, batch, "train", task="steps", recipe=recipe) for recipe in RECIPES]
         return cases
 
 

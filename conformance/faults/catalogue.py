@@ -10,7 +10,7 @@ from collections.abc import Callable
 from conformance.faults import edits, images, weights
 from conformance.faults.edits import by_framework, replaced
 from conformance.faults.fault import PARAMETER, Fault, Parameter, Place, Remedies
-from conformance.faults.training_catalogue import TRAINING
+from conformance.faults.training_catalogue import TRAINING, has_classes
 from impls.config import ResNetConfig
 
 KERNEL = Remedies(
@@ -248,11 +248,6 @@ def adds_positive(place: Place, config: ResNetConfig) -> bool:
 def eps_is_not(value: float) -> Callable[[Place, ResNetConfig], bool]:
     """The network's eps is another."""
     return lambda place, config: config.norm_eps != value
-
-
-def has_classes(place: Place, config: ResNetConfig) -> bool:
-    """There is a classifier."""
-    return config.num_classes > 1
 
 
 CONVOLUTIONS = (

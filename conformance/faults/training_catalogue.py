@@ -120,8 +120,8 @@ def has_classes(place: Place, config: ResNetConfig) -> bool:
     return config.num_classes > 1
 
 
-def pads_alike(place: Place, config: ResNetConfig) -> bool:
-    """Both sides padded alike, as the wrong text has it."""
+def pads_alike_with_classes(place: Place, config: ResNetConfig) -> bool:
+    """The same, and both sides padded alike, as the wrong text has it."""
     return has_classes(place, config) and not config.same_padding
 
 
@@ -286,7 +286,7 @@ GRADIENTS = (
         AT_TIES,
         edits.POOL_AVERAGES_TIES,
         edits.TIES_AVERAGED,
-        where=pads_alike,
+        where=pads_alike_with_classes,
         harmless=NO_TIES,
     ),
     gradient(
@@ -297,7 +297,7 @@ GRADIENTS = (
         AT_TIES,
         edits.POOL_TO_ALL_TIES,
         edits.TIES_ALL,
-        where=pads_alike,
+        where=pads_alike_with_classes,
         harmless=NO_TIES,
     ),
 )

@@ -223,6 +223,15 @@ class TestSteps:
         assert finding.causes == ()
         assert str(finding).startswith("no known fault explains exp_avg.conv1.weight after step 3 of adamw")
 
+    def test_arrays_that_are_missing_or_of_another_shape_are_not_explained(self, specimen):
+        port = specimen.steps()
+        for states in port.values():
+            for state in states.values():
+                del state["conv1.weight"]
+                state["fc.bias"] = np.zeros(3)
+        (finding,) = specimen.explain_steps(port)
+        assert (finding.causes, finding.layer) == ((), "conv1.weight after step 1 of sgd")
+
     def test_right_steps_have_no_findings(self, specimen):
         assert specimen.explain_steps(specimen.steps()) == []
 
