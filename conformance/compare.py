@@ -261,9 +261,11 @@ def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
     of the layer's kernel, and so is what an optimizer keeps of it. AdamW divides by the gradient's own size, so of a
     gradient that is an error e it makes a step of rate * e / eps: the bias is held against that, for the kernel's.
     """
-    case = Case(**oracle.about["case"])
     layer, _, leaf = name.rpartition(".")
-    if leaf != "bias" or case.mode != "train" or not re.search(r"conv\d?$", layer):
+    if leaf != "bias" or not re.search(r"conv\d?$", layer):
+        return None
+    case = Case(**oracle.about["case"])
+    if case.mode != "train":
         return None
     moment, _, path = layer.partition(".")
     recipe = RECIPES[case.recipe] if case.recipe else None
