@@ -280,7 +280,10 @@ def judge_by_builds(error: float, floor: Floor, bound: float, numbers: int) -> t
         (excess and error > FLOAT32.leak * floor.worst, f"{many}: a wrong network, or TF32 or bfloat16 in force"),
         (excess, f"{many}: a bug, or TF32 in some layer"),
         (error > bound, "more than rounding can explain: a bug, and in the builds or the oracle another"),
-        (error < FLOAT32.suspicious * floor.best, "too small for float32: float64, or the oracle compared with itself"),
+        (
+            error < FLOAT32.least(floor.best, numbers),
+            "too small for float32: float64, or the oracle compared with itself",
+        ),
     )
     conclusion = next((conclusion for holds, conclusion in conclusions if holds), "")
     return not conclusion, told_beside_noise(error, floor, bound, conclusion) if conclusion else ""

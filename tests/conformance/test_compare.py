@@ -197,6 +197,14 @@ def test_an_array_of_few_numbers_may_err_by_more_through_luck(numbers, most):
     assert not judge_by_builds((most + 0.1) * 1e-6, floor, bound, numbers)[0]
 
 
+@pytest.mark.parametrize(("numbers", "least"), [(10, 0.033), (1000, 0.093), (10**6, 0.1)])
+def test_an_array_of_few_numbers_may_err_by_less_through_luck(numbers, least):
+    floor, bound = Floor(1e-6, 1e-6), 1e-3
+    assert judge_by_builds((least + 0.001) * 1e-6, floor, bound, numbers)[0]
+    assert not judge_by_builds((least - 0.001) * 1e-6, floor, bound, numbers)[0]
+    assert judge_by_builds(0.0, floor, bound, 4)[0]
+
+
 def test_in_train_mode_rounding_may_come_from_the_sums_of_each_norm_too():
     floors = dict.fromkeys(FLOORS, Floor(1.0, 1.0))
     bounds = {
