@@ -215,8 +215,8 @@ def judge(name: str, oracle: Trace, candidate: Trace, floor: Floor | None, lengt
         return Verdict(measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits))
     if floor is None:
         return Verdict(measured.relative_l2, None, False, "no reference build was measured for it")
-    limit, bound = FLOAT32.limit(floor.worst, length), FLOAT32.bound(length)
-    return Verdict(measured.relative_l2, limit, *judge_by_builds(measured.relative_l2, floor, bound), floor, bound)
+    found, limit, bound = measured.relative_l2, FLOAT32.limit(floor.worst, length, array.size), FLOAT32.bound(length)
+    return Verdict(found, limit, *judge_by_builds(found, floor, bound, array.size), floor, bound)
 
 
 def judge_training(
@@ -285,20 +285,29 @@ def judge_absolute(measured: Measurement, limits: Absolute) -> tuple[bool, str]:
     return True, ""
 
 
-def judge_by_builds(error: float, floor: Floor, bound: float) -> tuple[bool, str]:
+def judge_by_builds(error: float, floor: Floor, bound: float, numbers: int) -> tuple[bool, str]:
     """Whether a float32 error is noise: what correct builds show, not more and not suspiciously less; if not, why.
 
+    Args:
+        error: Of an array.
+        floor: What correct builds err by.
+        bound: What rounding can explain.
+        numbers: How many the array has.
+
     Example:
-        >>> judge_by_builds(1.2e-4, Floor(2.4e-6, 2.9e-6), 8.1e-6)[1].rpartition("8.1e-6: ")[2]
+        >>> judge_by_builds(1.2e-4, Floor(2.4e-6, 2.9e-6), 8.1e-6, 1000)[1].rpartition("8.1e-6: ")[2]
         '41 times what correct builds err by: a bug, or TF32 in some layer'
     """
-    excess = error > FLOAT32.allowed(floor.worst)
+    excess = error > FLOAT32.allowed(floor.worst, numbers)
     many = f"{multiple(error, floor)} times what correct builds err by"
     conclusions = (
         (excess and error > FLOAT32.leak * floor.worst, f"{many}: a wrong network, or TF32 or bfloat16 in force"),
         (excess, f"{many}: a bug, or TF32 in some layer"),
         (error > bound, "more than rounding can explain: a bug, and in the builds or the oracle another"),
-        (error < FLOAT32.suspicious * floor.best, "too small for float32: float64, or the oracle compared with itself"),
+        (
+            error < FLOAT32.least(floor.best, numbers),
+            "too small for float32: float64, or the oracle compared with itself",
+        ),
     )
     conclusion = next((conclusion for holds, conclusion in conclusions if holds), "")
     return not conclusion, told_beside_noise(error, floor, bound, conclusion) if conclusion else ""

@@ -27,8 +27,8 @@ CLAIMS = {
     "float64": f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}",
     "float32": (
         "the arithmetic, of each network the array nearest to its limit: noise is an error of at most "
-        f"{FLOAT32.times_floor:g} times what correct float32 builds of this run err by, and of no more than rounding "
-        "in sums of that length can explain"
+        f"{FLOAT32.times_floor:g} times what correct float32 builds of this run err by (up to twice that in "
+        "arrays of a few numbers), and of no more than rounding in sums of that length can explain"
     ),
 }
 

@@ -166,7 +166,7 @@ def test_bad_input_is_one_message_and_exit_code_2(small_weights, tmp_path, argum
 def test_list_says_what_there_is():
     result = CliRunner().invoke(main, ["list"])
     assert result.exit_code == 0
-    for word in ("torch", "flax", "keras", "tutorial", "v1.5", "photograph", "float64"):
+    for word in ("torch", "flax", "keras", "torch-compiled", "tutorial", "v1.5", "photograph", "float64"):
         assert word in result.output
 
 

@@ -166,7 +166,7 @@ def test_float32_is_held_against_correct_builds(noise, reason):
     ],
 )
 def test_an_error_is_noise_or_a_bug_for_a_stated_reason(error, bound, conclusion):
-    passed, reason = judge_by_builds(error, Floor(2.4e-6, 2.9e-6), bound)
+    passed, reason = judge_by_builds(error, Floor(2.4e-6, 2.9e-6), bound, 10**6)
     assert passed == (not conclusion)
     if conclusion:
         floor = "correct float32 builds of this run err by 2.4e-6 to 2.9e-6"
@@ -190,6 +190,21 @@ def test_every_float32_verdict_tells_the_noise_it_was_held_against(noise, conclu
             assert conclusion in facts["told"].removeprefix(words)
 
 
+@pytest.mark.parametrize(("numbers", "most"), [(1, 6.2), (10, 3.3), (1000, 2.1), (10**6, 2.0)])
+def test_an_array_of_few_numbers_may_err_by_more_through_luck(numbers, most):
+    floor, bound = Floor(1e-6, 1e-6), 1e-3
+    assert judge_by_builds(most * 1e-6, floor, bound, numbers)[0]
+    assert not judge_by_builds((most + 0.1) * 1e-6, floor, bound, numbers)[0]
+
+
+@pytest.mark.parametrize(("numbers", "least"), [(10, 0.033), (1000, 0.093), (10**6, 0.1)])
+def test_an_array_of_few_numbers_may_err_by_less_through_luck(numbers, least):
+    floor, bound = Floor(1e-6, 1e-6), 1e-3
+    assert judge_by_builds((least + 0.001) * 1e-6, floor, bound, numbers)[0]
+    assert not judge_by_builds((least - 0.001) * 1e-6, floor, bound, numbers)[0]
+    assert judge_by_builds(0.0, floor, bound, 4)[0]
+
+
 def test_in_train_mode_rounding_may_come_from_the_sums_of_each_norm_too():
     floors = dict.fromkeys(FLOORS, Floor(1.0, 1.0))
     bounds = {
@@ -206,12 +221,12 @@ def test_a_float64_verdict_has_no_noise():
 
 def test_builds_without_error_make_any_error_infinitely_large():
     assert multiple(1e-9, Floor(0.0, 0.0)) == "inf"
-    assert not judge_by_builds(1.3e-7, Floor(0.0, 0.0), 1e-6)[0]
+    assert not judge_by_builds(1.3e-7, Floor(0.0, 0.0), 1e-6, 10**6)[0]
 
 
 def test_builds_that_err_by_less_than_one_rounding_had_luck():
-    assert judge_by_builds(1.1e-7, Floor(0.9e-8, 1.1e-8), 1e-6) == (True, "")
-    assert not judge_by_builds(1.3e-7, Floor(0.9e-8, 1.1e-8), 1e-6)[0]
+    assert judge_by_builds(1.1e-7, Floor(0.9e-8, 1.1e-8), 1e-6, 10**6) == (True, "")
+    assert not judge_by_builds(1.3e-7, Floor(0.9e-8, 1.1e-8), 1e-6, 10**6)[0]
 
 
 def test_float32_without_reference_builds_cannot_pass():

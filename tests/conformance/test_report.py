@@ -20,12 +20,12 @@ from impls.config import ResNetConfig
 
 CONFIG = ResNetConfig(depths=(1, 1, 1, 1), width=4, num_classes=6)
 FLOOR = Floor(2.4e-6, 2.9e-6)
-LENGTH = 4624
+LENGTH, NUMBERS = 4624, 10**6
 
 
 def comparison(error: float, name: str = "logits", floor: Floor = FLOOR) -> Comparison:
-    limit, bound = FLOAT32.limit(floor.worst, LENGTH), FLOAT32.bound(LENGTH)
-    passed, reason = judge_by_builds(error, floor, bound)
+    limit, bound = FLOAT32.limit(floor.worst, LENGTH, NUMBERS), FLOAT32.bound(LENGTH)
+    passed, reason = judge_by_builds(error, floor, bound, NUMBERS)
     return Comparison(
         *("torch", "v1.5", "float32", "inference", "noise-32x32", name, error, limit, passed, reason, floor, bound)
     )
