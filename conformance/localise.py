@@ -125,7 +125,8 @@ def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Not
         for divergence in _localise_group(plan, files, [forward], notify):
             if divergence.findings:
                 return replace(divergence, task=first.task, note="the forward pass is wrong already")
-    return replace(unlocalised(first), findings=findings)
+    note = "" if findings else "run once more, its gradients are right"
+    return replace(unlocalised(first), findings=findings, note=note)
 
 
 def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence:

@@ -17,7 +17,7 @@ class AdamEpsilon(Oracle):
 
 
 class Coarse(Training):
-    """The optimizer sees of each gradient its sign and the power of two next to its size."""
+    """The optimizer sees of each gradient its sign and the power of two above its size."""
 
     def __init__(self, model, recipe):
         super().__init__(model, recipe)
@@ -26,7 +26,7 @@ class Coarse(Training):
 
 def coarse_gradients(*arguments):
     value, found = gradients(*arguments)
-    sizes = {name: 2 ** np.round(np.log2(np.abs(gradient) + 1e-300)) for name, gradient in found.items()}
+    sizes = {name: 2 ** np.ceil(np.log2(np.abs(gradient) + 1e-300)) for name, gradient in found.items()}
     return value, {name: np.sign(found[name]) * size for name, size in sizes.items()}
 
 
