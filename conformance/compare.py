@@ -235,12 +235,12 @@ def judge_training(
     except Incomparable as error:
         return Verdict(None, None, False, str(error))
     if precision == "float32":
-        return judge_float32_gradient(measured.relative_l2, floor, length)
+        return judge_float32_gradient(measured.relative_l2, floor, length, array.size)
     limits = next(limits for start, limits in TRAINING_LIMITS.items() if name.startswith(start))
     return Verdict(measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits))
 
 
-def judge_float32_gradient(error: float, floor: Floor | None, length: int | None) -> Verdict:
+def judge_float32_gradient(error: float, floor: Floor | None, length: int | None, numbers: int) -> Verdict:
     """Whether a gradient in float32 errs by no more than correct builds do, or than rounding on the way back explains.
 
     One of both suffices: near the output few numbers are summed, and whether the builds happen to err by less than a
@@ -249,7 +249,7 @@ def judge_float32_gradient(error: float, floor: Floor | None, length: int | None
     if floor is None or length is None:
         return Verdict(error, None, False, "no reference build was measured for it")
     bound = FLOAT32.bound(length)
-    limit = max(FLOAT32.allowed(floor.worst), bound)
+    limit = max(FLOAT32.allowed(floor.worst, numbers), bound)
     reason = told_beside_noise(error, floor, bound, "more than both: a bug, or TF32") if error > limit else ""
     return Verdict(error, limit, error <= limit, reason, floor, bound)
 

@@ -59,12 +59,12 @@ def test_that_steps_are_not_judged_is_said(run):
 
 
 def test_an_error_may_be_what_builds_make_or_what_rounding_explains():
-    floor, length = Floor(1e-6, 2e-6), 1000
+    floor, length, numbers = Floor(1e-6, 2e-6), 1000, 10**6
     bound = FLOAT32.bound(length)
-    assert judge_float32_gradient(0.9 * bound, Floor(1e-9, 1e-9), length).passed
-    assert judge_float32_gradient(3.9e-6, floor, 1).passed
-    assert not judge_float32_gradient(1.1 * max(bound, 4e-6), floor, length).passed
-    assert not judge_float32_gradient(1e-9, None, length).passed
+    assert judge_float32_gradient(0.9 * bound, Floor(1e-9, 1e-9), length, numbers).passed
+    assert judge_float32_gradient(3.9e-6, floor, 1, numbers).passed
+    assert not judge_float32_gradient(1.1 * max(bound, 4.1e-6), floor, length, numbers).passed
+    assert not judge_float32_gradient(1e-9, None, length, numbers).passed
 
 
 def test_lengths_grow_on_the_way_back():
