@@ -15,8 +15,8 @@ FLOAT32_UNIT = 2.0**-24
 """Half the distance from 1 to the next float32: the relative error of one rounding."""
 
 SCATTER = 3.0
-"""Standard deviations of luck. One image's ten logits erred by 3.3e-7 to 1.2e-6 in one correct build, and once by 2.3 times
-what the reference builds did; those of 64 images together by 1.1 times. In 320 runs of correct builds each, the worst
+"""Standard deviations of luck. One image's ten logits erred by 3.3e-7 to 1.2e-6 in one correct build, and once by 2.3
+times what the reference builds did; those of 64 images together by 1.1 times. In 320 runs of correct builds, the worst
 multiple was 3.2 of two logits (5.0 is allowed), 1.9 of ten (3.3) and 1.5 of a thousand (2.1)."""
 
 
