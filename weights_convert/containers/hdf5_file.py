@@ -128,10 +128,10 @@ def _refusals_of_array(array: h5py.Dataset, where: str) -> Iterator[str]:
         yield f"{where!r} promises {array.nbytes:,} bytes and holds {stored:,}"
 
 
-def _read_array(array: h5py.Dataset) -> np.ndarray:
-    """The same bits; HDF5 does not know bfloat16, so Keras marks it: one flipped bit makes float16 look alike."""
+def _read_array(array: h5py.Dataset, marked: bool = True) -> np.ndarray:
+    """The same bits. HDF5 does not know bfloat16 and holds two bytes of no kind: Keras 3 marks them, legacy files do not."""
     held = np.asarray(array[()])
-    bfloat16 = array.attrs.get("dtype") == "bfloat16" and held.dtype == "V2"
+    bfloat16 = held.dtype == "V2" and (not marked or array.attrs.get("dtype") == "bfloat16")
     return held.view(ml_dtypes.bfloat16) if bfloat16 else held
 
 
@@ -181,7 +181,7 @@ def _write_numbered(file: h5py.File, arrays: Mapping[str, np.ndarray], dialect: 
 def _read_legacy(root: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
     for layer in _list(root, "layer_names"):
         for name in _list(root[layer], "weight_names"):
-            yield name.removesuffix(":0").replace("/", "."), _read_array(root[layer][name])
+            yield name.removesuffix(":0").replace("/", "."), _read_array(root[layer][name], marked=False)
 
 
 def _write_legacy(file: h5py.File, arrays: Mapping[str, np.ndarray], dialect: str) -> None:

@@ -85,23 +85,20 @@ def test_every_array_alone(random_weights):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("train", [True, False])
-def test_every_array_alone_of_the_full_network(train):
-    """The same of ResNet-50 on a photograph: 162 derivatives, at most 6e-14 of a gradient's length from the gradient.
-
-    A direction of independent numbers sees as much of an array's error as there is, so this is its relative L2 error.
-    """
+def test_every_array_of_the_full_network(train):
+    """The same of ResNet-50 on a photograph, in a dozen directions, each array with an equal say in one of them."""
     config = VARIANTS["v1.5"]
     model = resnet(config, synthetic_weights(config, seed=0)).train(train)
     images, labels, recipe = photograph(224).images.astype("float64"), np.array([11]), Recipe(label_smoothing=0.1)
     _, found = gradients(copy.deepcopy(model), images, labels, recipe)
     assert len(found) == 162
-    random, errors = np.random.default_rng(0), {}
-    for name, gradient in found.items():
-        direction = random.standard_normal(gradient.shape)
-        expected = directional_derivative(model, images, labels, recipe, {name: direction})
-        assert np.linalg.norm(gradient) > 1e-6  # far from rounding
-        errors[name] = abs(np.vdot(gradient, direction) - expected) / np.linalg.norm(gradient)
-    assert max(errors.values()) < 1e-12, max(errors, key=errors.__getitem__)
+    assert min(np.linalg.norm(gradient) for gradient in found.values()) > 1e-6  # far from rounding
+    random, names = np.random.default_rng(0), list(found)
+    for start in range(12):
+        own = {name: found[name] for name in names[start::12]}
+        direction = unit(random, own)
+        expected = directional_derivative(model, images, labels, recipe, direction)
+        assert abs(sum(np.vdot(own[name], direction[name]) for name in own) - expected) < 1e-12 * len(own)
 
 
 def test_the_loss_is_the_cross_entropy_of_smoothed_labels():
