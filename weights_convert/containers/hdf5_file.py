@@ -129,7 +129,7 @@ def _refusals_of_array(array: h5py.Dataset, where: str) -> Iterator[str]:
 
 
 def _read_array(array: h5py.Dataset, marked: bool = True) -> np.ndarray:
-    """The same bits. HDF5 does not know bfloat16 and holds two bytes of no kind: Keras 3 marks them, legacy files do not."""
+    """The same bits. HDF5 does not know bfloat16: two bytes of no kind, which Keras 3 marks and legacy files do not."""
     held = np.asarray(array[()])
     bfloat16 = held.dtype == "V2" and (not marked or array.attrs.get("dtype") == "bfloat16")
     return held.view(ml_dtypes.bfloat16) if bfloat16 else held
