@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, cycle, islice, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +102,9 @@ def draws(variants: Sequence[str], number: int, seed: int = 0, full: bool = Fals
         >>> [draw.name for draw in draws(["v1", "keras"], 3)]
         ['v1-0', 'keras-1', 'v1-2']
     """
-    pairs = product(FULL_SETTINGS if full else SMALL_SETTINGS, variants)
-    drawn = zip(cycle(pairs), count(seed), strict=False)  # both without end
-    return [Draw(variant, setting, own, full) for (setting, variant), own in islice(drawn, number)]
+    pairs = list(product(FULL_SETTINGS if full else SMALL_SETTINGS, variants))
+    turns = (pairs[turn % len(pairs)] for turn in range(number))
+    return [Draw(variant, setting, own, full) for own, (setting, variant) in enumerate(turns, start=seed)]
 
 
 @dataclass

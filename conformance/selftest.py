@@ -31,15 +31,12 @@ from conformance.selftest_training import train_injections
 from conformance.stream import Stored, finish_stream, read_stream, write_stream
 from conformance.suite import Network
 from conformance.trace import Trace
-from conformance.trials import Result, Trial, chosen_injections
+from conformance.trials import Result, Trial, by_name, chosen_injections, job_networks
 from conformance.weights import synthetic_weights
 from impls.config import VARIANTS
 
 SMALL: dict[str, Any] = {"depths": (2, 2, 2, 2), "width": 8, "num_classes": 10}
 """A network of every kind of block, twice in each stage, that runs in milliseconds."""
-
-RIGHT = "right"
-"""The name of the build without a fault."""
 
 Notify = Callable[[Event], None]
 
@@ -183,17 +180,8 @@ def run_injections(
     result: Result,
 ) -> Iterator[tuple[dict[Mode, Trace], dict[Mode, Trace], Injection | None]]:
     """Each injection's traces, plain and fed piece by piece, as soon as they are all there; the right build's too."""
-    by_key: dict[str, Injection | None] = {RIGHT: None}
-    by_key |= {f"{injection.fault.id}@{injection.place.name}": injection for injection in injections}
-    network = {
-        "config": bench.network.config.to_dict(),
-        "weights": str(bench.weights),
-        "sha256": bench.network.weights.content_hash(),
-    }
-    networks = {
-        key: network | ({"faults": [[injection.fault.id, injection.place.name]]} if injection else {})
-        for key, injection in by_key.items()
-    }
+    by_key = by_name(injections)
+    networks = job_networks(bench.network, bench.weights, by_key)
     inputs = {key: {bench.images.name: str(bench.input)} for key in by_key}
     cases = [Case(key, bench.images.name, mode, layers) for key in by_key for layers in (False, True) for mode in MODES]
     truth = {case.slug: str(bench.directory / f"{ORACLE.name}-{case.mode}") for case in cases if case.layers}

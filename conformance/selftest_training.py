@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from conformance.adapters import Adapter, load_adapter
 from conformance.cases import MOMENTS, Case
@@ -26,13 +25,10 @@ from conformance.recipes import RECIPES, STEPS
 from conformance.run import Job, run_jobs
 from conformance.suite import Network, Notify
 from conformance.trace import Trace
-from conformance.trials import Result, Trial, chosen_injections
+from conformance.trials import RIGHT, Result, Trial, by_name, chosen_injections, job_networks
 from conformance.weights import synthetic_weights
 from conformance.worker import TASKS
 from impls.config import VARIANTS
-
-RIGHT = "right"
-"""The name of the build without a fault."""
 
 QUICKLY_COMPILED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 """Compiling takes Flax more time than computing here: 3.4 s, not 6 to 10, for a step of training."""
@@ -177,18 +173,11 @@ def run_training(
     result: Result,
 ) -> Iterator[tuple[Traces, Injection | None, Mapping[str, Comparison]]]:
     """Each injection's traces and what is expected of it, as soon as they are all there; the right build's first."""
-    by_key: dict[str, Injection | None] = {RIGHT: None}
-    by_key |= {f"{injection.fault.id}@{injection.place.name}": injection for injection in injections}
-    network = {
-        "config": bench.network.config.to_dict(),
-        "weights": str(bench.weights),
-        "sha256": bench.network.weights.content_hash(),
-    }
-    networks: dict[str, Mapping[str, Any]] = {}
+    by_key = by_name(injections)
+    networks = job_networks(bench.network, bench.weights, by_key)
     cases: dict[str, list[Case]] = {}
     expected = {key: bench.expected(injection) if injection else {} for key, injection in by_key.items()}
     for key, injection in by_key.items():
-        networks[key] = network | ({"faults": [[injection.fault.id, injection.place.name]]} if injection else {})
         shown = [case for case in bench.cases(key) if not injection or case.what in expected[key]]
         cases[key] = shown or bench.cases(key)[:1]
     inputs = {key: {bench.network.inputs[0].name: str(bench.input)} for key in by_key}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from conformance.compare import Comparison
 from conformance.faults import FAULTS, Fault, Injection, Place
+from conformance.suite import Network
 from impls.config import ResNetConfig
+
+RIGHT = "right"
+"""The name of the build without a fault."""
 
 LAYER_TARGET, CAUSE_TARGET = 0.98, 0.95
 """Shares of the injections in which the right layer and the right cause must be named; all must be caught."""
@@ -113,3 +119,31 @@ def chosen_injections(
         if fault.can_be_in(implementation) or not implementation
         for place in chosen_places(fault, config, everywhere)
     ]
+
+
+def by_name(injections: Sequence[Injection]) -> dict[str, Injection | None]:
+    """The right build, then each injection, by what a job calls their networks.
+
+    Example:
+        >>> list(by_name(chosen_injections(ResNetConfig(), ["pool-valid"])))
+        ['right', 'pool-valid@stem']
+    """
+    return {RIGHT: None} | {f"{injection.fault.id}@{injection.place.name}": injection for injection in injections}
+
+
+def job_networks(
+    network: Network, weights: Path, named: Mapping[str, Injection | None]
+) -> dict[str, Mapping[str, Any]]:
+    """The networks of a job: one and the same, with each injection's fault.
+
+    Args:
+        network: The right one.
+        weights: The file that holds its weights.
+        named: As `by_name` gives them.
+    """
+    right = {"config": network.config.to_dict(), "weights": str(weights), "sha256": network.weights.content_hash()}
+    faults = {
+        name: {"faults": [[injection.fault.id, injection.place.name]]} if injection else {}
+        for name, injection in named.items()
+    }
+    return {name: right | fault for name, fault in faults.items()}

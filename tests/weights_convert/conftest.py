@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from conformance.inputs import photograph
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint
 from weights_convert.dialects import find_dialect
@@ -26,6 +27,19 @@ TINY = ResNetConfig(depths=(2, 1, 1, 1), width=4, num_classes=5)
 @pytest.fixture(scope="session")
 def tiny() -> ResNetConfig:
     return TINY
+
+
+@pytest.fixture(scope="session")
+def image() -> np.ndarray:
+    """A photograph in float64, (1, 3, 224, 224)."""
+    return photograph().images.astype(np.float64)
+
+
+def distance(got: np.ndarray, expected: np.ndarray) -> float:
+    """Relative L2 of two float64 arrays of one shape."""
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype == np.float64
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 @pytest.fixture(scope="session")

@@ -29,10 +29,11 @@ import torchvision
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from conformance.inputs import noise, photograph
+from conformance.inputs import noise
 from conformance.weights import synthetic_weights
 from impls.config import VARIANTS, ResNetConfig
 from impls.numpy import resnet as numpy_resnet
+from tests.weights_convert.conftest import distance
 from weights_convert import Source, load
 from weights_convert.cli import main
 
@@ -43,18 +44,6 @@ LIMIT = 1e-12
 FRAMEWORKS = ("numpy", "torch", "flax", "keras")
 RESIDUAL_SCALE = 0.4
 """Factor on the scales of the last norm of a block, so that a sum of residual branches grows little."""
-
-
-@pytest.fixture(scope="module")
-def image() -> np.ndarray:
-    return photograph().images.astype(np.float64)
-
-
-def distance(got: np.ndarray, expected: np.ndarray) -> float:
-    """Relative L2."""
-    assert got.shape == expected.shape
-    assert got.dtype == expected.dtype == np.float64
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 def numpy_logits(variant: str, weights: Source, image: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance.inputs import photograph
 from conformance.weights import synthetic_weights
 from impls.config import VARIANTS, ResNetConfig
 from impls.numpy import resnet as numpy_resnet
+from tests.weights_convert.conftest import distance
 from weights_convert import Checkpoint, ConversionError, cast, containers, load
 from weights_convert.cli import dialect_of_name
 
@@ -112,17 +112,6 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     """As on a machine where these are not installed."""
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
-
-
-@pytest.fixture(scope="module")
-def image() -> np.ndarray:
-    return photograph().images.astype(np.float64)
-
-
-def distance(got: np.ndarray, expected: np.ndarray) -> float:
-    assert got.shape == expected.shape
-    assert got.dtype == expected.dtype == np.float64
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 def logits_of(weights: Checkpoint, image: np.ndarray) -> np.ndarray:
