@@ -395,8 +395,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         temporary.replace(path)
         return
     if _exchanged(temporary, path):
-        shutil.rmtree(temporary)
-        return
+        return  # the old one now has the temporary's name, and goes with it
     aside = path.with_name(f"{temporary.name}.old")
     path.replace(aside)
     try:

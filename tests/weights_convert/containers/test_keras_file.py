@@ -53,3 +53,16 @@ def test_a_truncated_one_is_no_pytorch_file(checkpoint_of: MakeCheckpoint, tmp_p
     (tmp_path / "a.keras").write_bytes(content[: len(content) // 2])
     with pytest.raises(ConversionError, match="it is no whole zip archive, as PyTorch and Keras write them"):
         containers.read(tmp_path / "a.keras")
+
+
+def test_a_lying_archive_is_refused_without_repeating_it(checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
+    """zipfile shows the name that it finds, and that is as long as the archive says."""
+    path = tmp_path / "a.keras"
+    checkpoint_of(dialect="keras").save(path)
+    content = bytearray(path.read_bytes())
+    name = content.index(b"config.json")
+    content[name - 4 : name - 2] = (60_000).to_bytes(2, "little")  # the length of the name, in the entry's own header
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match="it is no whole Keras archive file: File name in directory") as refusal:
+        load(path)
+    assert len(str(refusal.value)) < 1000
