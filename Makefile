@@ -27,7 +27,7 @@ test: $(INSTALLED)  ## run the tests
 slow: $(INSTALLED)  ## run the slow tests: other libraries' own models and files, campaigns, other backends
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-selftest: $(INSTALLED)  ## inject every fault of the catalogue into every implementation: half an hour
+selftest: $(INSTALLED)  ## inject every fault of the catalogue into every implementation: ten minutes
 	$(BIN)/conformance selftest $(ARGS)
 
 benchmarks: $(INSTALLED)  ## measure conversions beside other libraries' loaders
