@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     ocp = needed("orbax.checkpoint", "flax", str(path))
     place = path / "default" if (path / "default").is_dir() else path
-    with warnings.catch_warnings():
+    with _patient_loops(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that no sharding is given: there is one host
         warnings.simplefilter("ignore", RuntimeWarning)  # that Orbax drops what it began, where _METADATA is damaged
         handler = ocp.PyTreeCheckpointHandler()
@@ -55,6 +57,35 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.resolve(), nested(contiguous), custom_metadata=packed(metadata))
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop that closes when all it began has ended.
+
+    Where one array cannot be read, Orbax closes its loop while TensorStore still reads the others, and each of those
+    then prints a traceback of its own: "Exception ignored in: None ... Event loop is closed".
+    """
+
+    def close(self) -> None:
+        if not self.is_closed() and (begun := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*begun, return_exceptions=True))
+        super().close()
+
+
+class _PatientLoops(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _PatientLoop()
+
+
+@contextmanager
+def _patient_loops() -> Iterator[None]:
+    """While it lasts, new event loops are patient: Orbax makes its own, and lets nobody pass one."""
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_PatientLoops())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(before)
 
 
 def _map(tree: Any, function: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from impls.config import named_config
 from weights_convert import Checkpoint, ConversionError, load
 
 
@@ -41,3 +43,20 @@ def test_no_flipped_bit_of_its_data_changes_a_number_unnoticed(folder: Path, che
         except ConversionError:
             refused += 1
     assert refused > 6
+
+
+def test_what_cannot_be_read_is_one_error_though_other_arrays_are_still_being_read(
+    tmp_path: Path, checkpoint_of: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
+):
+    """On the real network, whose last arrays are read when the error of the first is told."""
+    checkpoint_of(named_config("v1.5"), dialect="flax").save(tmp_path / "a.orbax")
+    data = max((tmp_path / "a.orbax").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    with data.open("r+b") as file:
+        file.seek(data.stat().st_size // 4)
+        file.write(bytes(data.stat().st_size // 2))
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(ConversionError, match="it is no whole Orbax file"):
+        load(tmp_path / "a.orbax")
+    gc.collect()
+    assert not ignored
