@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -152,6 +153,13 @@ def expected_names(case: Case, config: ResNetConfig) -> list[str]:
 
 MOMENTS = ("first", "last")
 """The steps after which the state is kept."""
+
+OFFSET = re.compile(r"(.*conv\d?|([a-z_]+\.)?bn1)\.bias")
+"""Arrays whose gradient is noise in train mode, wholly or for some channels, and so is what an optimizer keeps of it.
+
+A convolution's bias moves all that the norm behind it subtracts the mean of. The bias of the stem's norm does so for a
+channel that every window of the max pool sees above zero.
+"""
 
 
 def parameter_names(config: ResNetConfig) -> list[str]:

@@ -6,7 +6,6 @@ A missing name, another shape or dtype, a NaN or infinity on either side, an ora
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, prod
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conformance.cases import Case, dot_lengths, expected_names, gradient_lengths, statistic_names
+from conformance.cases import OFFSET, Case, dot_lengths, expected_names, gradient_lengths, statistic_names
 from conformance.limits import (
     ACTIVATIONS_FLOAT64,
     FIRST_STEP_FLOAT64,
@@ -257,17 +256,18 @@ def judge_float32_gradient(error: float, floor: Floor | None, length: int | None
 def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
     """What an error is held against instead of the array itself, where that is zero in theory and noise in practice.
 
-    A convolution's bias before a norm in train mode has no effect, so its gradient is rounding: it is held against that
-    of the layer's kernel, and so is what an optimizer keeps of it. AdamW divides by the gradient's own size, so of a
-    gradient that is an error e it makes a step of rate * e / eps: the bias is held against that, for the kernel's.
+    An offset that the next norm takes away again has no effect in train mode, so its gradient is rounding: it is held
+    against that of the layer's weight, and so is what an optimizer keeps of it. AdamW divides by the gradient's own
+    size, so of a gradient that is an error e it makes a step of rate * e / eps: the bias is held against that, for the
+    weight's.
     """
-    layer, _, leaf = name.rpartition(".")
-    if leaf != "bias" or not re.search(r"conv\d?$", layer):
+    moment, _, array = name.partition(".")
+    if not OFFSET.fullmatch(array):
         return None
+    layer, path = name.removesuffix(".bias"), array.removesuffix(".bias")
     case = Case(**oracle.about["case"])
     if case.mode != "train":
         return None
-    moment, _, path = layer.partition(".")
     recipe = RECIPES[case.recipe] if case.recipe else None
     if moment == "gradient" or path.startswith(("momentum_buffer.", "exp_avg.", "exp_avg_sq.")):
         return oracle.arrays[f"{layer}.weight"]

@@ -125,8 +125,8 @@ def cause_facts(injection: Injection) -> dict[str, Any]:
     }
 
 
-def distance(reference: Array, other: Array) -> float:
-    """Relative L2 distance; infinite where shapes or the places of NaN and infinity differ.
+def distance(reference: Array, other: Array, scale: Array | None = None) -> float:
+    """L2 distance relative to the reference, or to a scale; infinite where shapes or places of NaN and infinity differ.
 
     Example:
         >>> distance(np.array([3.0, 4.0]), np.array([3.0, 4.5])), distance(np.zeros(2), np.zeros(3))
@@ -140,7 +140,7 @@ def distance(reference: Array, other: Array) -> float:
         if (finite != np.isfinite(wide[1])).any():
             return inf
         wide = [array[finite] for array in wide]
-    norm = float(np.linalg.norm(wide[0].ravel()))
+    norm = float(np.linalg.norm((wide[0] if scale is None else scale).ravel()))
     apart = float(np.linalg.norm((wide[1] - wide[0]).ravel()))
     return apart / norm if norm else (inf if apart else 0.0)
 

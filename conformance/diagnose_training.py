@@ -7,7 +7,6 @@ there on. Steps are taken one by one, each from the port's own state: what is wr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from conformance.backward import PiecewiseGradients, StepwiseTraining, fits
-from conformance.cases import Case, Mode, expected_names
+from conformance.cases import MOMENTS, OFFSET, Case, Mode, expected_names
 from conformance.diagnose import MOST_FAULTS, Finding, distance, newton
 from conformance.faults import FAULTS, Fault, Injection
 from conformance.segments import Stopped, segment_of
@@ -35,9 +34,6 @@ offset at twice the rate. The least fault, clipping to norm / (total + 1e-6), le
 
 NEARER = 0.99
 """Share of what the right network leaves, at most, that a fault which comes nearer leaves; more is rounding."""
-
-CONV_BIAS = re.compile(r"conv\d?\.bias$")
-"""Their gradients, before a norm in train mode, are zero in theory and rounding in practice: they explain nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +75,13 @@ class GradientDiagnosis:
     def __post_init__(self) -> None:
         self.known: list[Injection] = []
         self._expect()
+        self.right = self.expected
 
     @cached_property
     def names(self) -> list[str]:
-        """Every array in the order of computation; in train mode without those that are noise."""
+        """Every array in the order of computation."""
         mode: Mode = "train" if self.oracle.train else "inference"
-        names = expected_names(Case("-", "-", mode, task="gradients"), self.oracle.config)
-        return [name for name in names if not (self.oracle.train and CONV_BIAS.search(name))]
+        return expected_names(Case("-", "-", mode, task="gradients"), self.oracle.config)
 
     def first_wrong(self) -> str | None:
         """The first array that the faults known by now do not explain."""
@@ -211,8 +207,11 @@ class GradientDiagnosis:
         self.oracle.run(self.known, order[0], None, keep)
 
     def _left(self, name: str, expected: Array) -> float:
-        """How far the port's array is from another."""
-        return distance(self.port[name], expected) if name in self.port else inf
+        """How far the port's array is from another; of one that may be noise, beside the layer's weight."""
+        if name not in self.port:
+            return inf
+        noise = self.oracle.train and OFFSET.fullmatch(name.removeprefix("gradient."))
+        return distance(self.port[name], expected, self.right[name.replace(".bias", ".weight")] if noise else None)
 
 
 At = tuple[str, int, str]
@@ -379,8 +378,9 @@ def step_names(recipe: str, config: ResNetConfig) -> Iterator[str]:
     names = expected_names(Case("-", "-", "train", task="steps", recipe=recipe), config)
     yield "loss"
     for name in names:
-        if name.startswith("first.") and not CONV_BIAS.search(name):
-            yield name.removeprefix("first.")
+        moment, _, array = name.partition(".")
+        if moment == MOMENTS[0] and not OFFSET.fullmatch(array):
+            yield array
 
 
 def told_at(at: At) -> str:

@@ -3,6 +3,8 @@
 Freshly initialised weights hide most porting bugs: with a running mean of 0 and a variance of 1 an exchanged pair, a
 wrong epsilon or a missing norm changes nothing or little. Here scales and offsets are random, and the running
 statistics are those of real activations, so that signals keep their scale through the depth, as in a trained network.
+And as in a trained network some channels are dead: only there does a ReLU meet an exact zero, at which its gradient is
+a convention; and one channel of the stem is flat, so that the max pool meets equal numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ CALIBRATION_SIDE = 112
 RESIDUAL_SCALE = 0.4
 """Factor on the scales of bn3, so that a sum of up to six residual branches grows by less than twofold."""
 
+DEAD, FLAT = 0, 1
+"""Channels: of every norm, one of which only zeros come; of the stem's, one of which only its positive offset comes."""
+
 
 def synthetic_weights(config: ResNetConfig, seed: int) -> Checkpoint:
     """Random weights with calibrated statistics: the same for the same seed, exact in float32.
@@ -38,11 +43,13 @@ def synthetic_weights(config: ResNetConfig, seed: int) -> Checkpoint:
             factor = RESIDUAL_SCALE if path.endswith("bn3") else 1.0
             layer.weight = random.uniform(0.5, 1.5, layer.weight.shape) * factor
             layer.bias = random.normal(0.0, 0.2, layer.bias.shape)
+            layer.weight[DEAD] = layer.bias[DEAD] = 0.0
             layer.decay = 0.0  # the running statistics become those of the one calibrating run
         elif isinstance(layer, Convolution):
             layer.bias = None if layer.bias is None else random.normal(0.0, 0.1, layer.bias.shape)
         else:
             layer.bias = random.normal(0.0, 0.1, layer.bias.shape)
+    model.bn1.weight[FLAT], model.bn1.bias[FLAT] = 0.0, 0.5
     model.train()(calibration_images(config, seed))
     model.config = config
     return Checkpoint(

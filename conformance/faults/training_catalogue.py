@@ -29,7 +29,7 @@ STATISTICS = Remedies(
     keras="Use BatchNormalization, whose batch statistics are differentiated; by hand, put no stop_gradient on them.",
 )
 AT_ZERO = Remedies(
-    torch="Use torch.relu: torch.maximum passes half the gradient at zero, clamp all of it.",
+    torch="Use torch.relu: torch.maximum passes half the gradient at zero, where(x < 0, 0, x) all of it.",
     flax="Use nnx.relu: jnp.maximum passes half the gradient at zero.",
     keras="Use ops.relu: ops.maximum passes the whole gradient at zero on TensorFlow.",
 )
@@ -142,12 +142,6 @@ def decay_over_rate(recipe: Recipe, parameter: float) -> float:
     """AdamW's decay so large that the learning rate, by which it is multiplied, falls out; SGD's as it is."""
     return recipe.weight_decay / (recipe.learning_rate if recipe.optimizer == "adamw" else 1.0)
 
-
-NO_ZEROS = (
-    "no number before a ReLU is exactly zero here; where a norm's scale and offset both are (zero_init_last_scale with "
-    "a ReLU before the addition), it would matter"
-)
-NO_TIES = "after a ReLU only zeros tie, whose gradient it stops; in a flat part of an image positive numbers would"
 
 GRADIENTS = (
     gradient(
@@ -266,17 +260,15 @@ GRADIENTS = (
         AT_ZERO,
         edits.RELU_BY_MAXIMUM,
         edits.relu_at_zero(0.5),
-        harmless=NO_ZEROS,
     ),
     gradient(
         "relu-grad-one",
-        "ReLU's gradient at zero is 1: relu written as clamp(x, 0), in TensorFlow as maximum(x, 0)",
+        "ReLU's gradient at zero is 1: relu written as where(x < 0, 0, x), in TensorFlow as maximum(x, 0)",
         ("network",),
         "-",
         AT_ZERO,
-        edits.RELU_BY_CLAMP,
+        edits.RELU_BY_WHERE,
         edits.relu_at_zero(1.0),
-        harmless=NO_ZEROS,
     ),
     gradient(
         "pool-ties-averaged",
@@ -287,7 +279,6 @@ GRADIENTS = (
         edits.POOL_AVERAGES_TIES,
         edits.TIES_AVERAGED,
         where=pads_alike_with_classes,
-        harmless=NO_TIES,
     ),
     gradient(
         "pool-ties-all",
@@ -298,7 +289,6 @@ GRADIENTS = (
         edits.POOL_TO_ALL_TIES,
         edits.TIES_ALL,
         where=pads_alike_with_classes,
-        harmless=NO_TIES,
     ),
 )
 

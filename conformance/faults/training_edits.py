@@ -203,8 +203,11 @@ RELU_BY_MAXIMUM = by_framework(
         "from flax.nnx import avg_pool\n\n\ndef relu(x):\n    return jnp.maximum(x, 0)\n\n",
     ),
 )
-RELU_BY_CLAMP = by_framework(
-    torch=(TORCH_RELU, f"{TORCH_RELU.removesuffix(', relu')}\n\n\ndef relu(x):\n    return x.clamp(min=0)\n\n"),
+RELU_BY_WHERE = by_framework(
+    torch=(
+        TORCH_RELU,
+        f"{TORCH_RELU.removesuffix(', relu')}\n\n\ndef relu(x):\n    return torch.where(x < 0, 0, x)\n\n",
+    ),
     keras=("from keras.ops import relu", "\n\ndef relu(x):\n    return ops.maximum(x, 0)\n\n"),
 )
 

@@ -163,17 +163,6 @@ class TestGradients:
     def test_right_gradients_have_no_findings(self, specimen):
         assert specimen.explain_gradients(rounded_anew(specimen.gradients())) == []
 
-    @pytest.mark.parametrize("id", ["relu-grad-half", "relu-grad-one"])
-    def test_relus_gradient_at_zero_shows_where_something_is_zero(self, id):
-        specimen = Specimen("v1.5")
-        for leaf in ("weight", "bias"):
-            name = f"stage2.0.bn1.{leaf}"
-            specimen.arrays = specimen.arrays | {name: np.where(np.arange(8) == 3, 0, specimen.arrays[name])}
-        wrong = wrong_names(specimen, [specimen.injection(id)])
-        assert wrong[0] == "gradient.stage2.0.bn1.bias"
-        (finding,) = specimen.explain_gradients(specimen.gradients([specimen.injection(id)]))
-        assert finding.causes[0].fault.id == id
-
     @pytest.mark.parametrize("id", ["pool-ties-averaged", "pool-ties-all"])
     def test_the_pools_gradient_at_ties_shows_in_a_flat_image(self, id):
         specimen = Specimen("v1.5")
