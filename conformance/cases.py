@@ -148,6 +148,8 @@ def expected_names(case: Case, config: ResNetConfig) -> list[str]:
         state += [f"{slot}.{name}" for slot in RECIPES[case.recipe].slots for name in parameters]
         first, last = ([f"{moment}.{name}" for name in state] for moment in MOMENTS)
         return [*first, "losses", *last]
+    if case.task == "initialisation":
+        return [f"initial.{name}" for name in expected_shapes(config)]
     return [*activation_names(config, case.layers), *(statistic_names(config) if case.mode == "train" else [])]
 
 

@@ -74,6 +74,7 @@ def list_command() -> None:
     click.echo("                running statistics after a train-mode run")
     click.echo(f"                --task gradients: of every parameter and the input, in {' and '.join(MODES)} mode")
     click.echo(f"                --task steps: losses and state of {STEPS} steps of {', '.join(RECIPES)}")
+    click.echo("                --task initialisation: mean, variance and fourth moment of each array that is drawn")
 
 
 @main.command(cls=SeveralValues)

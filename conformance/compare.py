@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import inf, prod
+from math import inf, prod, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ from conformance.limits import (
     LATER_LOSSES_FLOAT64,
     LATER_STEPS_FLOAT64,
     LOSS_FLOAT64,
+    MANY,
+    STANDARD_ERRORS,
     STATISTICS_FLOAT64,
     Absolute,
 )
@@ -63,7 +65,8 @@ class Comparison:
         reason: Why it failed; empty where it passed.
         floor: What correct builds err by in the same run; in float32 alone.
         bound: What rounding can explain, given how many products and values are summed; in float32 alone.
-        task: What was done, where it was no forward run: "gradients", or "steps" and a recipe.
+        task: What was done, where it was no forward run: "gradients", "steps" and a recipe, "initialisation" (whose
+            error is in standard errors).
     """
 
     implementation: str
@@ -162,6 +165,11 @@ def compare_traces(
             raise ValueError(f"traces of different {key}: {oracle.about[key]} and {about[key]}")
     identity = (about["implementation"], case["variant"], about["precision"], case["mode"], case["input"])
     ran = Case(**case)
+    if ran.task == "initialisation":
+        shapes = expected_shapes(config)
+        identity = (*identity[:3], "-", "-")
+        drawn = {name: judge_initial(f"initial.{name}", oracle, candidate, prod(shapes[name])) for name in shapes}
+        return [Comparison(*identity, f"initial.{name}", **v._asdict(), task=ran.what) for name, v in drawn.items()]
     if ran.task != "forward":
         names, lengths = expected_names(ran, config), gradient_lengths(config)
         verdicts = [
@@ -251,6 +259,35 @@ def judge_float32_gradient(error: float, floor: Floor | None, length: int | None
     limit = max(FLOAT32.allowed(floor.worst, numbers), bound)
     reason = told_beside_noise(error, floor, bound, "more than both: a bug, or TF32") if error > limit else ""
     return Verdict(error, limit, error <= limit, reason, floor, bound)
+
+
+MOMENTS_OF_A_DRAW = {"mean": (1, 1.0), "variance": (2, 2.0), "fourth moment": (4, 96.0)}
+"""The power of the deviation that each is of; and its own variance, of a draw of n normal numbers times n."""
+
+
+def judge_initial(name: str, oracle: Trace, candidate: Trace, numbers: int) -> Verdict:
+    """Whether an array may be drawn from what the oracle's is, given the moments of both; constants must be equal.
+
+    Two draws of n normal numbers of variance v have means that differ by about sqrt(2 v / n), variances by
+    sqrt(4 v^2 / n) and fourth moments by sqrt(192 v^4 / n) (Kendall and Stuart, The Advanced Theory of Statistics 1,
+    ch. 10).
+    """
+    if name not in candidate.arrays:
+        return Verdict(None, None, False, "it has no such array")
+    right, found = (dict(zip(MOMENTS_OF_A_DRAW, trace.arrays[name], strict=True)) for trace in (oracle, candidate))
+    if right["variance"] == 0:
+        equal = found == right
+        return Verdict(None, None, equal, "" if equal else f"not {right['mean']:g} throughout, as it should start")
+    variance = (right["variance"] + found["variance"]) / 2
+    errors = {
+        moment: abs(found[moment] - right[moment]) / sqrt(2 * own * variance**power / numbers)
+        for moment, (power, own) in MOMENTS_OF_A_DRAW.items()
+        if power < 4 or numbers >= MANY
+    }
+    worst = max(errors, key=lambda moment: errors[moment])
+    reason = f"drawn from something else: {worst} {found[worst]:.2e} where {right[worst]:.2e} is expected"
+    passed = all(error <= STANDARD_ERRORS for error in errors.values())
+    return Verdict(errors[worst], STANDARD_ERRORS, passed, "" if passed else reason)
 
 
 def scale_of(name: str, oracle: Trace) -> np.ndarray | None:

@@ -74,6 +74,12 @@ class RelativeToBuilds:
         return min(self.allowed(floor, numbers), self.bound(dot_length))
 
 
+STANDARD_ERRORS = 6.0
+"""By which moments of two draws may differ: by chance they do so once in 500 million."""
+
+MANY = 10_000
+"""Numbers from which on the fourth moment, too, scatters as if it were normal; it shows truncated and uniform ones."""
+
 ACTIVATIONS_FLOAT64 = Absolute(
     1e-12,
     1e-11,

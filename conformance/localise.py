@@ -75,7 +75,7 @@ def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Not
     for key in dict.fromkeys((c.precision, c.variant, c.input) for c in activations):
         group = [c for c in activations if (c.precision, c.variant, c.input) == key]
         found += _localise_group(plan, files, group, notify)
-    trained = [first for first in firsts if first.task and first.precision == "float64"]
+    trained = [first for first in firsts if first.task and first.mode != "-" and first.precision == "float64"]
     found += [localise_training(plan, files, first, notify) for first in trained]
     by_first = {(d.implementation, d.variant): d for d in found}
     return [by_first.get((first.implementation, first.variant)) or unlocalised(first) for first in firsts]

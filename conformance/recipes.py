@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from impls.recipe import Recipe
 
-TASKS = ("forward", "gradients", "steps")
-"""What can be compared: activations; gradients of the loss; training steps, of which a case's recipe says how."""
+TASKS = ("forward", "gradients", "steps", "initialisation")
+"""What can be compared: activations; gradients of the loss; training steps, of which a case's recipe says how; what the
+weights are drawn from where none are given."""
 
 STEPS = 8
 """Steps that are taken; the state is compared after the first and after the last."""

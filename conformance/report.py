@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conformance.compare import Comparison, multiple, nearest_to_limit, short
-from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32
+from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32, STANDARD_ERRORS
 from conformance.recipes import TASKS
 from conformance.suite import Outcome, Plan, environment
 
@@ -21,6 +20,11 @@ TRAINED = (
     "gradients and training steps have limits of their own: loss 1e-13, gradients and one step 1e-11, losses of eight "
     "steps 1e-7; in float32 gradients are taken at the oracle's activations, since a ReLU that chooses otherwise moves "
     "them by 4e-3 in correct builds (either limit suffices for them), and steps are not judged"
+)
+
+DRAWN = (
+    "initialisation: constants are equal, and the moments of what is drawn differ from those of the oracle's draw by "
+    f"at most {{:.1f}} standard errors, limit {STANDARD_ERRORS:g}"
 )
 
 CLAIMS = {
@@ -60,11 +64,16 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
     """One screen: a table per precision, then what diverges, what could not run, what was left out, and the verdict."""
     from rich.markup import escape
 
-    for precision in plan.precisions:
+    for precision in filter(plan.cases, plan.precisions):
         console.print(TABLES[precision](plan, outcome))
         console.print(f"  {CLAIMS[precision]}\n", style="dim", highlight=False)
-    if any(comparison.task for comparison in outcome.comparisons):
+    tasks = {comparison.task.partition(" ")[0] for comparison in outcome.comparisons}
+    if tasks & {"gradients", "backward", "steps"}:
         console.print(f"  {TRAINED}\n", style="dim", highlight=False)
+    if "initialisation" in tasks:
+        drawn = [c for c in outcome.comparisons if c.task == "initialisation"]
+        worst = max((c.error for c in drawn if c.error is not None), default=0.0)
+        console.print(f"  {DRAWN.format(worst)}\n", style="dim", highlight=False)
     for divergence in outcome.divergences:
         where = ", ".join(
             filter(
@@ -141,8 +150,9 @@ def _worst_error(comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
         return "[dim]-[/]"
     failed = sum(not c.passed for c in comparisons)
-    worst = max((c.error for c in comparisons if c.error is not None and c.mode != "-"), default=math.nan)
-    return f"[red]{worst:.1e} ✗ {failed}[/]" if failed else f"{worst:.1e} [green]✓[/]"
+    errors = [c.error for c in comparisons if c.error is not None and c.mode != "-"]
+    worst = f"{max(errors):.1e} " if errors else ""
+    return f"[red]{worst}✗ {failed}[/]" if failed else f"{worst}[green]✓[/]"
 
 
 def _noise(comparisons: Sequence[Comparison]) -> tuple[str, ...]:

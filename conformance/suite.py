@@ -85,6 +85,8 @@ class Plan:
             inputs = network.inputs if precision == "float64" else pictures
             if "forward" in self.tasks:
                 cases += [Case(variant, input.name, mode) for input in inputs for mode in MODES]
+            if "initialisation" in self.tasks and precision == "float64":
+                cases.append(Case(variant, network.batch.name, "train", task="initialisation"))
             if network.config.num_classes:
                 cases += self._training_cases(variant, network, precision)
         return cases
@@ -138,7 +140,7 @@ def run_suite(plan: Plan, notify: Notify) -> Outcome:
     """Run a plan: every case in every implementation; then, where one diverges, the layers of its first such case."""
     started = time.monotonic()
     files = write_files(plan)
-    cases = {precision: plan.cases(precision) for precision in plan.precisions}
+    cases = {precision: some for precision in plan.precisions if (some := plan.cases(precision))}
     outcome = run_cases(plan, files, cases, plan.implementations, "cases", notify)
     outcome.divergences = localise(plan, files, first_failures(outcome.comparisons), notify)
     outcome.seconds = time.monotonic() - started

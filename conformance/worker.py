@@ -147,11 +147,22 @@ def take_steps(adapter: Adapter, case: Case, images: np.ndarray, network: Networ
     return arrays | {"losses": np.array(losses)}
 
 
+def draw_initial(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:
+    """Mean, variance and fourth central moment of each array of a network that is given no weights."""
+    drawn = {name: array.astype(np.float64) for name, array in adapter.initial(seed=0).items()}
+    apart = {name: array - array.mean() for name, array in drawn.items()}
+    return {
+        f"initial.{name}": np.array([array.mean(), *(np.mean(apart[name] ** power) for power in (2, 4))])
+        for name, array in drawn.items()
+    }
+
+
 TASKS: dict[str, Callable[[Adapter, Case, np.ndarray, Network], Mapping[str, np.ndarray]]] = {
     "forward": run_forward,
     "gradients": take_gradients,
     "backward": run_backward,
     "steps": take_steps,
+    "initialisation": draw_initial,
 }
 
 

@@ -77,6 +77,9 @@ class Adapter(Protocol):
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file: what takes a step on a batch, and what reads its state."""
 
+    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+        """The arrays of a network of that configuration that is given no weights, by canonical name in that layout."""
+
     def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
         """Show every layer's activation as it is computed, and keep none; in train mode return the statistics."""
 

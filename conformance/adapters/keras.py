@@ -28,7 +28,7 @@ from conformance.adapters import (
     running_statistics,
 )
 from impls.config import ResNetConfig
-from impls.keras import read_training, resnet, training
+from impls.keras import read_training, read_weights, resnet, training
 from impls.paths import variables
 from impls.recipe import Recipe
 
@@ -134,6 +134,10 @@ class KerasAdapter:
     def fresh(self) -> keras.Model:
         """Another network like the one that was built."""
         return resnet(*self.built_from)
+
+    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+        """What another network like it starts from."""
+        return read_weights(self.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 
     def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
         """Every activation shown, none kept; the running statistics after a train-mode run."""

@@ -102,6 +102,10 @@ class Oracle:
         """Another network like the one that was built."""
         return self.resnet(*self.built_from).astype(self.dtype)
 
+    def initial(self, seed: int) -> Mapping[str, Array]:
+        """What another network like it starts from."""
+        return read_weights(self.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+
     def stream(self, images: Array, train: bool, see: See) -> Mapping[str, Array]:
         """Every activation shown, none kept; the running statistics after a train-mode run."""
 

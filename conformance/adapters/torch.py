@@ -13,7 +13,7 @@ import torch
 from conformance.adapters import DeviceMissing, Given, ReadState, See, TakeStep, running_statistics
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
-from impls.torch import ResNet, read_training, resnet, training
+from impls.torch import ResNet, read_training, read_weights, resnet, training
 
 
 class TorchAdapter:
@@ -132,6 +132,10 @@ class TorchAdapter:
     def fresh(self) -> ResNet:
         """Another network like the one that was built."""
         return self.network()
+
+    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+        """What another network like it starts from."""
+        return read_weights(self.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 
     def on_device(self, array: np.ndarray) -> torch.Tensor:
         """A tensor of the array's numbers on the device."""

@@ -112,7 +112,9 @@ def test_pytorch_trains_as_the_oracle_does(green_run):
 
 def test_the_report_says_what_was_left_out(green_run):
     done, _ = green_run
-    assert "not compared: forward (--task forward)" in done.stdout
+    assert "not compared: forward, initialisation (--task forward --task initialisation)" in " ".join(
+        done.stdout.split()
+    )
     assert "loss 1e-13, gradients and one step 1e-11" in done.stdout
 
 

@@ -4,9 +4,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 from conformance.adapters.numpy import Oracle
+from conformance.adapters.torch import TorchAdapter
 from impls.numpy.training import Training, gradients
+from impls.torch import read_weights
 
 
 class AdamEpsilon(Oracle):
@@ -14,6 +17,18 @@ class AdamEpsilon(Oracle):
 
     def training(self, recipe):
         return super().training(replace(recipe, eps=1e-7))
+
+
+class InitialOfTheFramework(TorchAdapter):
+    """What torch.nn starts convolutions from: uniform numbers by fan-in."""
+
+    def initial(self, seed):
+        torch.manual_seed(seed)
+        model = self.network()
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.Conv2d.reset_parameters(layer)
+        return read_weights(model).arrays
 
 
 class Coarse(Training):
