@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.compare import Comparison, multiple, nearest_to_limit, short
 from conformance.limits import ACTIVATIONS_FLOAT64, FLOAT32, STANDARD_ERRORS
-from conformance.recipes import TASKS
+from conformance.recipes import STEPS, TASKS
 from conformance.suite import Outcome, Plan, environment
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ TRAINED = (
     "gradients and training steps have limits of their own: loss 1e-13, gradients and one step 1e-11, losses of eight "
     "steps 1e-7; in float32 gradients are taken at the oracle's activations, since a ReLU that chooses otherwise moves "
     "them by 4e-3 in correct builds (either limit suffices for them), and steps are not judged"
+)
+
+REPORTED = (
+    "worst relative L2 errors to the oracle; correct builds are as far from it, once a ReLU has chosen otherwise: the "
+    "claim for training is float64's"
 )
 
 DRAWN = (
@@ -50,6 +55,7 @@ def json_report(plan: Plan, outcome: Outcome, left_out: Sequence[str]) -> dict[s
         "failures": [vars(failure) for failure in outcome.failures],
         "first_divergences": [divergence.to_dict() for divergence in outcome.divergences],
         "comparisons": [comparison.to_dict() for comparison in outcome.comparisons],
+        "reported": [comparison.to_dict() for comparison in outcome.reported],
     }
 
 
@@ -67,6 +73,9 @@ def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console:
     for precision in filter(plan.cases, plan.precisions):
         console.print(TABLES[precision](plan, outcome))
         console.print(f"  {CLAIMS[precision]}\n", style="dim", highlight=False)
+    if outcome.reported:
+        console.print(reported_table(plan, outcome))
+        console.print(f"  {REPORTED}\n", style="dim", highlight=False)
     tasks = {comparison.task.partition(" ")[0] for comparison in outcome.comparisons}
     if tasks & {"gradients", "backward", "steps"}:
         console.print(f"  {TRAINED}\n", style="dim", highlight=False)
@@ -135,6 +144,29 @@ def noise_table(plan: Plan, outcome: Outcome) -> Table:
             table.add_row(implementation.name, variant, *_noise(own), _noise_or_bug(own))
         table.add_section()
     return table
+
+
+def reported_table(plan: Plan, outcome: Outcome) -> Table:
+    """Training in float32: a row for each implementation and network, the worst error of each thing that was done."""
+    from rich.table import Table
+
+    table = Table(title="float32 training: reported, not judged", title_justify="left", title_style="bold")
+    table.add_column("implementation", no_wrap=True)
+    table.add_column("variant", no_wrap=True)
+    columns = list(dict.fromkeys((c.task, moment) for c in outcome.reported if (moment := _moment(c.name))))
+    for task, moment in columns:
+        table.add_column(f"{task.removeprefix('steps ')}\n{moment}", justify="right", no_wrap=True)
+    for implementation in plan.implementations:
+        for variant in plan.networks:
+            own = [c for c in outcome.reported if (c.implementation, c.variant) == (implementation.name, variant)]
+            cells = [[c.error or 0.0 for c in own if (c.task, _moment(c.name)) == column] for column in columns]
+            table.add_row(implementation.name, variant, *(short(max(errors)) if errors else "-" for errors in cells))
+    return table
+
+
+def _moment(name: str) -> str:
+    """What of a training run an array belongs to; of a state after many steps, that the losses speak for it."""
+    return {"first": "1 step", "losses": f"{STEPS} losses", "gradient": "of each"}.get(name.partition(".")[0], "")
 
 
 TABLES = {"float64": mathematics_table, "float32": noise_table}

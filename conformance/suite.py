@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conformance.cases import MODES, Case
+from conformance.cases import MODES, Case, is_judged
 from conformance.compare import Comparison, Floors, compare_parameters, compare_traces, error_floors
 from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.inputs import Input, content_hash
@@ -92,19 +92,20 @@ class Plan:
         return cases
 
     def _training_cases(self, variant: str, network: Network, precision: str) -> list[Case]:
-        """Gradients of the first input and of the smallest batch; in float64, steps of that batch with every recipe.
+        """Gradients of the first input and of the smallest batch, and steps of that batch with every recipe.
 
-        In float32 a value near zero is above it in one build and below it in another, and a gradient goes through or
-        does not: a few such values move gradients by 4e-3, and so the steps. There the gradients are those at the
-        oracle's activations, and steps are not judged.
+        In float32 gradients are those at the oracle's activations; those of the batch as they come, and the steps, are
+        reported and not judged.
         """
         batch = network.batch.name
         inputs = list(dict.fromkeys([network.inputs[0].name, batch]))
         task = {"float64": "gradients", "float32": "backward"}[precision]
         cases = [Case(variant, name, mode, task=task) for name in inputs for mode in reversed(MODES)]
+        if precision == "float32":
+            cases.append(Case(variant, batch, "train", task="gradients"))
         if "gradients" not in self.tasks:
             cases = []
-        if "steps" in self.tasks and precision == "float64":
+        if "steps" in self.tasks:
             cases += [Case(variant, batch, "train", task="steps", recipe=recipe) for recipe in RECIPES]
         return cases
 
@@ -120,9 +121,10 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What came of a run, gathered as it goes."""
+    """What came of a run, gathered as it goes; what is reported has no limit, and cannot fail."""
 
     comparisons: list[Comparison] = field(default_factory=list)
+    reported: list[Comparison] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     divergences: list[Divergence] = field(default_factory=list)
     workers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -191,7 +193,7 @@ def run_cases(
         Job(
             implementation,
             precision,
-            every_case if implementation == ORACLE else cases[precision],
+            every_case if implementation == ORACLE else _cases_of(implementation, cases[precision]),
             files.networks,
             files.inputs,
             plan.directory / folder / f"{implementation.name}-{precision}",
@@ -214,6 +216,11 @@ def run_cases(
         key=lambda c: (c.implementation, c.precision, order.get((c.variant, c.input, c.mode, c.task), -1))
     )
     return judging.outcome
+
+
+def _cases_of(implementation: Implementation, cases: Sequence[Case]) -> Sequence[Case]:
+    """Reference builds run what is judged beside them."""
+    return [case for case in cases if is_judged(case, "float32") or implementation not in REFERENCE_BUILDS]
 
 
 class Judging:
@@ -267,7 +274,8 @@ class Judging:
         later: list[Path] = []
         for file in self.waiting.pop(case, []):
             float32 = file.parent.name.endswith("float32")
-            (later if float32 and case not in self.floors else ready).append(file)
+            waits = float32 and case not in self.floors and is_judged(case, "float32")
+            (later if waits else ready).append(file)
         if later:
             self.waiting[case] = later
         if not ready:
@@ -275,7 +283,9 @@ class Judging:
         oracle = self.load_oracle(self.oracle[case])
         for file in ready:
             candidate = Trace.load(file)
-            self.outcome.comparisons += compare_traces(oracle, candidate, config, self.floors.get(case))
+            for comparison in compare_traces(oracle, candidate, config, self.floors.get(case)):
+                judged = is_judged(case, comparison.precision) or not comparison.passed
+                (self.outcome.comparisons if judged else self.outcome.reported).append(comparison)
             network = (candidate.about["implementation"], candidate.about["precision"], case.variant)
             if network not in self.checked_parameters:
                 self.checked_parameters.add(network)

@@ -4,7 +4,7 @@ Freshly initialised weights hide most porting bugs: with a running mean of 0 and
 wrong epsilon or a missing norm changes nothing or little. Here scales and offsets are random, and the running
 statistics are those of real activations, so that signals keep their scale through the depth, as in a trained network.
 And as in a trained network some channels are dead: only there does a ReLU meet an exact zero, at which its gradient is
-a convention; and one channel of the stem is flat, so that the max pool meets equal numbers.
+a convention.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ CALIBRATION_SIDE = 112
 RESIDUAL_SCALE = 0.4
 """Factor on the scales of bn3, so that a sum of up to six residual branches grows by less than twofold."""
 
-DEAD, FLAT = 0, 1
-"""Channels: of every norm, one of which only zeros come; of the stem's, one of which only its positive offset comes."""
+DEAD, SPARSE = 0, 1
+"""Channels: of every norm, one of which only zeros come; of the stem's, one that is seldom above zero. Else, in a small
+network, every window of the max pool may see every channel above zero: then the norm behind it takes the stem's offset
+away again, whose gradient is zero with and without a bug."""
 
 
 def synthetic_weights(config: ResNetConfig, seed: int) -> Checkpoint:
@@ -49,7 +51,7 @@ def synthetic_weights(config: ResNetConfig, seed: int) -> Checkpoint:
             layer.bias = None if layer.bias is None else random.normal(0.0, 0.1, layer.bias.shape)
         else:
             layer.bias = random.normal(0.0, 0.1, layer.bias.shape)
-    model.bn1.weight[FLAT], model.bn1.bias[FLAT] = 0.0, 0.5
+    model.bn1.bias[SPARSE] = -2.0 * model.bn1.weight[SPARSE]
     model.train()(calibration_images(config, seed))
     model.config = config
     return Checkpoint(

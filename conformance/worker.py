@@ -144,7 +144,7 @@ def take_steps(adapter: Adapter, case: Case, images: np.ndarray, network: Networ
             arrays |= {f"{moment}.{name}": keep(array) for name, array in state.weights.arrays.items()}
             for slot, held in state.slots.items():
                 arrays |= {f"{moment}.{slot}.{name}": keep(array) for name, array in held.arrays.items()}
-    return arrays | {"losses": np.array(losses)}
+    return arrays | {"losses": np.array(losses, next(iter(arrays.values())).dtype)}
 
 
 def draw_initial(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:

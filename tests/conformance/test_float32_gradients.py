@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from conformance.cases import Case, expected_names, gradient_lengths
 from conformance.compare import Floor, judge_float32_gradient
 from conformance.limits import FLOAT32
+from conformance.recipes import RECIPES
 from impls.config import VARIANTS
 
-PORTS = ("--impl=coarse=broken_training:CoarseLayer", "--impl=own=broken_training:OwnActivations")
+PORTS = tuple(
+    f"--impl={name}=broken_training:{adapter}"
+    for name, adapter in {"coarse": "CoarseLayer", "own": "OwnActivations", "nan": "LossIsNotANumber"}.items()
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,26 @@ def test_other_activations_than_those_given_are_a_difference(run):
 
 def test_that_steps_are_not_judged_is_said(run):
     assert "and steps are not judged" in " ".join(run[0].stdout.split())
+
+
+@pytest.mark.parametrize("framework", ["torch", "flax", "keras"])
+def test_training_as_it_comes_is_reported_and_not_judged(run, framework):
+    done, report = run
+    reported = [c for c in report["reported"] if c["implementation"] == framework]
+    cases = [Case("v1.5", "noise", "train", task="gradients")]
+    cases += [Case("v1.5", "noise", "train", task="steps", recipe=recipe) for recipe in RECIPES]
+    config = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2))
+    assert [(c["task"], c["name"]) for c in reported] == [
+        (case.what, name) for case in cases for name in expected_names(case, config)
+    ]
+    assert {(c["limit"], c["passed"], c["precision"]) for c in reported} == {(None, True, "float32")}
+    assert min(c["error"] for c in reported if c["name"] == "losses") > 1e-9
+    assert "reported, not judged" in done.stdout
+
+
+def test_a_loss_that_is_no_number_is_judged(run):
+    (failed,) = [c for c in of(run, "nan") if not c["passed"] and c["task"] == "steps sgd"]
+    assert (failed["name"], failed["reason"]) == ("losses", "it holds NaN or infinity")
 
 
 def test_an_error_may_be_what_builds_make_or_what_rounding_explains():
