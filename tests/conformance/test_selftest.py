@@ -66,7 +66,7 @@ def test_the_selftest_names_what_it_injects(implementation):
     assert result.missed() == []
     assert len(result.trials) == 22 + 9 - (implementation == "keras")
     assert result.right > 1000
-    assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero", "relu-grad-half"} & set(faults)
+    assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero"}
 
 
 def trial(**changes):
