@@ -166,10 +166,12 @@ def compare_traces(
     identity = (about["implementation"], case["variant"], about["precision"], case["mode"], case["input"])
     ran = Case(**case)
     if ran.task == "initialisation":
-        shapes = expected_shapes(config)
-        identity = (*identity[:3], "-", "-")
-        drawn = {name: judge_initial(f"initial.{name}", oracle, candidate, prod(shapes[name])) for name in shapes}
-        return [Comparison(*identity, f"initial.{name}", **v._asdict(), task=ran.what) for name, v in drawn.items()]
+        sizes = map(prod, expected_shapes(config).values())
+        drawn = {
+            n: judge_initial(n, oracle, candidate, size)
+            for n, size in zip(expected_names(ran, config), sizes, strict=True)
+        }
+        return [Comparison(*identity[:3], "-", "-", n, **v._asdict(), task=ran.what) for n, v in drawn.items()]
     if ran.task != "forward":
         names, lengths = expected_names(ran, config), gradient_lengths(config)
         verdicts = [
