@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,38 +89,29 @@ class KerasAdapter:
     def gradients(
         self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
     ) -> tuple[float, Mapping[str, np.ndarray]]:
-        """By the backend's own differentiation, on TensorFlow alone; running statistics are put back.
-
-        Raises:
-            NotImplementedError: On another backend.
-        """
-        if keras.backend.backend() != "tensorflow":
-            raise NotImplementedError("gradients of the Keras model are taken on its TensorFlow backend only")
-        import tensorflow as tf
-
+        """By the backend's own differentiation; running statistics are put back."""
         statistics = running_statistics(self.model, self.model.config, "keras")
         before = {name: np.array(to_numpy(variable)) for name, variable in statistics.items()}
         own = variables(self.model, self.model.config, "keras")
-        parameters = {name: variable.value for name, variable in own.items() if variable.trainable}
-        inputs = tf.constant(channels_last(images).astype(self.precision))
-        taps = given and {name: tf.constant(nhwc(array).astype(self.precision)) for name, array in given.items()}
+        parameters = {name: variable for name, variable in own.items() if variable.trainable}
+        taps = given and {name: self.tensor(nhwc(array)) for name, array in given.items()}
 
         def tap(name: str, value: Any) -> Any:
-            return value if taps is None else taps[name] + (value - tf.stop_gradient(value))
+            return value if taps is None else taps[name] + (value - keras.ops.stop_gradient(value))
 
-        def differentiate(inputs: Any) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                value = self.trainer.loss(self.model(inputs, training=train, tap=tap), labels, recipe)
-            zero = tf.UnconnectedGradients.ZERO  # where none arrives
-            return value, tape.gradient(value, parameters | {"input": inputs}, unconnected_gradients=zero)
+        def loss(inputs: Any) -> Any:
+            return self.trainer.loss(self.model(inputs, training=train, tap=tap), labels, recipe)
 
-        value, found = self.compiled(differentiate)(inputs)
+        differentiate = partial(DIFFERENTIATE[keras.backend.backend()], loss, parameters)
+        value, found, image_gradient = self.compiled(differentiate)(self.tensor(channels_last(images)))
         for name, variable in statistics.items():
             variable.assign(before[name])
-        arrays = {name: np.asarray(gradient) for name, gradient in found.items()}
-        image_gradient = channels_first(arrays.pop("input"))
-        return float(value), canonical_arrays(arrays, "keras") | {"input": image_gradient}
+        arrays = canonical_arrays({name: to_numpy(gradient) for name, gradient in found.items()}, "keras")
+        return float(value), arrays | {"input": channels_first(to_numpy(image_gradient))}
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """The backend's tensor of an array, in the precision asked for."""
+        return keras.ops.convert_to_tensor(array.astype(self.precision))
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """A run of training from the weights of the file."""
@@ -144,7 +136,7 @@ class KerasAdapter:
 
         def tap(name: str, value: Any) -> Any:
             given = see(name, channels_first(to_numpy(value)))
-            return value if given is None else keras.ops.convert_to_tensor(nhwc(given).astype(self.precision))
+            return value if given is None else self.tensor(nhwc(given))
 
         def activations(images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
             self.model(images, training=train, tap=tap)
@@ -223,3 +215,43 @@ def _prepare_torch() -> str:
 
 
 PREPARE = {"tensorflow": _prepare_tensorflow, "jax": _prepare_jax, "torch": _prepare_torch}
+
+
+Gradients = tuple[Any, dict[str, Any], Any]
+"""The loss, its gradients with respect to the parameters, and that with respect to the images."""
+
+
+def _differentiate_tensorflow(loss: Callable[[Any], Any], parameters: Mapping[str, Any], images: Any) -> Gradients:
+    import tensorflow as tf
+
+    own = {name: variable.value for name, variable in parameters.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        value = loss(images)
+    zero = tf.UnconnectedGradients.ZERO  # where none arrives
+    return value, *tape.gradient(value, (own, images), unconnected_gradients=zero)
+
+
+def _differentiate_jax(loss: Callable[[Any], Any], parameters: Mapping[str, Any], images: Any) -> Gradients:
+    import jax
+
+    def stateless(values: Mapping[str, Any], images: Any) -> Any:
+        with keras.StatelessScope(state_mapping=[(parameters[name], values[name]) for name in parameters]):
+            return loss(images)
+
+    own = {name: variable.value for name, variable in parameters.items()}
+    value, found = jax.jit(jax.value_and_grad(stateless, argnums=(0, 1)))(own, images)  # one by one takes minutes
+    return value, *found
+
+
+def _differentiate_torch(loss: Callable[[Any], Any], parameters: Mapping[str, Any], images: Any) -> Gradients:
+    import torch
+
+    images = images.detach().requires_grad_()
+    value = loss(images)
+    wanted = [*(variable.value for variable in parameters.values()), images]
+    *found, image_gradient = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives
+    return value, dict(zip(parameters, found, strict=True)), image_gradient
+
+
+DIFFERENTIATE = {"tensorflow": _differentiate_tensorflow, "jax": _differentiate_jax, "torch": _differentiate_torch}

@@ -99,3 +99,17 @@ def test_lengths_grow_on_the_way_back():
     assert lengths.keys() == set(names)
     back = [lengths[name] for name in names if "downsample" not in name]
     assert back == sorted(back)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_keras_takes_gradients_on_its_other_backends(backend, conformance, small_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    options = ("--weights", small_weights["v1.5"], "--task=gradients", "--precision=float32")
+    done = conformance("run", "--impl=keras", *options, "--report", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (done.returncode, report["verdict"], report["failures"]) == (0, "conforms", [])
+    config = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2))
+    names = expected_names(Case("v1.5", "noise", "train", task="gradients"), config)
+    assert {c["name"] for c in report["comparisons"] if c["task"] == "backward"} == set(names)
+    assert [c["name"] for c in report["reported"]] == names
