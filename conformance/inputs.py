@@ -161,6 +161,10 @@ def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> 
     The same arguments make the same numbers in every release of NumPy (its `RandomState` is frozen, its `Generator` is
     not), so that traces of different machines can be compared. Other arguments make other numbers, not a part of these.
 
+    Of several images the last is smaller, and padded with zeros below and on the right, as images of unequal sizes are
+    to make a batch: all pixels there are equal after the stem, and the max pool's gradient must go to the first of
+    them.
+
     Returns:
         An `Input` named "noise-{height}x{width}", of shape (batch, channels, height, width).
 
@@ -178,9 +182,11 @@ def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> 
         raise InputError(f"noise: {'; '.join(problems)}")
     sequence = np.random.SeedSequence([seed, *shape.values()])
     values = np.random.RandomState(np.random.MT19937(sequence)).standard_normal(tuple(shape.values()))
-    return Input(
-        f"noise-{height}x{width}", values.astype(np.float32), f"standard-normal noise, seed {seed}", is_picture=False
-    )
+    source = f"standard-normal noise, seed {seed}"
+    if batch > 1:
+        values[-1, :, height // 2 :] = values[-1, :, :, width // 2 :] = 0.0
+        source += ", the last image padded with zeros"
+    return Input(f"noise-{height}x{width}", values.astype(np.float32), source, is_picture=False)
 
 
 def photograph(size: int = 224) -> Input:

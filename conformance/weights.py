@@ -23,10 +23,11 @@ CALIBRATION_SIDE = 112
 RESIDUAL_SCALE = 0.4
 """Factor on the scales of bn3, so that a sum of up to six residual branches grows by less than twofold."""
 
-DEAD, SPARSE = 0, 1
-"""Channels: of every norm, one of which only zeros come; of the stem's, one that is seldom above zero. Else, in a small
-network, every window of the max pool may see every channel above zero: then the norm behind it takes the stem's offset
-away again, whose gradient is zero with and without a bug."""
+DEAD, SPARSE, LIT = 0, 1, 2
+"""Channels: of every norm, one of which only zeros come; of the stem's, one that is seldom above zero, and one that is
+above zero where the image is zero. Without the second every window of the max pool may, in a small network, see every
+channel above zero: then the norm behind it takes the stem's offset away again, whose gradient is zero with and without
+a bug. Without the third no positive numbers may be equal within a window, and the pool's gradient at ties not show."""
 
 
 def synthetic_weights(config: ResNetConfig, seed: int) -> Checkpoint:
@@ -52,6 +53,7 @@ def synthetic_weights(config: ResNetConfig, seed: int) -> Checkpoint:
         else:
             layer.bias = random.normal(0.0, 0.1, layer.bias.shape)
     model.bn1.bias[SPARSE] = -2.0 * model.bn1.weight[SPARSE]
+    model.bn1.bias[LIT] = 0.5 * model.bn1.weight[LIT]
     model.train()(calibration_images(config, seed))
     model.config = config
     return Checkpoint(

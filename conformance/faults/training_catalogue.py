@@ -143,8 +143,6 @@ def decay_over_rate(recipe: Recipe, parameter: float) -> float:
     return recipe.weight_decay / (recipe.learning_rate if recipe.optimizer == "adamw" else 1.0)
 
 
-NO_TIES = "after a ReLU only zeros tie, whose gradient it stops; in a flat part of an image positive numbers would"
-
 GRADIENTS = (
     gradient(
         "shortcut-detached",
@@ -281,7 +279,6 @@ GRADIENTS = (
         edits.POOL_AVERAGES_TIES,
         edits.TIES_AVERAGED,
         where=pads_alike_with_classes,
-        harmless=NO_TIES,
     ),
     gradient(
         "pool-ties-all",
@@ -292,7 +289,6 @@ GRADIENTS = (
         edits.POOL_TO_ALL_TIES,
         edits.TIES_ALL,
         where=pads_alike_with_classes,
-        harmless=NO_TIES,
     ),
 )
 

@@ -36,13 +36,13 @@ def test_dot_lengths_add_up_along_the_network():
     assert list(lengths.values()) == sorted(lengths.values())
 
 
-def test_in_train_mode_norms_sum_values_too():
+def test_in_train_mode_norms_sum_values_too_and_equal_ones_round_alike():
     values = {"stem": 30, "stage1.0": 20}
     plain, train = (dict(dot_lengths(ResNetConfig(), given)) for given in ({}, values))
     assert train["conv1"] == plain["conv1"]
-    assert train["stem"] == plain["stem"] + 4 * 30  # before the pool
-    assert train["stage1.0"] == plain["stage1.0"] + 4 * 30 + 3 * 30
-    assert train["stage1.1.bn1"] == plain["stage1.1.bn1"] + 4 * 30 + 3 * 30 + 20
+    assert train["stem"] == plain["stem"] + (4 * 30) ** 2  # before the pool
+    assert train["stage1.0"] == plain["stage1.0"] + (4 * 30) ** 2 + 3 * 30**2
+    assert train["stage1.1.bn1"] == plain["stage1.1.bn1"] + (4 * 30) ** 2 + 3 * 30**2 + 20**2
 
 
 def test_a_case_has_a_file_name_whatever_its_input_is_called():

@@ -163,14 +163,6 @@ class TestGradients:
     def test_right_gradients_have_no_findings(self, specimen):
         assert specimen.explain_gradients(rounded_anew(specimen.gradients())) == []
 
-    @pytest.mark.parametrize("id", ["pool-ties-averaged", "pool-ties-all"])
-    def test_the_pools_gradient_at_ties_shows_in_a_flat_image(self, id):
-        specimen = Specimen("v1.5")
-        specimen.images = specimen.images.copy()
-        specimen.images[:, :, 16:48] = 0.5
-        (finding,) = specimen.explain_gradients(specimen.gradients([specimen.injection(id, "stem")]))
-        assert finding.causes[0].fault.id == id
-
 
 class TestSteps:
     @pytest.mark.parametrize(
