@@ -8,10 +8,11 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import exp, inf, log
+from itertools import combinations, product
+from math import exp, inf, isclose, log
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,8 @@ class Finding:
         error: How nearly the first cause explains all it touches, as a relative L2 error; without a cause, how nearly
             the nearest fault does.
         nearest: Without a cause: the fault that comes nearest, if any comes nearer than the right network.
+        beside: Other faults of the same array, with which together the first cause explains it.
+        until: The array of the piece at which the explanation ends and another fault begins; empty if none does.
     """
 
     layer: str
@@ -76,6 +79,8 @@ class Finding:
     causes: tuple[Injection, ...]
     error: float
     nearest: Injection | None = None
+    beside: tuple[Injection, ...] = ()
+    until: str = ""
 
     def __str__(self) -> str:
         if not self.causes:
@@ -83,7 +88,9 @@ class Finding:
             return f"no known fault explains {self.layer}{near}"
         first, *others = map(told, self.causes)
         alike = f" (not to be told apart here: {', '.join(others)})" if others else ""
-        return f"as if {first}: explains the port to {self.error:.0e}{alike}"
+        together = "".join(f", together with {other}" for other in self.beside)
+        until = f", up to {self.until}, where another begins" if self.until else ""
+        return f"as if {first}: explains the port to {self.error:.0e}{together}{until}{alike}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -91,6 +98,8 @@ class Finding:
             "layer": self.layer,
             "segment": self.segment,
             "causes": [cause_facts(cause) for cause in self.causes],
+            "beside": [cause_facts(other) for other in self.beside],
+            "until": self.until or None,
             "explained_to": self.error if np.isfinite(self.error) else None,
             "nearest": cause_facts(self.nearest) if self.nearest else None,
             "text": str(self),
@@ -182,6 +191,51 @@ def newton(residual: Callable[[float], Array | None], parameter: Parameter, star
     return back(at)
 
 
+@dataclass(frozen=True)
+class Match:
+    """How far a piece of the oracle goes along with a port's.
+
+    Attributes:
+        count: How many of the piece's arrays, in order, are the port's.
+        error: The largest error among those.
+        left: The error of the next; 0 where there is none.
+    """
+
+    count: int
+    error: float
+    left: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Faults tried on a piece.
+
+    Attributes:
+        injections: Which, where: one, or two.
+        matches: In each exhibit, up to the first in which they fail.
+        stands: Whether they explain the first wrong array, and make no right one before it wrong.
+    """
+
+    injections: tuple[Injection, ...]
+    matches: tuple[Match, ...]
+    stands: bool
+
+    @property
+    def count(self) -> int:
+        """How many arrays are the port's with them."""
+        return sum(match.count for match in self.matches)
+
+    @property
+    def error(self) -> float:
+        """How nearly."""
+        return max(match.error for match in self.matches)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether no parameter of them is an estimate."""
+        return all(injection.fault.parameter is None for injection in self.injections)
+
+
 @dataclass(eq=False)
 class Diagnosis:
     """One port under examination.
@@ -201,50 +255,60 @@ class Diagnosis:
     def __post_init__(self) -> None:
         self.limit, self.diverges = EXPLAINED[self.oracle.dtype], DIVERGES[self.oracle.dtype]
         self.known: list[Injection] = []
+        self.remembered: dict[tuple[str, int], tuple[Match, ...]] = {}
 
     @cached_property
     def segments(self) -> list[str]:
-        """The pieces of the network."""
-        return segment_names(self.oracle.config)
+        """The pieces of the network that can be judged."""
+        names = segment_names(self.oracle.config)
+        return names if self.fed else [name for name in names if self.first_wrong(name)][:1]
 
     def findings(self) -> Iterator[Finding]:
-        """The faults of the port, one after the other, each in the piece that is first unexplained by those before."""
+        """The faults of the port, one after the other, each at the array that is first unexplained by those before."""
         hopeless: set[str] = set()
-        for _ in range(MOST_FAULTS if self.fed else 1):
+        for _ in range(MOST_FAULTS):
             wrong = [segment for segment in self.segments if segment not in hopeless and self.first_wrong(segment)]
             if not wrong:
                 return
-            finding = self.explain(wrong[0], wrong)
-            yield finding
-            if finding.causes:
-                self.known.append(finding.causes[0])
-            if not finding.causes or self.first_wrong(wrong[0]):
+            findings = self.explain(wrong[0])
+            yield from findings
+            self.known += [cause for finding in findings for cause in finding.causes[:1]]
+            if self.first_wrong(wrong[0]) == findings[0].layer:
                 hopeless.add(wrong[0])
 
     def first_wrong(self, segment: str) -> str | None:
         """The first array of a piece that the oracle, with the faults known by now, does not explain."""
-        for exhibit in self.exhibits:
-            expected = self._expected(exhibit, segment)
-            for name in self._names(exhibit, segment):
-                if self._apart(expected, exhibit, name) > self.diverges:
-                    return name
-        return None
+        return self._next(segment, self.right(segment))
 
-    def explain(self, segment: str, wrong: Sequence[str]) -> Finding:
-        """The fault that explains a piece, and the most of the other wrong ones, without spoiling a right one."""
+    def explain(self, segment: str) -> list[Finding]:
+        """The fault that explains the first wrong array of a piece, and the most of those behind it; or two together.
+
+        A parameter is estimated only where no known value explains the whole piece, and two faults are tried together
+        only where none explains the array alone.
+        """
         layer = self.first_wrong(segment) or segment
-        scores = [(self.score(segment, injection), injection) for injection in self.hypotheses(segment, layer)]
-        fitting = [injection for score, injection in scores if score <= self.limit]
-        if not fitting:
-            estimates = [self.estimate(segment, fault) for fault in self.continuous(segment, layer)]
-            scores += [estimate for estimate in estimates if estimate is not None]
-            fitting = [injection for score, injection in scores if score <= self.limit]
-        tally = [(self.reach(injection, segment, wrong), injection) for injection in fitting]
-        most = max((reach for reach, _ in tally if reach is not None), default=None)
-        if most is None:
-            return self._unexplained(segment, layer, scores)
-        causes = sorted((injection for reach, injection in tally if reach == most), key=self._likelihood)
-        return Finding(layer, segment, tuple(causes), self.score(segment, causes[0]))
+        attempts = [self.attempt(segment, (injection,)) for injection in self.hypotheses(segment, layer)]
+        if not any(attempt.stands and self._next(segment, attempt.matches) is None for attempt in attempts):
+            estimates = [self.estimate(segment, injection) for injection in self.continuous(segment, layer)]
+            attempts += [estimate for estimate in estimates if estimate is not None]
+        best = self.best(segment, attempts) or self.best(segment, self.pairs(segment, attempts))
+        if not best:
+            return [self._unexplained(segment, layer, attempts)]
+        until = self._next(segment, best[0].matches) or ""
+        return [
+            Finding(layer, segment, alike, best[0].error, beside=others, until=until)
+            for alike, others in told_apart([attempt.injections for attempt in best])
+        ]
+
+    def best(self, segment: str, attempts: Iterable[Attempt]) -> list[Attempt]:
+        """Those that explain the most of the piece, with known values if they can, and the most of the other pieces."""
+        standing = [attempt for attempt in attempts if attempt.stands]
+        ranks = [(attempt.count, attempt.is_known) for attempt in standing]
+        foremost = [attempt for attempt, rank in zip(standing, ranks, strict=True) if rank == max(ranks)]
+        tally = [(self.spread(attempt, segment), attempt) for attempt in foremost]
+        most = max((spread for spread, _ in tally if spread is not None), default=None)
+        best = [attempt for spread, attempt in tally if spread is not None and spread == most]
+        return sorted(best, key=lambda attempt: [self._likelihood(injection) for injection in attempt.injections])
 
     def hypotheses(self, segment: str, layer: str) -> Iterator[Injection]:
         """Every fault without a free parameter that could show first at that layer."""
@@ -270,18 +334,49 @@ class Diagnosis:
         """Whether a layer's fault can show first there: at the layer, or where it shows through the next one."""
         return segment_of(place) == segment and (place == layer or layer == segment or layer in ("stem", "logits"))
 
-    def score(self, segment: str, injection: Injection) -> float:
-        """How nearly a fault explains a piece, in all modes: the worst error of its arrays; cut short at the first."""
-        worst = 0.0
-        for exhibit in self.exhibits:
-            worst = max(worst, self._score_one(exhibit, segment, injection))
-            if worst > self.limit:
-                return worst
-        return worst
+    def pairs(self, segment: str, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
+        """Two faults together, of those that each change the first wrong array and none before it.
 
-    def _score_one(self, exhibit: Exhibit, segment: str, injection: Injection) -> float:
+        Two of the images, or of the weights, in either order: scaled and then shifted is not shifted and then scaled.
+        """
+        at, right = self._evidence(segment), self.right(segment)
+        found: dict[str, list[Injection]] = {}
+        for attempt in attempts:
+            match = attempt.matches[at] if len(attempt.matches) > at else None
+            changes = match and match.count == right[at].count and not isclose(match.left, right[at].left, rel_tol=1e-6)
+            if changes and attempt.is_known:
+                found.setdefault(attempt.injections[0].fault.id, []).append(attempt.injections[0])
+        for one, other in combinations(found.values(), 2):
+            ordered = changes_alike(one[0].fault, other[0].fault)
+            for first, second in [(one, other), (other, one)][: 1 + ordered]:
+                if self.attempt(segment, (first[0], second[0])).stands:
+                    yield from (self.attempt(segment, both) for both in product(first, second))
+
+    def right(self, segment: str) -> tuple[Match, ...]:
+        """How far the oracle, with the faults known by now, goes along with the port in each exhibit."""
+        key = segment, len(self.known)
+        if key not in self.remembered:
+            matches = []
+            for exhibit in self.exhibits:
+                expected = self._expected(exhibit, segment)
+                errors = (self._apart(expected, exhibit, name) for name in self._names(exhibit, segment))
+                matches.append(matched(errors, self.diverges))
+            self.remembered[key] = tuple(matches)
+        return self.remembered[key]
+
+    def attempt(self, segment: str, injections: tuple[Injection, ...]) -> Attempt:
+        """What faults explain of a piece; cut short in the first exhibit in which they fail."""
+        matches: list[Match] = []
+        for number, (exhibit, right) in enumerate(zip(self.exhibits, self.right(segment), strict=True)):
+            matches.append(self._match(exhibit, segment, injections))
+            if matches[-1].count < right.count + (number == self._evidence(segment)):
+                return Attempt(injections, tuple(matches), stands=False)
+        return Attempt(injections, tuple(matches), stands=True)
+
+    def _match(self, exhibit: Exhibit, segment: str, injections: Sequence[Injection]) -> Match:
+        """How far the oracle with faults goes along with the port; it is run no farther."""
+        names = self._names(exhibit, segment)
         errors: dict[str, float] = {}
-        names = set(self._names(exhibit, segment))
 
         def check(name: str, value: Array) -> None:
             if name in names:
@@ -290,61 +385,64 @@ class Diagnosis:
                     raise Stopped
 
         try:
-            found = self._run(exhibit, segment, [*self.known, injection], check)
-        except (ValueError, IndexError, AttributeError):  # pieces that do not fit: this fault cannot be here
-            return inf
-        if errors and max(errors.values()) > self.limit:
-            return max(errors.values())
-        rest = names - errors.keys()
-        return max([*errors.values(), *(self._apart(found, exhibit, name) for name in rest)], default=0.0)
+            found = self._run(exhibit, segment, [*self.known, *injections], check)
+        except (ValueError, IndexError, AttributeError):  # pieces that do not fit: these faults cannot be here
+            return Match(0, inf, inf)
+        return matched(
+            (errors[name] if name in errors else self._apart(found, exhibit, name) for name in names), self.limit
+        )
 
-    def reach(self, injection: Injection, segment: str, wrong: Sequence[str]) -> int | None:
-        """How many of the wrong pieces a fault explains; None if it would make a right piece wrong.
+    def spread(self, attempt: Attempt, segment: str) -> int | None:
+        """How many arrays of other pieces faults explain; None if they would make a right one wrong.
 
         A fault of a layer or block reaches others only where it moves arrays between them.
         """
-        others = [name for name in self.segments if name != segment] if self.fed and self._is_wide(injection) else []
-        explained = 1
-        for other in others:
-            if self.score(other, injection) <= self.limit:
-                explained += other in wrong
-            elif other not in wrong:
-                return None
+        wide = self.fed and any(map(is_wide, attempt.injections))
+        explained = 0
+        for other in self.segments if wide else []:
+            if other != segment:
+                right, tried = self.right(other), self.attempt(other, attempt.injections)
+                if any(new.count < old.count for new, old in zip(tried.matches, right, strict=False)):
+                    return None
+                explained += tried.count - sum(match.count for match in right) if tried.stands else 0
         return explained
 
-    def _is_wide(self, injection: Injection) -> bool:
-        return injection.place.scope == "network" or bool(injection.place.following and injection.fault.weights)
-
-    def estimate(self, segment: str, injection: Injection) -> tuple[float, Injection] | None:
+    def estimate(self, segment: str, injection: Injection) -> Attempt | None:
         """The value of a fault's parameter that explains a piece best, and how well: Newton's method on the residual.
 
         The residual of the right fault vanishes at the right value, so each step squares the error.
         """
-        parameter = injection.fault.parameter
+        parameter, layer = injection.fault.parameter, self.first_wrong(segment)
         assert parameter is not None
-        exhibit, layer = self._evidence(segment)
-        best: tuple[float, Injection] | None = None
+        assert layer is not None
+        exhibit = self.exhibits[self._evidence(segment)]
+        best: Attempt | None = None
         for start in parameter.starts:
             value = newton(
                 lambda value: self._residual(exhibit, segment, layer, replace(injection, value=value)), parameter, start
             )
             if value is None:
                 continue
-            found = replace(injection, value=value)
-            score = self.score(segment, found)
-            best = (score, found) if best is None or score < best[0] else best
-            if best[0] <= self.limit:
+            found = self.attempt(segment, (replace(injection, value=value),))
+            if best is None or (found.stands, -found.matches[0].left) > (best.stands, -best.matches[0].left):
+                best = found
+            if best.stands:
                 break
         return best
 
-    def _evidence(self, segment: str) -> tuple[Exhibit, str]:
-        """The first mode in which a piece is wrong, and its first wrong array."""
-        for exhibit in self.exhibits:
-            expected = self._expected(exhibit, segment)
-            for name in self._names(exhibit, segment):
-                if self._apart(expected, exhibit, name) > self.diverges:
-                    return exhibit, name
-        raise ValueError(f"{segment} is not wrong")
+    def _evidence(self, segment: str) -> int:
+        """The first exhibit in which a piece is wrong, counted from 0; the number of exhibits if none is."""
+        pairs = enumerate(zip(self.exhibits, self.right(segment), strict=True))
+        wrong = (number for number, (exhibit, match) in pairs if match.count < len(self._names(exhibit, segment)))
+        return next(wrong, len(self.exhibits))
+
+    def _next(self, segment: str, matches: Sequence[Match]) -> str | None:
+        """The first array behind those that are explained."""
+        for exhibit, match in zip(self.exhibits, matches, strict=False):
+            names = self._names(exhibit, segment)
+            if match.count < len(names):
+                return names[match.count]
+        return None
 
     def _residual(self, exhibit: Exhibit, segment: str, layer: str, injection: Injection) -> Array | None:
         """The oracle's array with the fault less the port's; None where there is none to compare."""
@@ -365,18 +463,15 @@ class Diagnosis:
         difference: Array = np.subtract(found[layer], port, dtype=np.float64)
         return difference.ravel()
 
-    def _unexplained(self, segment: str, layer: str, scores: Sequence[tuple[float, Injection]]) -> Finding:
+    def _unexplained(self, segment: str, layer: str, attempts: Sequence[Attempt]) -> Finding:
         """No fault fits: the one that leaves the least of the first wrong layer, if it leaves less than there was."""
-        exhibit = next(e for e in self.exhibits if self._apart(self._expected(e, segment), e, layer) > self.diverges)
-        left = self._apart(self._expected(exhibit, segment), exhibit, layer)
-        nearest = None
-        for _, injection in scores:
-            try:
-                found = self._run(exhibit, segment, [*self.known, injection])
-            except (ValueError, IndexError, AttributeError):
-                continue
-            if layer in found and self._apart(found, exhibit, layer) < left:
-                left, nearest = self._apart(found, exhibit, layer), injection
+        at = self._evidence(segment)
+        right = self.right(segment)[at]
+        left, nearest = right.left, None
+        for attempt in attempts:
+            match = attempt.matches[at] if len(attempt.matches) > at else None
+            if match and match.count == right.count and match.left < left:
+                left, nearest = match.left, attempt.injections[0]
         return Finding(layer, segment, (), left, nearest)
 
     def _likelihood(self, injection: Injection) -> tuple[bool, int, bool]:
@@ -406,3 +501,37 @@ class Diagnosis:
         if name not in expected or name not in exhibit.port:
             return inf if (name in expected) != (name in exhibit.port) else 0.0
         return distance(expected[name], exhibit.port[name])
+
+
+def told_apart(best: Sequence[tuple[Injection, ...]]) -> Iterator[tuple[tuple[Injection, ...], tuple[Injection, ...]]]:
+    """Each fault of the first combination, with those that may stand in its place, and the others beside it."""
+    for cause in best[0]:
+        others = tuple(other for other in best[0] if other != cause)
+        holding = [combination for combination in best if all(other in combination for other in others)]
+        alike = {str(one): one for combination in holding for one in combination if one not in others}
+        yield tuple(alike.values()), others
+
+
+def matched(errors: Iterable[float], limit: float) -> Match:
+    """How many errors, in order, are within a limit.
+
+    Example:
+        >>> matched([1e-15, 2e-15, 0.5, 0.0], limit=1e-11)
+        Match(count=2, error=2e-15, left=0.5)
+    """
+    count, largest = 0, 0.0
+    for error in errors:
+        if error > limit:
+            return Match(count, largest, error)
+        count, largest = count + 1, max(largest, error)
+    return Match(count, largest, 0.0)
+
+
+def changes_alike(one: Fault, other: Fault) -> bool:
+    """Whether two faults change the same thing, so that their order counts: both the images, or both the weights."""
+    return bool((one.images and other.images) or (one.weights and other.weights))
+
+
+def is_wide(injection: Injection) -> bool:
+    """Whether a fault can reach several pieces."""
+    return injection.place.scope == "network" or bool(injection.place.following and injection.fault.weights)

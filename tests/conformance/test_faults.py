@@ -263,13 +263,69 @@ def test_a_continuous_parameter_is_estimated(specimen, id, value):
     assert f"{fault.parameter.name} = {value:g}" in str(finding)
 
 
-def test_two_faults_are_found_one_after_the_other(specimen):
-    config = specimen.config
-    pairs = [("bgr", "input"), ("eps-keras", "stage2.1.bn2"), ("relu-missing", "stage4.1")]
-    named = {place.name: place for place in places(config)}
-    injections = [Injection(find_fault(id), named[place]) for id, place in pairs]
+def injected(specimen, faults):
+    """Faults as `conformance run --impl` takes them: "bgr@input eps-keras@bn1"."""
+    named = {place.name: place for place in places(specimen.config)}
+    pairs = [fault.split("@") for fault in faults.split()]
+    return [Injection(find_fault(id), named[place]) for id, place in pairs]
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "bgr@input eps-keras@stage2.1.bn2 relu-missing@stage4.1",
+        "bgr@input eps-keras@network pool-valid@stem",
+        "eps-keras@stage1.0.bn1 relu-missing@stage1.0 eps-other@stage1.0.bn2",
+        "mean-offset-swap@stage1.0.bn1 kernel-flip@stage1.0.conv2",
+        "eps-keras@network pad-same@network momentum-099@network relu-before-add@network",
+        "momentum-099@network var-biased@network",
+        "eps-other@network bgr@input",
+    ],
+)
+def test_several_faults_are_found_one_after_the_other(specimen, faults):
+    """In different pieces, in one piece, and everywhere."""
+    injections = injected(specimen, faults)
     findings = specimen.diagnose(rounded_anew(specimen.faulty(injections)))
-    assert [str(i) in map(str, f.causes) for i, f in zip(injections, findings, strict=True)] == [True] * 3
+    assert max(finding.error for finding in findings) < 1e-13
+    assert len(findings) == len(injections)
+    for injection in injections:
+        assert any((injection.fault.id, injection.place.name) in named_by(finding) for finding in findings), injection
+
+
+def named_by(finding):
+    return {(cause.fault.id, cause.place.name) for cause in finding.causes}
+
+
+@pytest.mark.parametrize(
+    "faults",
+    ["scale-255@input bgr@input", "softmax-included@head fc-bias-dropped@head", "kernel-flip@conv1 stem-bgr@conv1"],
+)
+def test_two_faults_of_one_array_are_found_together(specimen, faults):
+    injections = injected(specimen, faults)
+    findings = specimen.diagnose(rounded_anew(specimen.faulty(injections)))
+    expected = {(injection.fault.id, injection.place.name) for injection in injections}
+    assert len(findings) == 2
+    assert set.union(*map(named_by, findings)) >= expected
+    for finding, other in (findings, findings[::-1]):
+        assert f"together with {other.causes[0]}" in str(finding)
+        assert finding.to_dict()["beside"][0]["fault"] == other.causes[0].fault.id
+
+
+def test_where_an_explanation_ends_is_told(specimen):
+    first, second = specimen.diagnose(specimen.faulty(injected(specimen, "eps-keras@bn1 pool-valid@stem")))
+    assert "up to stem, where another begins" in str(first)
+    assert (first.to_dict()["until"], second.to_dict()["until"]) == ("stem", None)
+
+
+def test_an_unknown_fault_beside_a_known_one_is_not_given_a_name(specimen):
+    port = specimen.faulty(injected(specimen, "eps-keras@stage2.0.bn1"))
+    for found in port.values():
+        found["stage2.0.bn2"] = found["stage2.0.bn2"] + 0.01 * np.sin(np.arange(found["stage2.0.bn2"].size)).reshape(
+            found["stage2.0.bn2"].shape
+        )
+    known, unknown = specimen.diagnose(port)
+    assert named_by(known) == {("eps-keras", "stage2.0.bn1")}
+    assert (unknown.causes, unknown.layer) == ((), "stage2.0.bn2")
 
 
 def test_what_cannot_be_told_apart_is_said_to_be(specimen):
