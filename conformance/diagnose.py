@@ -83,7 +83,12 @@ class Finding:
             return f"no known fault explains {self.layer}{near}"
         first, *others = map(told, self.causes)
         alike = f" (not to be told apart here: {', '.join(others)})" if others else ""
-        return f"as if {first}: explains the port to {self.error:.0e}{alike}"
+        return f"as if {first}: explains the port to {self.nearness}{alike}"
+
+    @property
+    def nearness(self) -> str:
+        """How nearly the first cause explains all it touches, in words."""
+        return f"{self.error:.0e}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
