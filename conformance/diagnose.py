@@ -90,7 +90,12 @@ class Finding:
         alike = f" (not to be told apart here: {', '.join(others)})" if others else ""
         together = "".join(f", together with {other}" for other in self.beside)
         until = f", up to {self.until}, where another begins" if self.until else ""
-        return f"as if {first}: explains the port to {self.error:.0e}{together}{until}{alike}"
+        return f"as if {first}: explains the port to {self.nearness}{together}{until}{alike}"
+
+    @property
+    def nearness(self) -> str:
+        """How nearly the first cause explains all it touches, in words."""
+        return f"{self.error:.0e}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""

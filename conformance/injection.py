@@ -2,7 +2,8 @@
 
 A worker reaches one as `--impl NAME=conformance.injection:IMPLEMENTATION/FAULT@PLACE`; further `/FAULT@PLACE` put
 several faults into one network. The wrong piece is built by the framework itself, from the wrong text or the wrong
-configuration, and takes the right piece's place; so is the training, from the wrong text or by the wrong recipe.
+configuration, and takes the right piece's place; so is the training, from the wrong text or by the wrong recipe, and
+so is a network that is given no weights.
 
     conformance run --impl broken=conformance.injection:torch/pad-same@stage3.0.conv2
     conformance run --task steps --impl broken=conformance.injection:keras/adam-eps@network
@@ -21,7 +22,7 @@ import numpy as np
 from conformance.adapters import Adapter, Given, ReadState, See, TakeStep, load_adapter
 from conformance.faults import Injection, find_fault, places
 from conformance.faults.edits import edited_module, framework_of
-from conformance.faults.fault import Graft, grafts, training_edits
+from conformance.faults.fault import Graft, grafts, initial_edits, training_edits
 from conformance.implementations import ORACLE, find_implementation
 from conformance.segments import become, faulty_weights
 from impls.config import ResNetConfig
@@ -62,7 +63,7 @@ class FaultyAdapter:
                 inner.model = donor
             else:
                 become(follow(inner.model, piece.place.name), follow(donor, piece.place.name))
-        framework = framework_of(module)
+        self.module, framework = module, framework_of(module)
         inner.trainer = edited_module(f"impls.{framework}.training", training_edits(self.injections, framework))
         inner.fresh = self.fresh
 
@@ -71,6 +72,13 @@ class FaultyAdapter:
         other = FaultyAdapter(copy(self.adapter), self.faults)
         other.build(*self.built_from)
         return other.adapter.model  # type: ignore[attr-defined]  # every adapter has it
+
+    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+        """What the faulty text of the network starts from."""
+        drawn: Any = copy(self.adapter)
+        drawn.resnet = edited_module(self.module, initial_edits(self.injections, framework_of(self.module))).resnet
+        found: Mapping[str, np.ndarray] = drawn.initial(seed)
+        return found
 
     def _donor(self, piece: Graft, config: ResNetConfig, checkpoint: Checkpoint, module: str) -> Any:
         """A network built from a piece's text and configuration, with the same arrays."""

@@ -5,7 +5,8 @@ after each piece (stem, block) goes on from the oracle's own activation: a piece
 itself, not by what came before. No process holds more than one activation beside what its forward pass needs.
 
 A diverging case of gradients is run once more on the smallest batch, one of training steps on a small network of the
-same variant: what an optimizer does wrongly, it does wrongly there too, and a hundred times as fast.
+same variant: what an optimizer does wrongly, it does wrongly there too, and a hundred times as fast. Of initialisation
+the moments are drawn once more, and need nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from conformance.backward import PiecewiseGradients, StepwiseTraining
 from conformance.cases import MODES, Case, Mode
 from conformance.compare import Comparison, Floors, compare_traces, error_floors
 from conformance.diagnose import Diagnosis, Exhibit, Finding
+from conformance.diagnose_initial import InitialDiagnosis
 from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis
 from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.inputs import noise, noise_sides
@@ -75,7 +77,7 @@ def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Not
     for key in dict.fromkeys((c.precision, c.variant, c.input) for c in activations):
         group = [c for c in activations if (c.precision, c.variant, c.input) == key]
         found += _localise_group(plan, files, group, notify)
-    trained = [first for first in firsts if first.task and first.mode != "-" and first.precision == "float64"]
+    trained = [first for first in firsts if first.task and first.precision == "float64"]
     found += [localise_training(plan, files, first, notify) for first in trained]
     by_first = {(d.implementation, d.variant): d for d in found}
     return [by_first.get((first.implementation, first.variant)) or unlocalised(first) for first in firsts]
@@ -94,7 +96,9 @@ SMALL: dict[str, Any] = {"depths": (2, 1, 1, 1), "width": 4, "num_classes": 10}
 
 
 def localise_training(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
-    """Name the cause of a diverging case of gradients or of training steps."""
+    """Name the cause of a diverging case of gradients, of training steps or of initialisation."""
+    if first.task == "initialisation":
+        return _localise_initial(plan, files, first, notify)
     if first.task == "gradients":
         return _localise_gradients(plan, files, first, notify)
     small = _localise_steps(plan, first, notify)
@@ -154,6 +158,17 @@ def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence
     return replace(unlocalised(first), findings=findings, note=note if findings else f"{note}: it trains rightly there")
 
 
+def _localise_initial(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
+    """By what the port draws for the whole network."""
+    network = plan.networks[first.variant]
+    case = Case(first.variant, network.batch.name, "train", task="initialisation")
+    found, reason = _again(plan, files, first, [case], notify)
+    if reason:
+        return replace(unlocalised(first), note=reason)
+    findings = examine_initial(network, found[case].arrays)
+    return replace(unlocalised(first), findings=findings, note="" if findings else "drawn once more, it is right")
+
+
 def small_config(config: ResNetConfig) -> ResNetConfig:
     """A small network of the same variant."""
     return replace(config, **SMALL)
@@ -187,6 +202,11 @@ def examine_steps(network: Network, ports: Mapping[str, Mapping[str, Any]]) -> l
     states = {recipe: dict(_states(arrays)) for recipe, arrays in ports.items()}
     arrays = network.weights.to("canonical").arrays
     return StepsDiagnosis(StepwiseTraining(network.config, arrays, network.inputs[0].images, states)).findings()
+
+
+def examine_initial(network: Network, port: Mapping[str, Any]) -> list[Finding]:
+    """The same of what a port starts from, given the moments of each array."""
+    return InitialDiagnosis(network.config, port).findings()
 
 
 def _states(arrays: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,7 +3,7 @@
 Each injection is a network of its own in an ordinary job, so that one worker process runs hundreds of them and the same
 code compares, localises and diagnoses as in `conformance run`. What is expected of an injection is computed by the
 oracle with the same fault in it: which layer is the first to differ. A right build beside them must not be accused.
-Faults of the forward pass are here, those of gradients and training in `conformance.selftest_training`.
+Faults of the forward pass are here, all others in `conformance.selftest_training`.
 """
 
 from __future__ import annotations

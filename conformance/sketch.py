@@ -32,3 +32,15 @@ def sketch(array: np.ndarray) -> np.ndarray:
     padded[: array.size] = np.ascontiguousarray(array).ravel() * signs
     sums: np.ndarray = padded.reshape(rows, SUMS).sum(0)
     return sums
+
+
+def moments(array: np.ndarray) -> np.ndarray:
+    """Mean, variance and fourth central moment: what stands for an array that was drawn.
+
+    Example:
+        >>> moments(np.array([1.0, 3.0]))
+        array([2., 1., 1.])
+    """
+    mean = array.mean(dtype=np.float64)
+    squares = np.square(array - mean)
+    return np.array([mean, squares.mean(), np.square(squares).mean()])

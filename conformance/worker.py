@@ -26,7 +26,7 @@ from conformance.cases import MOMENTS, Case, labels_for, training_batches
 from conformance.inputs import content_hash
 from conformance.precision import measure_precision
 from conformance.recipes import LOSS, RECIPES, STEPS
-from conformance.sketch import sketch
+from conformance.sketch import moments, sketch
 from conformance.stream import finish_stream, write_stream
 from conformance.trace import Trace
 from impls.config import ResNetConfig
@@ -149,12 +149,7 @@ def take_steps(adapter: Adapter, case: Case, images: np.ndarray, network: Networ
 
 def draw_initial(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:
     """Mean, variance and fourth central moment of each array of a network that is given no weights."""
-    drawn = {name: array.astype(np.float64) for name, array in adapter.initial(seed=0).items()}
-    apart = {name: array - array.mean() for name, array in drawn.items()}
-    return {
-        f"initial.{name}": np.array([array.mean(), *(np.mean(apart[name] ** power) for power in (2, 4))])
-        for name, array in drawn.items()
-    }
+    return {f"initial.{name}": moments(array) for name, array in adapter.initial(seed=0).items()}
 
 
 TASKS: dict[str, Callable[[Adapter, Case, np.ndarray, Network], Mapping[str, np.ndarray]]] = {

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from conformance.faults import edits, images, weights
 from conformance.faults.edits import by_framework, replaced
 from conformance.faults.fault import PARAMETER, Fault, Parameter, Place, Remedies
+from conformance.faults.initial_catalogue import INITIAL
 from conformance.faults.training_catalogue import TRAINING, has_classes
 from impls.config import ResNetConfig
 
@@ -1133,7 +1134,7 @@ PREPROCESSING = (
     ),
 )
 
-ROWS = (*CONVOLUTIONS, *NORMS, *BLOCKS, *WHOLE, *PREPROCESSING, *TRAINING)
+ROWS = (*CONVOLUTIONS, *NORMS, *BLOCKS, *WHOLE, *PREPROCESSING, *TRAINING, *INITIAL)
 
 FAULTS: dict[str, Fault] = {fault.id: fault for fault in ROWS}
 """Every fault by its id; whether one is harmless, it says itself."""

@@ -1,10 +1,10 @@
 """What a fault is: a row that says what goes wrong, where it can, and how to make it happen in any implementation.
 
-A row changes one of six things, in one way for all implementations: the weights (a function on canonical arrays), the
-configuration, the text of the model (the four files are one text), the images, the recipe of training, or the text of
-training. Of a fault of gradients it is the model's text in the frameworks, which differentiate that, and the text of
-training in NumPy, where the gradients are written out. An `Injection` is a fault at one place; the oracle and the
-frameworks are injected with the same one.
+A row changes one of seven things, in one way for all implementations: the weights (a function on canonical arrays), the
+configuration, the text of the model (the four files are one text), the images, the recipe of training, the text of
+training, or the model's text in what it draws where no weights are given. Of a fault of gradients it is the model's
+text in the frameworks, which differentiate that, and the text of training in NumPy, where the gradients are written
+out. An `Injection` is a fault at one place; the oracle and the frameworks are injected with the same one.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Parameter:
 
 PARAMETER = _Parameter()
 VALUE = "THE_VALUE"
-"""Stands for it in the text of training."""
+"""Stands for it in the text of training, and in that of what is drawn."""
 
 HERE = "AT_THIS_PLACE"
 """Stands in NumPy's text of gradients for the question whether the layer or block `name` is the fault's place."""
@@ -153,7 +153,7 @@ class Fault:
         what: One line.
         scopes: The kinds of place that it can be at.
         seen_in: Where a check can notice it: F inference-mode forward, T train-mode forward, S running statistics,
-            P preprocessing, G gradients, O optimizer steps.
+            P preprocessing, G gradients, O optimizer steps, I initialisation.
         source: Where people met it; "-" if the catalogue's own.
         remedies: What to do.
         weights: Changes canonical arrays: (arrays, place, config, parameter) to those that change.
@@ -162,6 +162,7 @@ class Fault:
         images: Changes the images, (batch, channels, height, width): (images, parameter) to images.
         recipe: Fields of a training recipe that are wrong: a value, or a function (recipe, parameter) to one.
         training: By framework, how the text of its training is wrong.
+        initial: By framework, how the text of its model is wrong in what a network is drawn from.
         keeps: Whether it keeps something of one training step for the next, beside what the optimizer should.
         where: Whether it can be at a place of its scopes, in a network.
         precision: The lowest-cost precision in which it shows.
@@ -182,6 +183,7 @@ class Fault:
     images: ImagesChange | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Edits] = field(default_factory=dict)
+    initial: Mapping[str, Edits] = field(default_factory=dict)
     keeps: bool = False
     where: Callable[[Place, ResNetConfig], bool] = everywhere
     precision: Literal["float64", "float32"] = "float64"
@@ -199,12 +201,14 @@ class Fault:
 
     def can_be_in(self, framework: str) -> bool:
         """Whether it can happen in a framework: where its text is to be wrong, it must say how."""
-        texts = self.sources.keys() | self.training.keys()
+        texts = self.sources.keys() | self.training.keys() | self.initial.keys()
         return not texts or framework in texts
 
     @property
     def task(self) -> str:
         """The task of `conformance.recipes.TASKS` that sees it first."""
+        if self.initial:
+            return "initialisation"
         if not (self.recipe or self.training):
             return "forward"
         return "gradients" if "G" in self.seen_in else "steps"
@@ -226,7 +230,7 @@ class Injection:
     value: float | None = None
 
     def __str__(self) -> str:
-        if self.place.scope == "network" and (self.fault.recipe or self.fault.training) and not self.fault.sources:
+        if self.place.scope == "network" and self.fault.task != "forward" and not self.fault.sources:
             return self.fault.id
         if self.place.scope == "network":
             return f"{self.fault.id} everywhere"
@@ -268,10 +272,16 @@ class Injection:
 
     def training(self, framework: str) -> tuple[Substitution, ...]:
         """How the text of a framework's training is wrong, at the place and with the parameter's value."""
+        return self._filled(self.fault.training.get(framework, ()))
+
+    def initial(self, framework: str) -> tuple[Substitution, ...]:
+        """The same of what a framework's model is drawn from."""
+        return self._filled(self.fault.initial.get(framework, ()))
+
+    def _filled(self, edits: Edits) -> tuple[Substitution, ...]:
         here = f"(name == {self.place.name!r})" if self.place.scope in ("conv", "norm", "block") else "True"
         return tuple(
-            replace(edit, new=edit.new.replace(HERE, here).replace(VALUE, repr(self.parameter)))
-            for edit in self.fault.training.get(framework, ())
+            replace(edit, new=edit.new.replace(HERE, here).replace(VALUE, repr(self.parameter))) for edit in edits
         )
 
     def weights(self, arrays: Arrays, config: ResNetConfig) -> Arrays:
@@ -317,3 +327,8 @@ def grafts(injections: Sequence[Injection], framework: str) -> list[Graft]:
 def training_edits(injections: Sequence[Injection], framework: str) -> tuple[Substitution, ...]:
     """How the text of training is wrong, by all faults together."""
     return tuple(edit for injection in injections for edit in injection.training(framework))
+
+
+def initial_edits(injections: Sequence[Injection], framework: str) -> tuple[Substitution, ...]:
+    """How the text of what a model is drawn from is wrong, by all faults together."""
+    return tuple(edit for injection in injections for edit in injection.initial(framework))

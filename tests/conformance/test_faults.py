@@ -135,20 +135,23 @@ def test_every_bug_that_people_met_is_there():
 def test_a_row_is_well_formed(fault):
     assert fault.what
     assert fault.source
-    assert set(fault.seen_in) <= set("FTSPGO64")
-    kinds = (fault.weights, fault.config, fault.sources, fault.images, fault.recipe, fault.training)
+    assert set(fault.seen_in) <= set("FTSPGOI64")
+    kinds = (fault.weights, fault.config, fault.sources, fault.images, fault.recipe, fault.training, fault.initial)
     assert sum(map(bool, kinds)) == (2 if fault.sources and fault.training else 1)
     for sentence in vars(fault.remedies).values():
         assert sentence.endswith(".")
     assert any(fault.places(config) for config in VARIANTS.values())
-    assert set(fault.sources) | set(fault.training) <= set(FRAMEWORKS)
-    assert "numpy" in (fault.training or fault.sources or {"numpy"})
+    assert set(fault.sources) | set(fault.training) | set(fault.initial) <= set(FRAMEWORKS)
+    assert "numpy" in (fault.training or fault.sources or fault.initial or {"numpy"})
     place = next(place for config in VARIANTS.values() for place in fault.places(config))
     for framework, edits in fault.sources.items():
         compile(edited(model_text(f"impls.{framework}.resnet"), edits, framework), framework, "exec")
     for framework in fault.training:
         edits = Injection(fault, place).training(framework)
         compile(edited(model_text(f"impls.{framework}.training"), edits, framework), framework, "exec")
+    for framework in fault.initial:
+        edits = Injection(fault, place).initial(framework)
+        compile(edited(model_text(f"impls.{framework}.resnet"), edits, framework), framework, "exec")
 
 
 def test_a_substitution_that_does_not_match_is_an_error():
