@@ -69,6 +69,7 @@ class Finding:
         error: How nearly the first cause explains all it touches, as a relative L2 error; without a cause, how nearly
             the nearest fault does.
         nearest: Without a cause: the fault that comes nearest, if any comes nearer than the right network.
+        beside: The other faults together with which the first cause explains the port.
     """
 
     layer: str
@@ -76,6 +77,7 @@ class Finding:
     causes: tuple[Injection, ...]
     error: float
     nearest: Injection | None = None
+    beside: tuple[Injection, ...] = ()
 
     def __str__(self) -> str:
         if not self.causes:
@@ -83,7 +85,8 @@ class Finding:
             return f"no known fault explains {self.layer}{near}"
         first, *others = map(told, self.causes)
         alike = f" (not to be told apart here: {', '.join(others)})" if others else ""
-        return f"as if {first}: explains the port to {self.error:.0e}{alike}"
+        beside = f" together with {' and '.join(map(str, self.beside))}" if self.beside else ""
+        return f"as if {first}: explains the port to {self.error:.0e}{beside}{alike}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -91,6 +94,7 @@ class Finding:
             "layer": self.layer,
             "segment": self.segment,
             "causes": [cause_facts(cause) for cause in self.causes],
+            "beside": [cause_facts(cause) for cause in self.beside],
             "explained_to": self.error if np.isfinite(self.error) else None,
             "nearest": cause_facts(self.nearest) if self.nearest else None,
             "text": str(self),

@@ -95,6 +95,19 @@ def rounded_anew(arrays):
     return {name: a * (1 + 1e-15 * random.standard_normal(np.shape(a))) for name, a in arrays.items()}
 
 
+def assert_together(findings, pair):
+    """Each of two faults is named with the other beside it, and what was estimated is the injected value."""
+    assert [finding.causes[0].fault.id for finding in findings] == list(pair)
+    assert [[other.fault.id for other in finding.beside] for finding in findings] == [[pair[1]], [pair[0]]]
+    for finding, other in zip(findings, reversed(pair), strict=True):
+        fault = finding.causes[0].fault
+        assert finding.error < 1e-11
+        assert f" together with {other}" in str(finding)
+        assert [facts["fault"] for facts in finding.to_dict()["beside"]] == [other]
+        if fault.parameter:
+            assert finding.causes[0].parameter == pytest.approx(fault.parameter.injected, rel=1e-6)
+
+
 def wrong_names(specimen, injections):
     right, wrong = specimen.gradients(), specimen.gradients(injections)
     return [
@@ -140,6 +153,49 @@ class TestGradients:
         injections = [specimen.injection(*pair) for pair in pairs]
         findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
         assert [finding.causes for finding in findings] == [(injection,) for injection in injections]
+
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            ("loss-sum", "label-smoothing-missing"),
+            ("label-smoothing-over-others", "softmax-twice"),
+            ("loss-sum", "softmax-twice"),
+            ("loss-sum", "label-smoothing-other"),
+        ],
+        ids="+".join,
+    )
+    def test_two_faults_that_alter_the_same_arrays_are_found_together(self, specimen, pair):
+        injections = [specimen.injection(id) for id in pair]
+        findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
+        assert_together(findings, pair)
+        assert [finding.layer for finding in findings] == ["loss", "loss"]
+
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            (("scale-gradient-lost", "stage4.0.downsample_bn"), ("variance-detached", "stage4.0.downsample_bn")),
+            (("offset-gradient-lost", "stage4.0.downsample_bn"), ("mean-detached", "network")),
+            (("shortcut-detached", "stage4.0"), ("offset-gradient-lost", "network")),
+        ],
+        ids=lambda pair: "+".join(id for id, _ in pair),
+    )
+    def test_of_faults_that_are_alike_at_first_those_are_found_that_explain_all(self, specimen, pair):
+        injections = [specimen.injection(*id) for id in pair]
+        findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
+        assert sorted(str(finding.causes[0]) for finding in findings) == sorted(map(str, injections))
+
+    def test_a_third_fault_is_found_after_two_together(self, specimen):
+        ids = [("loss-sum",), ("label-smoothing-missing",), ("classifier-gradient-lost", "head")]
+        injections = [specimen.injection(*id) for id in ids]
+        findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
+        assert [finding.causes for finding in findings] == [(injection,) for injection in injections]
+        assert [len(finding.beside) for finding in findings] == [1, 1, 0]
+
+    def test_an_unknown_fault_beside_a_known_one_is_not_given_a_name(self, specimen):
+        port = specimen.gradients([specimen.injection("loss-sum")])
+        (finding,) = specimen.explain_gradients(port | {"loss": 1.0001 * port["loss"]})
+        assert (finding.layer, finding.causes) == ("loss", ())
+        assert finding.nearest == specimen.injection("loss-sum")
 
     def test_an_unknown_fault_is_not_given_a_name(self, specimen):
         port = specimen.gradients()
@@ -197,6 +253,38 @@ class TestSteps:
         ids = ["nesterov-missing", "adam-eps", "wd-on-norm"]
         findings = specimen.explain_steps(specimen.steps([specimen.injection(id) for id in ids]))
         assert {finding.causes[0].fault.id for finding in findings} == set(ids)
+
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            pytest.param(pair, id="+".join(pair), marks=[pytest.mark.slow] * slow)
+            for pair, slow in (
+                (("adam-eps", "adam-uncorrected"), False),
+                (("adamw-decay-not-times-rate", "adam-eps-other"), False),
+                (("nesterov-missing", "warmup-missing"), True),
+                (("adam-uncorrected", "adam-eps-other"), True),
+            )
+        ],
+    )
+    def test_two_faults_that_alter_the_same_arrays_are_found_together(self, specimen, pair):
+        findings = specimen.explain_steps(specimen.steps([specimen.injection(id) for id in pair]))
+        assert_together(findings, pair)
+
+    @pytest.mark.slow
+    def test_two_faults_together_are_found_beside_another(self, specimen):
+        ids = ["clip-one-by-one", "adam-eps", "adam-uncorrected"]
+        findings = specimen.explain_steps(specimen.steps([specimen.injection(id) for id in ids]))
+        assert [finding.causes[0].fault.id for finding in findings] == ids
+        assert [len(finding.beside) for finding in findings] == [0, 1, 1]
+
+    @pytest.mark.parametrize("id", ["adam-eps", pytest.param("wd-decoupled", marks=pytest.mark.slow)])
+    def test_an_unknown_fault_beside_a_known_one_is_not_given_a_name(self, specimen, id):
+        port = specimen.steps([specimen.injection(id)])
+        for states in port.values():
+            states[1]["conv1.weight"] = states[1]["conv1.weight"] * 1.001
+        (finding,) = specimen.explain_steps(port)
+        assert finding.causes == ()
+        assert finding.layer.startswith("conv1.weight after step 1")
 
     @pytest.mark.parametrize(
         "id", ["var-biased", *(pytest.param(id, marks=pytest.mark.slow) for id in ("loss-sum", "statistics-detached"))]
