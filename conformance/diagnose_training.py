@@ -311,6 +311,9 @@ class GradientDiagnosis:
 At = tuple[str, int, str]
 """A recipe's name, a step and an array."""
 
+Explaining = list[tuple[Together, dict[At, float]]]
+"""Faults, one or two together, with what they explain of steps and the errors there."""
+
 
 @dataclass(eq=False)
 class StepsDiagnosis:
@@ -334,49 +337,70 @@ class StepsDiagnosis:
         return {recipe: [*step_names(recipe, self.oracle.config)] for recipe in self.oracle.port}
 
     def findings(self) -> list[Finding]:
-        """The faults that together explain every step, or the admission that none are known."""
+        """The faults that together explain every step, or the admission that none are known.
+
+        One that explains the first steps, and no more, may only look like two that explain them all.
+        """
         errors = self.errors([])
         wrong = [at for at in errors if errors[at] > STEP_EXPLAINED]
         if not wrong:
             return []
+        for first in (self.best, self.best_together):
+            self.known = []
+            if found := self.one_by_one(wrong, first(wrong)):
+                return found
+        return [self.unexplained(wrong)]
+
+    def one_by_one(self, wrong: Sequence[At], best: Explaining) -> list[Finding]:
+        """The best faults, and those after them; nothing if they leave something."""
         found: list[Finding] = []
-        while wrong and len(found) < MOST_FAULTS:
-            best = self.best(wrong)
-            if not best:
-                break
+        while best and len(found) < MOST_FAULTS:
             together, explained = best[0]
             error = max(explained.values())
             found += told_together(told_at(wrong[0]), wrong[0][0], [others for others, _ in best], error)
             self.known += together
             wrong = [at for at in wrong if at not in explained]
-        return found if not wrong else [self.unexplained([at for at in errors if errors[at] > STEP_EXPLAINED])]
+            if not wrong:
+                return found
+            best = self.best(wrong) or self.best_together(wrong)
+        return []
 
-    def best(self, wrong: Sequence[At]) -> list[tuple[Together, dict[At, float]]]:
+    def best(self, wrong: Sequence[At]) -> Explaining:
         """The faults that explain the most of what is wrong and spoil nothing, with their errors there.
 
         Those of training come first, and those that need no estimate; where one explains all, no others are tried.
-        Where none explains anything, two together may.
         """
-        kept: list[tuple[Together, dict[At, float]]] = []
+        kept: Explaining = []
         for faults in self.rounds():
             kept += self.kept([(injection,) for injection in faults], wrong)
             if any(len(explained) == len(wrong) for _, explained in kept):
                 break
-        kept = kept or next((found for some in pairs(self.shown(wrong[0])) if (found := self.kept(some, wrong))), [])
-        most = max((len(explained) for _, explained in kept), default=0)
-        return [(together, explained) for together, explained in kept if len(explained) == most]
+        return most(kept)
 
-    def kept(self, hypotheses: Sequence[Together], wrong: Sequence[At]) -> list[tuple[Together, dict[At, float]]]:
+    def best_together(self, wrong: Sequence[At]) -> Explaining:
+        """The same of two together; those that need no estimate come first."""
+        tried = (self.kept(hypotheses, wrong) for hypotheses in pairs(self.altering(wrong)))
+        return next((most(kept) for kept in tried if kept), [])
+
+    def kept(self, hypotheses: Sequence[Together], wrong: Sequence[At]) -> Explaining:
         """Of some hypotheses, those that explain something."""
         valued = (one for together in hypotheses for one in self.valued(together, wrong[0]))
         return [(one, explained) for one in valued if (explained := self.explained(one, wrong))]
 
-    def shown(self, first: At) -> list[Injection]:
-        """The faults that alter the first wrong array; without those of gradients, which are diagnosed before."""
-        recipe, number, _ = first
-        right = self.distances(recipe, number)[first]
-        every = (injection for faults in self.rounds() for injection in faults if injection.fault.task != "gradients")
-        return [one for one in every if self.distances(recipe, number, one).get(first, right) != right]
+    def altering(self, wrong: Sequence[At]) -> list[Injection]:
+        """The faults that alter the first wrong step, and nothing that is right there.
+
+        Those of gradients, which are diagnosed before, are not among them.
+        """
+        recipe, number, _ = wrong[0]
+        right, wrongs = self.distances(recipe, number), set(wrong)
+        every = (one for faults in self.rounds() for one in faults if one.fault.task != "gradients")
+        found = [(one, self.distances(recipe, number, one) or right) for one in every]
+        return [
+            one
+            for one, here in found
+            if here != right and all(at in wrongs for at, error in here.items() if error > STEP_EXPLAINED)
+        ]
 
     def rounds(self) -> Iterator[list[Injection]]:
         """The hypotheses: of training without and with a parameter, then all others."""
@@ -480,6 +504,12 @@ class StepsDiagnosis:
             (recipe, number, name): distance(port[name], found[name]) if name in port and name in found else inf
             for name in names
         }
+
+
+def most(kept: Explaining) -> Explaining:
+    """Those that explain the most."""
+    largest = max((len(explained) for _, explained in kept), default=0)
+    return [(together, explained) for together, explained in kept if len(explained) == largest]
 
 
 def statistical() -> list[Fault]:

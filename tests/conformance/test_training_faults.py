@@ -262,6 +262,7 @@ class TestSteps:
                 (("adam-eps", "adam-uncorrected"), False),
                 (("adamw-decay-not-times-rate", "adam-eps-other"), False),
                 (("nesterov-missing", "warmup-missing"), True),
+                (("wd-decoupled", "dampening"), True),
                 (("adam-uncorrected", "adam-eps-other"), True),
             )
         ],
