@@ -18,8 +18,9 @@ from conformance.backward import (
 )
 from conformance.cases import labels_for, training_batches
 from conformance.diagnose import distance
-from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis
+from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis, told_together
 from conformance.faults import FAULTS, Injection, find_fault, places
+from conformance.faults.edits import EditError
 from conformance.inputs import noise, noise_sides
 from conformance.localise import small_config
 from conformance.recipes import LOSS, RECIPES, STEPS
@@ -28,6 +29,7 @@ from conformance.trials import chosen_places
 from conformance.weights import synthetic_weights
 from impls.config import VARIANTS
 from impls.numpy.training import gradients
+from impls.recipe import Recipe
 from weights_convert.shapes import expected_shapes
 
 OF_GRADIENTS = [fault for fault in FAULTS.values() if fault.task == "gradients"]
@@ -302,6 +304,16 @@ class TestSteps:
         assert finding.causes == ()
         assert str(finding).startswith("no known fault explains exp_avg.conv1.weight after step 3 of adamw")
 
+    @pytest.mark.slow
+    def test_an_unknown_schedule_is_not_put_together_from_known_ones(self, specimen, monkeypatch):
+        """Of a rate, one number a step, many pairs explain one step."""
+        right = Recipe.rate
+        with monkeypatch.context() as patch:
+            patch.setattr(Recipe, "rate", lambda recipe, step: right(recipe, step) * (0.9 + 0.02 * (step * 7 % 5)))
+            port = specimen.steps([specimen.injection("nesterov-missing")])
+        (finding,) = specimen.explain_steps(port)
+        assert finding.causes == ()
+
     def test_arrays_that_are_missing_or_of_another_shape_are_not_explained(self, specimen):
         port = specimen.steps()
         for states in port.values():
@@ -313,6 +325,21 @@ class TestSteps:
 
     def test_right_steps_have_no_findings(self, specimen):
         assert specimen.explain_steps(specimen.steps()) == []
+
+
+def test_faults_are_put_in_in_the_order_in_which_each_finds_its_place(specimen):
+    for ids in (["loss-sum", "softmax-twice"], ["softmax-twice", "loss-sum"]):
+        assert training_with([specimen.injection(id) for id in ids]).loss is not None
+    with pytest.raises(EditError, match="stands there 0 times"):
+        training_with([specimen.injection(id) for id in ("wd-decoupled", "lr-in-velocity")])
+
+
+def test_what_would_do_in_the_stead_of_one_of_two_is_named_beside_the_other(specimen):
+    a, b, c = (specimen.injection(id) for id in ("adam-eps", "adam-uncorrected", "adam-l2"))
+    findings = told_together("loss", "head", [(a, b), (a, c)], 1e-15)
+    assert [finding.causes for finding in findings] == [(a,), (b, c)]
+    assert [finding.beside for finding in findings] == [(b,), (a,)]
+    assert "explains the port to 1e-15 together with adam-eps (not to be told apart here: adam-l2 (" in str(findings[1])
 
 
 def test_a_parameter_takes_the_place_of_what_a_recipe_has():
