@@ -331,33 +331,20 @@ class StepsDiagnosis:
         return {recipe: [*step_names(recipe, self.oracle.config)] for recipe in self.oracle.port}
 
     def findings(self) -> list[Finding]:
-        """The faults that together explain every step, or the admission that none are known.
-
-        One that explains the first steps, and no more, may only look like two that explain them all.
-        """
+        """The faults that together explain every step, or the admission that none are known."""
         errors = self.errors([])
-        wrong = [at for at in errors if errors[at] > STEP_EXPLAINED]
-        if not wrong:
-            return []
-        for first in (self.best, self.best_together):
-            self.known = []
-            if found := self.one_by_one(wrong, first(wrong)):
-                return found
-        return [self.unexplained(wrong)]
-
-    def one_by_one(self, wrong: Sequence[At], best: Explaining) -> list[Finding]:
-        """The best faults, and those after them; nothing if they leave something."""
+        left = wrong = [at for at in errors if errors[at] > STEP_EXPLAINED]
         found: list[Finding] = []
-        while best and len(found) < MOST_FAULTS:
+        while left and len(found) < MOST_FAULTS:
+            best = self.best(left) or self.best_together(left)
+            if not best:
+                break
             together, explained = best[0]
             error = max(explained.values())
-            found += told_together(told_at(wrong[0]), wrong[0][0], [others for others, _ in best], error)
+            found += told_together(told_at(left[0]), left[0][0], [others for others, _ in best], error)
             self.known += together
-            wrong = [at for at in wrong if at not in explained]
-            if not wrong:
-                return found
-            best = self.best(wrong) or self.best_together(wrong)
-        return []
+            left = [at for at in left if at not in explained]
+        return found if not left else [self.unexplained(wrong)]
 
     def best(self, wrong: Sequence[At]) -> Explaining:
         """The faults that explain the most of what is wrong and spoil nothing, with their errors there.
