@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
+from itertools import count, permutations
 from typing import Any
 
 import numpy as np
 
 from conformance.cases import labels_for, statistic_names, training_batches
-from conformance.faults.edits import edited_module
+from conformance.faults.edits import EditError, edited_module
 from conformance.faults.fault import Arrays, Injection, training_edits
 from conformance.recipes import LOSS, RECIPES, STEPS
 from conformance.segments import input_name, segment_names
@@ -45,8 +45,17 @@ def put(model: Any, name: str, array: Array) -> None:
 
 
 def training_with(injections: Sequence[Injection]) -> Any:
-    """The oracle's module of training, with faults in its text."""
-    return edited_module(TRAINING_MODULE, training_edits(injections, "numpy"))
+    """The oracle's module of training, with faults in its text, put in in any order in which each finds its place.
+
+    Raises:
+        EditError: If there is none.
+    """
+    for order in permutations(injections):
+        try:
+            return edited_module(TRAINING_MODULE, training_edits(order, "numpy"))
+        except EditError as error:
+            clash = error
+    raise clash
 
 
 def recipe_with(recipe: Recipe, injections: Sequence[Injection]) -> Recipe:

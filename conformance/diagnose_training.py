@@ -3,14 +3,18 @@
 Gradients pass the network from the loss to the images, and the first wrong one in that order lies in the piece with the
 fault, or in the one behind it. Every fault that can be there is put into the oracle's gradients, which are taken from
 there on. Steps are taken one by one, each from the port's own state: what is wrong after one is that step's own fault.
+
+Two faults that alter the same arrays hide each other. So where no single one explains the first wrong array, those that
+alter it are tried two by two.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise, product
 from math import inf
 from typing import Any
 
@@ -18,7 +22,7 @@ import numpy as np
 
 from conformance.backward import PiecewiseGradients, StepwiseTraining, fits
 from conformance.cases import MOMENTS, OFFSET, Case, Mode, expected_names
-from conformance.diagnose import MOST_FAULTS, Finding, distance, newton
+from conformance.diagnose import MOST_FAULTS, Finding, distance, newton, told
 from conformance.faults import FAULTS, Fault, Injection
 from conformance.segments import Stopped, segment_of
 from impls.config import ResNetConfig
@@ -35,22 +39,53 @@ offset at twice the rate. The least fault, clipping to norm / (total + 1e-6), le
 NEARER = 0.99
 """Share of what the right network leaves, at most, that a fault which comes nearer leaves; more is rounding."""
 
+MOST_PATHS = 12
+"""Sets of faults of gradients that are followed where the likeliest lead nowhere: a second each on ResNet-50, 64x96."""
+
+Together = tuple[Injection, ...]
+"""One fault, or two that are there together; if one is estimated, the last."""
+
 
 @dataclass(frozen=True)
 class Attempt:
-    """A fault tried.
+    """A fault tried, or two together.
 
     Attributes:
-        injection: Which, where.
-        reach: How many arrays, in order, it explains.
+        together: Which, where.
+        reach: How many arrays, in order, they explain.
         error: The largest error among those.
-        left: What it leaves of the first wrong array.
+        left: What they leave of the first wrong array.
     """
 
-    injection: Injection
+    together: Together
     reach: int
     error: float
     left: float
+
+
+def pairs(injections: Sequence[Injection]) -> Iterator[list[Together]]:
+    """Two of the faults together: of those that need no estimate, then each of these with each that needs one."""
+    fixed = [one for one in injections if not one.fault.parameter]
+    yield list(combinations(fixed, 2))
+    yield list(product(fixed, (one for one in injections if one.fault.parameter)))
+
+
+def told_together(layer: str, segment: str, best: Sequence[Together], error: float) -> list[Finding]:
+    """A finding for each of the faults that explain an array together; what would do in one's stead is not told apart.
+
+    Args:
+        layer: The first wrong array.
+        segment: Its piece.
+        best: The faults, and others that explain as much.
+        error: How nearly the first explain all that they touch.
+    """
+    found = []
+    for cause in best[0]:
+        beside = tuple(other for other in best[0] if other is not cause)
+        rest = set(map(str, beside))
+        alike = tuple(one for others in best for one in others if set(map(str, others)) - {str(one)} == rest)
+        found.append(Finding(layer, segment, alike, error, beside=beside))
+    return found
 
 
 def of_task(task: str) -> list[Fault]:
@@ -73,8 +108,8 @@ class GradientDiagnosis:
     faults: Sequence[Fault] = field(default_factory=lambda: of_task("gradients"))
 
     def __post_init__(self) -> None:
-        self.known: list[Injection] = []
-        self._expect()
+        self.remembered: dict[tuple[str, ...], list[Attempt]] = {}
+        self.know([])
         self.right = self.expected
 
     @cached_property
@@ -87,53 +122,98 @@ class GradientDiagnosis:
         """The first array that the faults known by now do not explain."""
         return next((name for name in self.names if self._left(name, self.expected[name]) > EXPLAINED), None)
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> list[Finding]:
+        """The faults that explain the port, or those of them that are known."""
+        found = self.one_by_one()
+        return found if all(finding.causes for finding in found) else self.fewest() or found
+
+    def one_by_one(self) -> list[Finding]:
         """The faults, one after the other, each at the array that is first unexplained by those before."""
-        for _ in range(MOST_FAULTS):
-            name = self.first_wrong()
-            if name is None:
-                return
-            finding = self.explain(name)
-            yield finding
-            if not finding.causes:
-                return
-            self.known.append(finding.causes[0])
-            self._expect()
+        found: list[Finding] = []
+        while len(found) < MOST_FAULTS and (name := self.first_wrong()):
+            found += self.explain(name)
+            if not found[-1].causes:
+                break
+            self.know([finding.causes[0] for finding in found])
+        return found
 
-    def explain(self, name: str) -> Finding:
-        """The faults that explain the first wrong array, and the most of those behind it.
+    def fewest(self) -> list[Finding]:
+        """The fewest faults that explain everything, though others explain as much or more of what is wrong first.
 
-        An estimate must explain more than the array that it was fitted to: a loss, one number, fits any.
+        Nothing if there are none. Faults here and everywhere, for one, are alike up to what another fault spoils.
         """
-        attempts = [self.attempt(injection, name) for injection in self.hypotheses(name, continuous=False)]
-        position = self.names.index(name)
-        if all(attempt.reach <= position for attempt in attempts):
-            estimates = [self.estimate(injection, name) for injection in self.hypotheses(name, continuous=True)]
-            attempts += [attempt for attempt in estimates if attempt is not None and attempt.reach != position + 1]
-        reach = max((attempt.reach for attempt in attempts), default=0)
-        segment = self.segment(name)
-        if reach > position:
-            best = [attempt for attempt in attempts if attempt.reach == reach]
-            return Finding(name, segment, tuple(attempt.injection for attempt in best), best[0].error)
-        left = self._left(name, self.expected[name])
-        nearest = min(attempts, key=lambda attempt: attempt.left, default=None)
-        if nearest is None or nearest.left > NEARER * left:
-            return Finding(name, segment, (), left)
-        return Finding(name, segment, (), nearest.left, nearest.injection)
+        paths: deque[list[Finding]] = deque([[]])
+        for _ in range(MOST_PATHS):
+            if not paths:
+                break
+            path = paths.popleft()
+            self.know([finding.causes[0] for finding in path])
+            name = self.first_wrong()
+            assert name is not None
+            ways = sorted(self.explaining(name), key=lambda attempt: attempt.reach, reverse=True)
+            if ways and ways[0].reach == len(self.names):
+                return path + self.named(name, ways)
+            paths += [path + self.named(name, [way]) for way in ways]
+        return []
 
-    def hypotheses(self, name: str, continuous: bool) -> Iterator[Injection]:
-        """Every fault, with a free parameter or without, that could show first at an array."""
+    def explain(self, name: str) -> list[Finding]:
+        """The faults that explain the first wrong array, and the most of those behind it: one, or else two together."""
+        explaining, left = self.explaining(name), self._left(name, self.expected[name])
+        if explaining:
+            return self.named(name, explaining)
+        singles = (attempt for attempt in self.tried(name) if len(attempt.together) == 1)
+        nearest = min(singles, key=lambda attempt: attempt.left, default=None)
+        if nearest is None or nearest.left > NEARER * left:
+            return [Finding(name, self.segment(name), (), left)]
+        return [Finding(name, self.segment(name), (), nearest.left, nearest.together[0])]
+
+    def named(self, name: str, attempts: Sequence[Attempt]) -> list[Finding]:
+        """The attempts that explain the most."""
+        reach = max(attempt.reach for attempt in attempts)
+        best = [attempt for attempt in attempts if attempt.reach == reach]
+        return told_together(name, self.segment(name), [attempt.together for attempt in best], best[0].error)
+
+    def explaining(self, name: str) -> list[Attempt]:
+        """What explains the first wrong array."""
+        return [attempt for attempt in self.tried(name) if attempt.reach > self.names.index(name)]
+
+    def tried(self, name: str) -> list[Attempt]:
+        """What may explain the first wrong array, up to the first round in which something does; tried once only."""
+        known = tuple(map(told, self.known))
+        if known not in self.remembered:
+            self.remembered[known] = []
+            for attempts in self.rounds(name):
+                self.remembered[known] += attempts
+                if any(attempt.reach > self.names.index(name) for attempt in attempts):
+                    break
+        return self.remembered[known]
+
+    def rounds(self, name: str) -> Iterator[list[Attempt]]:
+        """Faults that alter the first wrong array: without a parameter, with one, and pairs of them.
+
+        Whether one with a parameter alters that array, and none that is right before it, is seen at any value.
+        """
+        position, left = self.names.index(name), self._left(name, self.expected[name])
+        attempts = [self.attempt((injection,), name) for injection in self.hypotheses(name)]
+        altering = [attempt for attempt in attempts if attempt.reach >= position and attempt.left != left]
+        yield [attempt for attempt in altering if not attempt.together[0].fault.parameter]
+        injections = [attempt.together[0] for attempt in altering]
+        free: list[Together] = [(one,) for one in injections if one.fault.parameter]
+        for hypotheses in (free, *pairs(injections)):
+            yield [attempt for together in hypotheses if (attempt := self.valued(together, name))]
+
+    def hypotheses(self, name: str) -> Iterator[Injection]:
+        """Every fault that could show first at an array."""
         order = self.oracle.segments
         here = order.index(self.segment(name))
         near = order[max(0, here - 1) : here + 1]
         for fault in self.faults:
-            if (fault.parameter is not None) == continuous:
-                for place in fault.places(self.oracle.config):
-                    if place.scope == "network" or segment_of(place.name) in near:
-                        yield Injection(fault, place)
+            for place in fault.places(self.oracle.config):
+                if place.scope == "network" or segment_of(place.name) in near:
+                    yield Injection(fault, place)
 
-    def attempt(self, injection: Injection, first: str) -> Attempt:
-        """What a fault explains."""
+    def attempt(self, together: Together, first: str) -> Attempt:
+        """What faults explain."""
         position = {name: number for number, name in enumerate(self.names)}
         errors: dict[str, float] = {}
         reach = len(self.names)
@@ -147,18 +227,23 @@ class GradientDiagnosis:
                 raise Stopped
 
         try:
-            self._run(injection, check)
+            self._run(together, check)
         except Stopped:
             pass
         except (ValueError, IndexError):  # faults that cannot be together
-            return Attempt(injection, 0, inf, inf)
+            return Attempt(together, 0, inf, inf)
         explained = [error for name, error in errors.items() if position[name] < reach]
-        return Attempt(injection, reach, max(explained, default=inf), errors.get(first, inf))
+        return Attempt(together, reach, max(explained, default=inf), errors.get(first, inf))
 
-    def estimate(self, injection: Injection, name: str) -> Attempt | None:
-        """The same, of the value of its parameter that explains the first wrong array best."""
-        parameter = injection.fault.parameter
-        assert parameter is not None
+    def valued(self, together: Together, name: str) -> Attempt | None:
+        """The same, with the value of the last one's parameter, if any, that explains the first wrong array best.
+
+        Nothing, if it explains that array alone: a loss, one number, is explained by some value of any.
+        """
+        *beside, last = together
+        parameter = last.fault.parameter
+        if parameter is None:
+            return self.attempt(together, name)
 
         def residual(value: float) -> Array | None:
             kept: dict[str, Array] = {}
@@ -170,7 +255,7 @@ class GradientDiagnosis:
                     raise Stopped
 
             try:
-                self._run(replace(injection, value=value), keep)
+                self._run((*beside, replace(last, value=value)), keep)
             except Stopped:
                 return np.ravel(kept[name] - port) if fits(port, kept[name]) else None
             except ValueError:
@@ -178,22 +263,25 @@ class GradientDiagnosis:
             return None
 
         values = (newton(residual, parameter, start) for start in parameter.starts)
-        tried = [self.attempt(replace(injection, value=value), name) for value in values if value is not None]
-        return max(tried, key=lambda attempt: (attempt.reach, -attempt.left), default=None)
+        found = [(*beside, replace(last, value=value)) for value in values if value is not None]
+        best = max((self.attempt(one, name) for one in found), key=lambda one: (one.reach, -one.left), default=None)
+        return best if best and best.reach != self.names.index(name) + 1 else None
 
     def segment(self, name: str) -> str:
         """The piece of an array."""
         return "head" if name == "loss" else segment_of(name.removeprefix("gradient."))
 
-    def _run(self, injection: Injection, see: Any) -> None:
-        """The gradients with a fault and those known, from the fault's piece on."""
+    def _run(self, together: Together, see: Any) -> None:
+        """The gradients with faults and those known, from the first fault's piece on."""
         order = self.oracle.segments
-        start = order[0] if injection.place.scope == "network" else segment_of(injection.place.name)
+        places = (injection.place for injection in together)
+        start = min((order[0] if one.scope == "network" else segment_of(one.name) for one in places), key=order.index)
         with np.errstate(all="ignore"):
-            self.oracle.run([*self.known, injection], start, self.entering.get(start), see)
+            self.oracle.run([*self.known, *together], start, self.entering.get(start), see)
 
-    def _expect(self) -> None:
-        """What the oracle computes with the faults known by now."""
+    def know(self, known: list[Injection]) -> None:
+        """Take faults as known; what the oracle computes with them is expected."""
+        self.known = known
         self.expected: dict[str, Array] = {}
         self.entering: dict[str, Array] = {}
         order = self.oracle.segments
@@ -216,6 +304,9 @@ class GradientDiagnosis:
 
 At = tuple[str, int, str]
 """A recipe's name, a step and an array."""
+
+Explaining = list[tuple[Together, dict[At, float]]]
+"""Faults, one or two together, with what they explain of steps and the errors there."""
 
 
 @dataclass(eq=False)
@@ -242,37 +333,55 @@ class StepsDiagnosis:
     def findings(self) -> list[Finding]:
         """The faults that together explain every step, or the admission that none are known."""
         errors = self.errors([])
-        wrong = [at for at in errors if errors[at] > STEP_EXPLAINED]
-        if not wrong:
-            return []
+        left = wrong = [at for at in errors if errors[at] > STEP_EXPLAINED]
         found: list[Finding] = []
-        while wrong and len(found) < MOST_FAULTS:
-            best = self.best(wrong)
+        while left and len(found) < MOST_FAULTS:
+            best = self.best(left) or self.best_together(left)
             if not best:
                 break
-            injection, explained = best[0]
-            found.append(
-                Finding(told_at(wrong[0]), wrong[0][0], tuple(one for one, _ in best), max(explained.values()))
-            )
-            self.known.append(injection)
-            wrong = [at for at in wrong if at not in explained]
-        return found if not wrong else [self.unexplained([at for at in errors if errors[at] > STEP_EXPLAINED])]
+            together, explained = best[0]
+            error = max(explained.values())
+            found += told_together(told_at(left[0]), left[0][0], [others for others, _ in best], error)
+            self.known += together
+            left = [at for at in left if at not in explained]
+        return found if not left else [self.unexplained(wrong)]
 
-    def best(self, wrong: Sequence[At]) -> list[tuple[Injection, dict[At, float]]]:
+    def best(self, wrong: Sequence[At]) -> Explaining:
         """The faults that explain the most of what is wrong and spoil nothing, with their errors there.
 
         Those of training come first, and those that need no estimate; where one explains all, no others are tried.
         """
-        kept: list[tuple[Injection, dict[At, float]]] = []
+        kept: Explaining = []
         for faults in self.rounds():
-            for injection in faults:
-                for one in self.valued(injection, wrong[0]):
-                    explained = self.explained(one, wrong)
-                    kept += [(one, explained)] if explained else []
+            kept += self.kept([(injection,) for injection in faults], wrong)
             if any(len(explained) == len(wrong) for _, explained in kept):
                 break
-        most = max((len(explained) for _, explained in kept), default=0)
-        return [(one, explained) for one, explained in kept if len(explained) == most]
+        return most(kept)
+
+    def best_together(self, wrong: Sequence[At]) -> Explaining:
+        """The same of two together; those that need no estimate come first."""
+        tried = (self.kept(hypotheses, wrong) for hypotheses in pairs(self.altering(wrong)))
+        return next((most(kept) for kept in tried if kept), [])
+
+    def kept(self, hypotheses: Sequence[Together], wrong: Sequence[At]) -> Explaining:
+        """Of some hypotheses, those that explain something."""
+        valued = (one for together in hypotheses for one in self.valued(together, wrong[0]))
+        return [(one, explained) for one in valued if (explained := self.explained(one, wrong))]
+
+    def altering(self, wrong: Sequence[At]) -> list[Injection]:
+        """The faults that alter the first wrong step, and nothing that is right there.
+
+        Those of gradients, which are diagnosed before, are not among them.
+        """
+        recipe, number, _ = wrong[0]
+        right, wrongs = self.distances(recipe, number), set(wrong)
+        every = (one for faults in self.rounds() for one in faults if one.fault.task != "gradients")
+        found = [(one, self.distances(recipe, number, one) or right) for one in every]
+        return [
+            one
+            for one, here in found
+            if here != right and all(at in wrongs for at, error in here.items() if error > STEP_EXPLAINED)
+        ]
 
     def rounds(self) -> Iterator[list[Injection]]:
         """The hypotheses: of training without and with a parameter, then all others."""
@@ -287,34 +396,45 @@ class StepsDiagnosis:
                     and (injection.fault.parameter is not None) == continuous
                 ]
 
-    def valued(self, injection: Injection, first: At) -> Iterator[Injection]:
-        """A fault with each value that its parameter may have."""
-        parameter = injection.fault.parameter
+    def valued(self, together: Together, first: At) -> Iterator[Together]:
+        """Faults with each value that the last one's parameter may have."""
+        *beside, last = together
+        parameter = last.fault.parameter
         if parameter is None:
-            yield injection
+            yield together
             return
         recipe, number, name = first
 
         def residual(value: float) -> Array | None:
-            found = self.step(recipe, number, replace(injection, value=value))
+            found = self.step(recipe, number, *beside, replace(last, value=value))
             port = self.oracle.port[recipe][number].get(name)
             return np.ravel(found[name] - port) if found and name in found and fits(port, found[name]) else None
 
         for start in parameter.starts:
             value = newton(residual, parameter, start)
             if value is not None:
-                yield replace(injection, value=value)
-                if self.distances(recipe, number, replace(injection, value=value)).get(first, inf) <= STEP_EXPLAINED:
+                found = (*beside, replace(last, value=value))
+                yield found
+                if self.distances(recipe, number, *found).get(first, inf) <= STEP_EXPLAINED:
                     return
 
-    def explained(self, injection: Injection, wrong: Sequence[At]) -> dict[At, float]:
-        """What a fault explains of what is wrong; nothing if it spoils what is right, or explains none of the first."""
+    def explained(self, together: Together, wrong: Sequence[At]) -> dict[At, float]:
+        """What faults explain of what is wrong; nothing if they spoil what is right, or explain none of the first step.
+
+        Two must explain all that they alter in that step, and more than the one array that a value may be fitted to.
+        """
         recipe, number, _ = wrong[0]
-        here = self.distances(recipe, number, injection)
-        if not any(here.get(at, inf) <= STEP_EXPLAINED for at in wrong if at[:2] == (recipe, number)):
+        here = self.distances(recipe, number, *together)
+        explained = [at for at in wrong if here.get(at, inf) <= STEP_EXPLAINED]
+        if not explained:
             return {}
+        if len(together) > 1:
+            right = self.distances(recipe, number)
+            altered = [at for at in here if here[at] != right[at]]
+            if len(explained) == 1 or any(here[at] > STEP_EXPLAINED for at in altered):
+                return {}
         try:
-            errors = self.errors([injection])
+            errors = self.errors(together)
         except ValueError:
             return {}
         if any(error > STEP_EXPLAINED and at not in set(wrong) for at, error in errors.items()):
@@ -325,10 +445,10 @@ class StepsDiagnosis:
         """No fault fits: the one that leaves the least of the first wrong array, if it leaves less than there was."""
         self.known = []
         recipe, number, _ = first = wrong[0]
-        left, nearest = self.distances(recipe, number, None)[first], None
+        left, nearest = self.distances(recipe, number)[first], None
         for faults in self.rounds():
             for injection in faults:
-                for one in self.valued(injection, first):
+                for (one,) in self.valued((injection,), first):
                     found = self.distances(recipe, number, one).get(first, inf)
                     if found < NEARER * left:
                         left, nearest = found, one
@@ -344,17 +464,16 @@ class StepsDiagnosis:
                     errors |= self._apart(recipe, number, found, port)
         return errors
 
-    def distances(self, recipe: str, number: int, injection: Injection | None) -> dict[At, float]:
+    def distances(self, recipe: str, number: int, *injections: Injection) -> dict[At, float]:
         """The same of one step."""
-        found = self.step(recipe, number, injection)
+        found = self.step(recipe, number, *injections)
         return {} if found is None else self._apart(recipe, number, found, self.oracle.port[recipe][number])
 
-    def step(self, recipe: str, number: int, injection: Injection | None) -> dict[str, Array] | None:
-        """The oracle's state after a step, with a fault; None where it cannot be."""
-        injections = [*self.known, injection] if injection else self.known
+    def step(self, recipe: str, number: int, *injections: Injection) -> dict[str, Array] | None:
+        """The oracle's state after a step, with faults; None where they cannot be."""
         try:
             with np.errstate(all="ignore"):
-                return next(self.oracle.steps(recipe, injections, number))
+                return next(self.oracle.steps(recipe, [*self.known, *injections], number))
         except (ValueError, IndexError):
             return None
 
@@ -366,6 +485,12 @@ class StepsDiagnosis:
             (recipe, number, name): distance(port[name], found[name]) if name in port and name in found else inf
             for name in names
         }
+
+
+def most(kept: Explaining) -> Explaining:
+    """Those that explain the most."""
+    largest = max((len(explained) for _, explained in kept), default=0)
+    return [(together, explained) for together, explained in kept if len(explained) == largest]
 
 
 def statistical() -> list[Fault]:

@@ -18,8 +18,9 @@ from conformance.backward import (
 )
 from conformance.cases import labels_for, training_batches
 from conformance.diagnose import distance
-from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis
+from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis, told_together
 from conformance.faults import FAULTS, Injection, find_fault, places
+from conformance.faults.edits import EditError
 from conformance.inputs import noise, noise_sides
 from conformance.localise import small_config
 from conformance.recipes import LOSS, RECIPES, STEPS
@@ -28,6 +29,7 @@ from conformance.trials import chosen_places
 from conformance.weights import synthetic_weights
 from impls.config import VARIANTS
 from impls.numpy.training import gradients
+from impls.recipe import Recipe
 from weights_convert.shapes import expected_shapes
 
 OF_GRADIENTS = [fault for fault in FAULTS.values() if fault.task == "gradients"]
@@ -95,6 +97,19 @@ def rounded_anew(arrays):
     return {name: a * (1 + 1e-15 * random.standard_normal(np.shape(a))) for name, a in arrays.items()}
 
 
+def assert_together(findings, pair):
+    """Each of two faults is named with the other beside it, and what was estimated is the injected value."""
+    assert [finding.causes[0].fault.id for finding in findings] == list(pair)
+    assert [[other.fault.id for other in finding.beside] for finding in findings] == [[pair[1]], [pair[0]]]
+    for finding, other in zip(findings, reversed(pair), strict=True):
+        fault = finding.causes[0].fault
+        assert finding.error < 1e-11
+        assert f" together with {other}" in str(finding)
+        assert [facts["fault"] for facts in finding.to_dict()["beside"]] == [other]
+        if fault.parameter:
+            assert finding.causes[0].parameter == pytest.approx(fault.parameter.injected, rel=1e-6)
+
+
 def wrong_names(specimen, injections):
     right, wrong = specimen.gradients(), specimen.gradients(injections)
     return [
@@ -140,6 +155,49 @@ class TestGradients:
         injections = [specimen.injection(*pair) for pair in pairs]
         findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
         assert [finding.causes for finding in findings] == [(injection,) for injection in injections]
+
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            ("loss-sum", "label-smoothing-missing"),
+            ("label-smoothing-over-others", "softmax-twice"),
+            ("loss-sum", "softmax-twice"),
+            ("loss-sum", "label-smoothing-other"),
+        ],
+        ids="+".join,
+    )
+    def test_two_faults_that_alter_the_same_arrays_are_found_together(self, specimen, pair):
+        injections = [specimen.injection(id) for id in pair]
+        findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
+        assert_together(findings, pair)
+        assert [finding.layer for finding in findings] == ["loss", "loss"]
+
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            (("scale-gradient-lost", "stage4.0.downsample_bn"), ("variance-detached", "stage4.0.downsample_bn")),
+            (("offset-gradient-lost", "stage4.0.downsample_bn"), ("mean-detached", "network")),
+            (("shortcut-detached", "stage4.0"), ("offset-gradient-lost", "network")),
+        ],
+        ids=lambda pair: "+".join(id for id, _ in pair),
+    )
+    def test_of_faults_that_are_alike_at_first_those_are_found_that_explain_all(self, specimen, pair):
+        injections = [specimen.injection(*id) for id in pair]
+        findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
+        assert sorted(str(finding.causes[0]) for finding in findings) == sorted(map(str, injections))
+
+    def test_a_third_fault_is_found_after_two_together(self, specimen):
+        ids = [("loss-sum",), ("label-smoothing-missing",), ("classifier-gradient-lost", "head")]
+        injections = [specimen.injection(*id) for id in ids]
+        findings = specimen.explain_gradients(rounded_anew(specimen.gradients(injections)))
+        assert [finding.causes for finding in findings] == [(injection,) for injection in injections]
+        assert [len(finding.beside) for finding in findings] == [1, 1, 0]
+
+    def test_an_unknown_fault_beside_a_known_one_is_not_given_a_name(self, specimen):
+        port = specimen.gradients([specimen.injection("loss-sum")])
+        (finding,) = specimen.explain_gradients(port | {"loss": 1.0001 * port["loss"]})
+        assert (finding.layer, finding.causes) == ("loss", ())
+        assert finding.nearest == specimen.injection("loss-sum")
 
     def test_an_unknown_fault_is_not_given_a_name(self, specimen):
         port = specimen.gradients()
@@ -191,6 +249,39 @@ class TestSteps:
         assert {finding.causes[0].fault.id for finding in findings} == set(ids)
 
     @pytest.mark.parametrize(
+        "pair",
+        [
+            pytest.param(pair, id="+".join(pair), marks=[pytest.mark.slow] * slow)
+            for pair, slow in (
+                (("adam-eps", "adam-uncorrected"), False),
+                (("adamw-decay-not-times-rate", "adam-eps-other"), False),
+                (("nesterov-missing", "warmup-missing"), True),
+                (("wd-decoupled", "dampening"), True),
+                (("adam-uncorrected", "adam-eps-other"), True),
+            )
+        ],
+    )
+    def test_two_faults_that_alter_the_same_arrays_are_found_together(self, specimen, pair):
+        findings = specimen.explain_steps(specimen.steps([specimen.injection(id) for id in pair]))
+        assert_together(findings, pair)
+
+    @pytest.mark.slow
+    def test_two_faults_together_are_found_beside_another(self, specimen):
+        ids = ["clip-one-by-one", "adam-eps", "adam-uncorrected"]
+        findings = specimen.explain_steps(specimen.steps([specimen.injection(id) for id in ids]))
+        assert [finding.causes[0].fault.id for finding in findings] == ids
+        assert [len(finding.beside) for finding in findings] == [0, 1, 1]
+
+    @pytest.mark.parametrize("id", ["adam-eps", pytest.param("wd-decoupled", marks=pytest.mark.slow)])
+    def test_an_unknown_fault_beside_a_known_one_is_not_given_a_name(self, specimen, id):
+        port = specimen.steps([specimen.injection(id)])
+        for states in port.values():
+            states[1]["conv1.weight"] = states[1]["conv1.weight"] * 1.001
+        (finding,) = specimen.explain_steps(port)
+        assert finding.causes == ()
+        assert finding.layer.startswith("conv1.weight after step 1")
+
+    @pytest.mark.parametrize(
         "id", ["var-biased", *(pytest.param(id, marks=pytest.mark.slow) for id in ("loss-sum", "statistics-detached"))]
     )
     def test_a_fault_of_the_network_that_only_its_training_shows_is_named(self, specimen, id):
@@ -205,6 +296,16 @@ class TestSteps:
         assert finding.causes == ()
         assert str(finding).startswith("no known fault explains exp_avg.conv1.weight after step 3 of adamw")
 
+    @pytest.mark.slow
+    def test_an_unknown_schedule_is_not_put_together_from_known_ones(self, specimen, monkeypatch):
+        """Of a rate, one number a step, many pairs explain one step."""
+        right = Recipe.rate
+        with monkeypatch.context() as patch:
+            patch.setattr(Recipe, "rate", lambda recipe, step: right(recipe, step) * (0.9 + 0.02 * (step * 7 % 5)))
+            port = specimen.steps([specimen.injection("nesterov-missing")])
+        (finding,) = specimen.explain_steps(port)
+        assert finding.causes == ()
+
     def test_arrays_that_are_missing_or_of_another_shape_are_not_explained(self, specimen):
         port = specimen.steps()
         for states in port.values():
@@ -216,6 +317,21 @@ class TestSteps:
 
     def test_right_steps_have_no_findings(self, specimen):
         assert specimen.explain_steps(specimen.steps()) == []
+
+
+def test_faults_are_put_in_in_the_order_in_which_each_finds_its_place(specimen):
+    for ids in (["loss-sum", "softmax-twice"], ["softmax-twice", "loss-sum"]):
+        assert training_with([specimen.injection(id) for id in ids]).loss is not None
+    with pytest.raises(EditError, match="stands there 0 times"):
+        training_with([specimen.injection(id) for id in ("wd-decoupled", "lr-in-velocity")])
+
+
+def test_what_would_do_in_the_stead_of_one_of_two_is_named_beside_the_other(specimen):
+    a, b, c = (specimen.injection(id) for id in ("adam-eps", "adam-uncorrected", "adam-l2"))
+    findings = told_together("loss", "head", [(a, b), (a, c)], 1e-15)
+    assert [finding.causes for finding in findings] == [(a,), (b, c)]
+    assert [finding.beside for finding in findings] == [(b,), (a,)]
+    assert "explains the port to 1e-15 together with adam-eps (not to be told apart here: adam-l2 (" in str(findings[1])
 
 
 def test_a_parameter_takes_the_place_of_what_a_recipe_has():
