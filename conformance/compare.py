@@ -220,7 +220,7 @@ def judge(name: str, oracle: Trace, candidate: Trace, floor: Floor | None, lengt
     except Incomparable as error:
         return Verdict(None, None, False, str(error))
     if precision == "float64":
-        limits = STATISTICS_FLOAT64 if statistic else ACTIVATIONS_FLOAT64
+        limits = (STATISTICS_FLOAT64 if statistic else ACTIVATIONS_FLOAT64).or_rounding(length)
         return Verdict(measured.relative_l2, limits.relative_l2, *judge_absolute(measured, limits))
     if floor is None:
         return Verdict(measured.relative_l2, None, False, "no reference build was measured for it")

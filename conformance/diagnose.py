@@ -27,10 +27,7 @@ EXPLAINED = {"float64": 1e-11, "float32": 5e-5}
 """Largest relative L2 error of an explanation. In float64 right ones leave up to 1e-15 of activations and statistics,
 and the least fault of the catalogue (eps 1.001e-5) changes them by 1e-9. In float32 a right explanation of TF32 was
 seen to leave more than 5e-6, since TF32 rounds what differs in the last bit to one side or the other; its effect is
-above 5e-5."""
-
-DIVERGES = {"float64": 1e-12, "float32": 5e-5}
-"""From what error on a piece is to be explained: the limit of activations; in float32 what an explanation may leave."""
+above 5e-5. What errs by less is not to be explained: any fault without effect would explain it."""
 
 MOST_FAULTS = 4
 """Faults looked for in one port, one after the other."""
@@ -88,9 +85,9 @@ class Finding:
             return f"no known fault explains {self.layer}{near}"
         first, *others = map(told, self.causes)
         alike = f" (not to be told apart here: {', '.join(others)})" if others else ""
-        together = "".join(f", together with {other}" for other in self.beside)
+        beside = f" together with {' and '.join(map(str, self.beside))}" if self.beside else ""
         until = f", up to {self.until}, where another begins" if self.until else ""
-        return f"as if {first}: explains the port to {self.nearness}{together}{until}{alike}"
+        return f"as if {first}: explains the port to {self.nearness}{beside}{until}{alike}"
 
     @property
     def nearness(self) -> str:
@@ -109,6 +106,29 @@ class Finding:
             "nearest": cause_facts(self.nearest) if self.nearest else None,
             "text": str(self),
         }
+
+
+Together = tuple[Injection, ...]
+"""One fault, or two that are there together; if one is estimated, the last."""
+
+
+def told_together(layer: str, segment: str, best: Sequence[Together], error: float, until: str = "") -> list[Finding]:
+    """A finding for each of the faults that explain an array together; what would do in one's stead is not told apart.
+
+    Args:
+        layer: The first wrong array.
+        segment: Its piece.
+        best: The faults, and others that explain as much.
+        error: How nearly the first explain all that they touch.
+        until: Where the explanation ends.
+    """
+    found = []
+    for cause in best[0]:
+        beside = tuple(other for other in best[0] if other is not cause)
+        rest = set(map(str, beside))
+        alike = {str(one): one for others in best for one in others if {*map(str, others)} - {str(one)} == rest}
+        found.append(Finding(layer, segment, tuple(alike.values()), error, beside=beside, until=until))
+    return found
 
 
 def told(injection: Injection) -> str:
@@ -221,7 +241,7 @@ class Attempt:
         stands: Whether they explain the first wrong array, and make no right one before it wrong.
     """
 
-    injections: tuple[Injection, ...]
+    injections: Together
     matches: tuple[Match, ...]
     stands: bool
 
@@ -258,7 +278,7 @@ class Diagnosis:
     fed: bool = True
 
     def __post_init__(self) -> None:
-        self.limit, self.diverges = EXPLAINED[self.oracle.dtype], DIVERGES[self.oracle.dtype]
+        self.limit = EXPLAINED[self.oracle.dtype]
         self.known: list[Injection] = []
         self.remembered: dict[tuple[str, int], tuple[Match, ...]] = {}
 
@@ -300,10 +320,7 @@ class Diagnosis:
         if not best:
             return [self._unexplained(segment, layer, attempts)]
         until = self._next(segment, best[0].matches) or ""
-        return [
-            Finding(layer, segment, alike, best[0].error, beside=others, until=until)
-            for alike, others in told_apart([attempt.injections for attempt in best])
-        ]
+        return told_together(layer, segment, [attempt.injections for attempt in best], best[0].error, until)
 
     def best(self, segment: str, attempts: Iterable[Attempt]) -> list[Attempt]:
         """Those that explain the most of the piece, with known values if they can, and the most of the other pieces."""
@@ -365,11 +382,11 @@ class Diagnosis:
             for exhibit in self.exhibits:
                 expected = self._expected(exhibit, segment)
                 errors = (self._apart(expected, exhibit, name) for name in self._names(exhibit, segment))
-                matches.append(matched(errors, self.diverges))
+                matches.append(matched(errors, self.limit))
             self.remembered[key] = tuple(matches)
         return self.remembered[key]
 
-    def attempt(self, segment: str, injections: tuple[Injection, ...]) -> Attempt:
+    def attempt(self, segment: str, injections: Together) -> Attempt:
         """What faults explain of a piece; cut short in the first exhibit in which they fail."""
         matches: list[Match] = []
         for number, (exhibit, right) in enumerate(zip(self.exhibits, self.right(segment), strict=True)):
@@ -506,15 +523,6 @@ class Diagnosis:
         if name not in expected or name not in exhibit.port:
             return inf if (name in expected) != (name in exhibit.port) else 0.0
         return distance(expected[name], exhibit.port[name])
-
-
-def told_apart(best: Sequence[tuple[Injection, ...]]) -> Iterator[tuple[tuple[Injection, ...], tuple[Injection, ...]]]:
-    """Each fault of the first combination, with those that may stand in its place, and the others beside it."""
-    for cause in best[0]:
-        others = tuple(other for other in best[0] if other != cause)
-        holding = [combination for combination in best if all(other in combination for other in others)]
-        alike = {str(one): one for combination in holding for one in combination if one not in others}
-        yield tuple(alike.values()), others
 
 
 def matched(errors: Iterable[float], limit: float) -> Match:

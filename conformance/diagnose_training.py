@@ -22,7 +22,7 @@ import numpy as np
 
 from conformance.backward import PiecewiseGradients, StepwiseTraining, fits
 from conformance.cases import MOMENTS, OFFSET, Case, Mode, expected_names
-from conformance.diagnose import MOST_FAULTS, Finding, distance, newton, told
+from conformance.diagnose import MOST_FAULTS, Finding, Together, distance, newton, told, told_together
 from conformance.faults import FAULTS, Fault, Injection
 from conformance.segments import Stopped, segment_of
 from impls.config import ResNetConfig
@@ -41,9 +41,6 @@ NEARER = 0.99
 
 MOST_PATHS = 12
 """Sets of faults of gradients that are followed where the likeliest lead nowhere: a second each on ResNet-50, 64x96."""
-
-Together = tuple[Injection, ...]
-"""One fault, or two that are there together; if one is estimated, the last."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +65,6 @@ def pairs(injections: Sequence[Injection]) -> Iterator[list[Together]]:
     fixed = [one for one in injections if not one.fault.parameter]
     yield list(combinations(fixed, 2))
     yield list(product(fixed, (one for one in injections if one.fault.parameter)))
-
-
-def told_together(layer: str, segment: str, best: Sequence[Together], error: float) -> list[Finding]:
-    """A finding for each of the faults that explain an array together; what would do in one's stead is not told apart.
-
-    Args:
-        layer: The first wrong array.
-        segment: Its piece.
-        best: The faults, and others that explain as much.
-        error: How nearly the first explain all that they touch.
-    """
-    found = []
-    for cause in best[0]:
-        beside = tuple(other for other in best[0] if other is not cause)
-        rest = set(map(str, beside))
-        alike = tuple(one for others in best for one in others if set(map(str, others)) - {str(one)} == rest)
-        found.append(Finding(layer, segment, alike, error, beside=beside))
-    return found
 
 
 def of_task(task: str) -> list[Fault]:

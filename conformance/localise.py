@@ -315,7 +315,8 @@ def examine(
     ]
     piecewise = PiecewiseOracle(network.config, network.weights.to("canonical").arrays, first.precision)
     findings = list(Diagnosis(piecewise, exhibits, fed=fed).findings())
-    return Divergence(*_place(first), worst.name, worst.reason, fed, findings)
+    note = "" if findings else "too little to be told from rounding by any fault"
+    return Divergence(*_place(first), worst.name, worst.reason, fed, findings, note=note)
 
 
 def _stream(

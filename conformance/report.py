@@ -33,7 +33,10 @@ DRAWN = (
 )
 
 CLAIMS = {
-    "float64": f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}",
+    "float64": (
+        f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}, or in "
+        "train mode what rounding can explain in sums of equal values, as flat parts of a picture have them"
+    ),
     "float32": (
         "the arithmetic, of each network the array nearest to its limit: noise is an error of at most "
         f"{FLOAT32.times_floor:g} times what correct float32 builds of this run err by (up to twice that in "

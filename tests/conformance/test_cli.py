@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from conformance.cli import main
+from conformance.cli import PRECISIONS, main
 from conformance.trace import Trace
 
 
@@ -125,6 +125,22 @@ def test_ones_own_picture_takes_the_photographs_place_and_traces_are_kept_where_
     again = CliRunner().invoke(main, ["run", "--keep-traces", str(folder)])
     assert again.exit_code == 2
     assert "new or empty folder" in again.output
+
+
+def test_a_flat_picture_is_no_false_alarm(conformance, small_weights, tmp_path):
+    """Most of it is white: equal values round alike, and sums of them err far more than those of other pictures do."""
+    picture, report = tmp_path / "disc.png", tmp_path / "report.json"
+    pixels = np.full((224, 224, 3), 255, np.uint8)
+    rows, columns = np.ogrid[:224, :224]
+    pixels[(rows - 112) ** 2 + (columns - 112) ** 2 < 40**2] = (200, 30, 30)
+    Image.fromarray(pixels).save(picture)
+    sums = "--impl=sums=conformance.adapters.numpy:OneProduct"
+    done = conformance("run", sums, "--weights", small_weights["v1.5"], "--images", picture, "--report", report)
+    assert done.returncode == 0, done.stdout + done.stderr
+    own = [c for c in json.loads(report.read_text())["comparisons"] if c["input"] == "disc.png" and c["error"]]
+    worst = {precision: max(c["error"] for c in own if c["precision"] == precision) for precision in PRECISIONS}
+    assert worst["float64"] > 1e-13
+    assert worst["float32"] > 1e-4
 
 
 def not_a_picture(folder: Path) -> Path:

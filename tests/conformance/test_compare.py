@@ -20,6 +20,7 @@ from conformance.compare import (
     multiple,
     short,
 )
+from conformance.limits import ACTIVATIONS_FLOAT64
 from conformance.trace import Trace
 from impls.config import VARIANTS
 from weights_convert.shapes import expected_shapes
@@ -232,6 +233,13 @@ def test_builds_that_err_by_less_than_one_rounding_had_luck():
 def test_float32_without_reference_builds_cannot_pass():
     reasons = failed(compare_traces(trace(), trace("float32", noise=1e-6), CONFIG))
     assert set(reasons) == set(NAMES)
+
+
+def test_float64_allows_what_long_sums_of_equal_values_round_by():
+    assert ACTIVATIONS_FLOAT64.or_rounding(25_000) == ACTIVATIONS_FLOAT64
+    wider = ACTIVATIONS_FLOAT64.or_rounding(12_544**2)
+    assert wider.relative_l2 == pytest.approx(2 * 12_544 * 2**-53)
+    assert wider.largest == pytest.approx(10 * wider.relative_l2)
 
 
 def test_the_bound_of_the_dot_lengths_holds_however_bad_the_builds_are():

@@ -349,6 +349,12 @@ def test_an_unknown_fault_is_not_given_a_name(specimen):
     assert str(finding).startswith("no known fault explains stage2.0.bn1")
 
 
+def test_what_errs_too_little_is_not_explained_by_faults_without_effect(specimen):
+    port = rounded_anew(specimen.faulty([]))
+    port[False]["stage2.0.bn1"] = port[False]["stage2.0.bn1"] * (1 + 5e-12)
+    assert specimen.diagnose(port) == []
+
+
 def test_a_right_port_has_no_findings(specimen):
     assert specimen.diagnose(rounded_anew(specimen.faulty([]))) == []
 
