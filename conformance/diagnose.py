@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, product
-from math import exp, inf, isclose, log
+from math import exp, inf, isclose, isinf, log
 from typing import Any
 
 import numpy as np
@@ -365,8 +365,11 @@ class Diagnosis:
         found: dict[str, list[Injection]] = {}
         for attempt in attempts:
             match = attempt.matches[at] if len(attempt.matches) > at else None
-            changes = match and match.count == right[at].count and not isclose(match.left, right[at].left, rel_tol=1e-6)
-            if changes and attempt.is_known:
+            if match is None or match.count != right[at].count or not attempt.is_known:
+                continue
+            if isinf(match.left) or not isclose(
+                match.left, right[at].left, rel_tol=1e-6
+            ):  # of shapes that differ: maybe
                 found.setdefault(attempt.injections[0].fault.id, []).append(attempt.injections[0])
         for one, other in combinations(found.values(), 2):
             ordered = changes_alike(one[0].fault, other[0].fault)

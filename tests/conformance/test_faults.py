@@ -301,7 +301,12 @@ def named_by(finding):
 
 @pytest.mark.parametrize(
     "faults",
-    ["scale-255@input bgr@input", "softmax-included@head fc-bias-dropped@head", "kernel-flip@conv1 stem-bgr@conv1"],
+    [
+        "scale-255@input bgr@input",
+        "image-turned@input scaled-around-zero@input",
+        "softmax-included@head fc-bias-dropped@head",
+        "kernel-flip@conv1 stem-bgr@conv1",
+    ],
 )
 def test_two_faults_of_one_array_are_found_together(specimen, faults):
     injections = injected(specimen, faults)
