@@ -320,9 +320,9 @@ def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
 def judge_absolute(measured: Measurement, limits: Absolute) -> tuple[bool, str]:
     """Whether both errors stay within their limits, and if not, which does not."""
     if measured.relative_l2 > limits.relative_l2:
-        return False, f"relative L2 error {measured.relative_l2:.1e}, limit {limits.relative_l2:.0e}"
+        return False, f"relative L2 error {measured.relative_l2:.1e}, limit {limits.relative_l2:.2g}"
     if measured.largest > limits.largest:
-        return False, f"largest error {measured.largest:.1e} of the largest value, limit {limits.largest:.0e}"
+        return False, f"largest error {measured.largest:.1e} of the largest value, limit {limits.largest:.2g}"
     return True, ""
 
 

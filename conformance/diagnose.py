@@ -29,6 +29,9 @@ and the least fault of the catalogue (eps 1.001e-5) changes them by 1e-9. In flo
 seen to leave more than 5e-6, since TF32 rounds what differs in the last bit to one side or the other; its effect is
 above 5e-5. What errs by less is not to be explained: any fault without effect would explain it."""
 
+NEARER = 0.99
+"""Share of what the right network leaves, at most, that a fault which comes nearer leaves; more is rounding."""
+
 MOST_FAULTS = 4
 """Faults looked for in one port, one after the other."""
 
@@ -126,7 +129,11 @@ def told_together(layer: str, segment: str, best: Sequence[Together], error: flo
     for cause in best[0]:
         beside = tuple(other for other in best[0] if other is not cause)
         rest = set(map(str, beside))
-        alike = {str(one): one for others in best for one in others if {*map(str, others)} - {str(one)} == rest}
+        alike: dict[str, Injection] = {}
+        for others in best:
+            for one in others:
+                if {*map(str, others)} - {str(one)} == rest:
+                    alike.setdefault(str(one), one)
         found.append(Finding(layer, segment, tuple(alike.values()), error, beside=beside, until=until))
     return found
 
@@ -221,7 +228,7 @@ class Match:
     """How far a piece of the oracle goes along with a port's.
 
     Attributes:
-        count: How many of the piece's arrays, in order, are the port's.
+        count: How many of the piece's arrays, in order, are the port's; -1 where the piece cannot be run.
         error: The largest error among those.
         left: The error of the next; 0 where there is none.
     """
@@ -298,7 +305,7 @@ class Diagnosis:
             findings = self.explain(wrong[0])
             yield from findings
             self.known += [cause for finding in findings for cause in finding.causes[:1]]
-            if self.first_wrong(wrong[0]) == findings[0].layer:
+            if not findings[0].causes:
                 hopeless.add(wrong[0])
 
     def first_wrong(self, segment: str) -> str | None:
@@ -324,12 +331,10 @@ class Diagnosis:
 
     def best(self, segment: str, attempts: Iterable[Attempt]) -> list[Attempt]:
         """Those that explain the most of the piece, with known values if they can, and the most of the other pieces."""
-        standing = [attempt for attempt in attempts if attempt.stands]
-        ranks = [(attempt.count, attempt.is_known) for attempt in standing]
-        foremost = [attempt for attempt, rank in zip(standing, ranks, strict=True) if rank == max(ranks)]
-        tally = [(self.spread(attempt, segment), attempt) for attempt in foremost]
-        most = max((spread for spread, _ in tally if spread is not None), default=None)
-        best = [attempt for spread, attempt in tally if spread is not None and spread == most]
+        spreads = [(self.spread(attempt, segment), attempt) for attempt in attempts if attempt.stands]
+        ranked = [((one.count, one.is_known, spread), one) for spread, one in spreads if spread is not None]
+        highest = max((rank for rank, _ in ranked), default=None)
+        best = [attempt for rank, attempt in ranked if rank == highest]
         return sorted(best, key=lambda attempt: [self._likelihood(injection) for injection in attempt.injections])
 
     def hypotheses(self, segment: str, layer: str) -> Iterator[Injection]:
@@ -405,14 +410,14 @@ class Diagnosis:
 
         def check(name: str, value: Array) -> None:
             if name in names:
-                errors[name] = distance(exhibit.port[name], value) if name in exhibit.port else inf
+                errors[name] = self._apart({name: value}, exhibit, name)
                 if errors[name] > self.limit:
                     raise Stopped
 
         try:
             found = self._run(exhibit, segment, [*self.known, *injections], check)
         except (ValueError, IndexError, AttributeError):  # pieces that do not fit: these faults cannot be here
-            return Match(0, inf, inf)
+            return Match(-1, inf, inf)
         return matched(
             (errors[name] if name in errors else self._apart(found, exhibit, name) for name in names), self.limit
         )
@@ -495,7 +500,7 @@ class Diagnosis:
         left, nearest = right.left, None
         for attempt in attempts:
             match = attempt.matches[at] if len(attempt.matches) > at else None
-            if match and match.count == right.count and match.left < left:
+            if match and match.count == right.count and match.left < (left if nearest else NEARER * left):
                 left, nearest = match.left, attempt.injections[0]
         return Finding(layer, segment, (), left, nearest)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from math import prod
 from zlib import crc32
 
@@ -87,10 +88,10 @@ class InitialDiagnosis:
             faults = [fault for fault in self.faults if (fault.parameter is not None) == continuous]
             injections = [Injection(fault, place) for fault in faults for place in fault.places(self.config)]
             valued = [one for injection in injections for one in self.valued(injection, wrong)]
-            tried = [(one, self.explained(one, wrong)) for one in valued]
-            most = max((len(explained) for _, explained in tried), default=0)
-            if most:
-                return [(one, explained) for one, explained in tried if len(explained) == most]
+            tried = [(one, explained) for one in valued if (explained := self.explained(one, wrong))]
+            if tried:
+                most = max((explained for _, explained in tried), key=len)
+                return [(one, explained) for one, explained in tried if explained.keys() == most.keys()]
         return []
 
     def explained(self, injection: Injection, wrong: Sequence[str]) -> dict[str, float]:
@@ -129,7 +130,7 @@ class InitialDiagnosis:
             value = newton(residual, parameter, start)
             shorter = [float(f"{value:.{digits}g}") for digits in range(1, MOST_DIGITS + 1)] if value else []
             valued = (replace(injection, value=one) for one in shorter)
-            yield from [one for one in valued if self.explained(one, wrong)][:1]
+            yield from islice((one for one in valued if self.explained(one, wrong)), 1)
 
     def drawn(self, edits: tuple[Substitution, ...], names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Moments of arrays of the oracle by its text or another; a layer that both write alike is drawn alike."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from conformance.backward import PiecewiseGradients, StepwiseTraining, fits
 from conformance.cases import MOMENTS, OFFSET, Case, Mode, expected_names
-from conformance.diagnose import MOST_FAULTS, Finding, Together, distance, newton, told, told_together
+from conformance.diagnose import MOST_FAULTS, NEARER, Finding, Together, distance, newton, told, told_together
 from conformance.faults import FAULTS, Fault, Injection
 from conformance.segments import Stopped, segment_of
 from impls.config import ResNetConfig
@@ -35,9 +35,6 @@ EXPLAINED = 1e-11
 STEP_EXPLAINED = 1e-10
 """The same of a step. AdamW divides by a gradient's own size: right ones were seen to leave up to 1.0e-11, of bn1's
 offset at twice the rate. The least fault, clipping to norm / (total + 1e-6), leaves 5e-7 of a velocity."""
-
-NEARER = 0.99
-"""Share of what the right network leaves, at most, that a fault which comes nearer leaves; more is rounding."""
 
 MOST_PATHS = 12
 """Sets of faults of gradients that are followed where the likeliest lead nowhere: a second each on ResNet-50, 64x96."""
@@ -237,7 +234,7 @@ class GradientDiagnosis:
                 self._run((*beside, replace(last, value=value)), keep)
             except Stopped:
                 return np.ravel(kept[name] - port) if fits(port, kept[name]) else None
-            except ValueError:
+            except (ValueError, IndexError):
                 return None
             return None
 
@@ -403,6 +400,7 @@ class StepsDiagnosis:
         Two must explain all that they alter in that step, and more than the one array that a value may be fitted to.
         """
         recipe, number, _ = wrong[0]
+        wrongs = set(wrong)
         here = self.distances(recipe, number, *together)
         explained = [at for at in wrong if here.get(at, inf) <= STEP_EXPLAINED]
         if not explained:
@@ -414,9 +412,9 @@ class StepsDiagnosis:
                 return {}
         try:
             errors = self.errors(together)
-        except ValueError:
+        except (ValueError, IndexError):
             return {}
-        if any(error > STEP_EXPLAINED and at not in set(wrong) for at, error in errors.items()):
+        if any(error > STEP_EXPLAINED and at not in wrongs for at, error in errors.items()):
             return {}
         return {at: errors[at] for at in wrong if errors[at] <= STEP_EXPLAINED}
 
@@ -467,9 +465,9 @@ class StepsDiagnosis:
 
 
 def most(kept: Explaining) -> Explaining:
-    """Those that explain the most."""
-    largest = max((len(explained) for _, explained in kept), default=0)
-    return [(together, explained) for together, explained in kept if len(explained) == largest]
+    """Those that explain the most, and the same."""
+    largest = max((explained for _, explained in kept), key=len, default={})
+    return [(together, explained) for together, explained in kept if explained.keys() == largest.keys()]
 
 
 def statistical() -> list[Fault]:

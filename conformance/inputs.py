@@ -165,8 +165,8 @@ def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> 
     The same arguments make the same numbers in every release of NumPy (its `RandomState` is frozen, its `Generator` is
     not), so that traces of different machines can be compared. Other arguments make other numbers, not a part of these.
 
-    Of several images the last is lower, and padded with zeros, as images of unequal sizes are to make a batch: after
-    the stem all pixels there are equal, and the max pool's gradient must go to the first of them.
+    Of several images the last is lower, and padded with zeros, as images of unequal sizes are to make a batch: before
+    the max pool all pixels there are equal, and its gradient must go to the first of them.
 
     Returns:
         An `Input` named "noise-{height}x{width}", of shape (batch, channels, height, width).
@@ -187,7 +187,7 @@ def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> 
     values = np.random.RandomState(np.random.MT19937(sequence)).standard_normal(tuple(shape.values()))
     source = f"standard-normal noise, seed {seed}"
     if batch > 1:
-        values[-1, :, max(height - PADDING, height // 2) :] = 0.0
+        values[-1, :, max(height - PADDING, (height + 1) // 2) :] = 0.0
         source += ", the last image padded with zeros"
     return Input(f"noise-{height}x{width}", values.astype(np.float32), source, is_picture=False)
 

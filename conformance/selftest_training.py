@@ -72,8 +72,12 @@ class TrainingBench:
 
     def cases(self, key: str) -> list[Case]:
         """Of every task, and of steps with every recipe."""
-        first, *others = (Case(key, self.network.inputs[0].name, "train", task=task) for task in self.tasks)
-        return [first, *(replace(steps, recipe=name, layers=True) for steps in others for name in RECIPES)]
+        found: list[Case] = []
+        for task in self.tasks:
+            case = Case(key, self.network.inputs[0].name, "train", task=task)
+            by_recipe = [replace(case, recipe=name, layers=True) for name in RECIPES]
+            found += by_recipe if task == "steps" else [case]
+        return found
 
     @cached_property
     def oracle(self) -> Adapter:

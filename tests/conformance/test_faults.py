@@ -283,6 +283,8 @@ def injected(specimen, faults):
         "eps-keras@network pad-same@network momentum-099@network relu-before-add@network",
         "momentum-099@network var-biased@network",
         "eps-other@network bgr@input",
+        "eps-keras@stage1.0.bn1 eps-keras@stage1.0.bn2 eps-keras@stage1.0.bn3",
+        "eps-keras@stage1.0.bn1 bn-frozen@stage1.0.bn1",
     ],
 )
 def test_several_faults_are_found_one_after_the_other(specimen, faults):
@@ -352,6 +354,16 @@ def test_an_unknown_fault_is_not_given_a_name(specimen):
     (finding,) = specimen.diagnose(port)
     assert (finding.causes, finding.layer) == ((), "stage2.0.bn1")
     assert str(finding).startswith("no known fault explains stage2.0.bn1")
+
+
+def test_a_fault_without_effect_is_not_the_nearest(specimen):
+    port = specimen.faulty([])
+    for found in port.values():
+        found["pool"] = found["pool"] * 1.5 + 0.01 * np.sin(np.arange(found["pool"].size)).reshape(found["pool"].shape)
+    (finding,) = specimen.diagnose(port)
+    assert finding.causes == ()
+    changed = specimen.faulty([finding.nearest])
+    assert any(distance(specimen.truth[train]["pool"], changed[train]["pool"]) > 1e-6 for train in (False, True))
 
 
 def test_what_errs_too_little_is_not_explained_by_faults_without_effect(specimen):

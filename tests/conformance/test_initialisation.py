@@ -203,3 +203,17 @@ def test_an_unknown_draw_is_not_given_a_name(change):
 
 def test_a_right_draw_has_no_findings():
     assert [explain(drawn(seed=seed)) for seed in range(5)] == [[]] * 5
+
+
+def test_faults_of_other_arrays_are_not_said_to_be_alike():
+    """Both explain as many arrays here."""
+    network = replace(NETWORK, depths=(1, 1, 1, 1), width=8)
+    injections = [
+        Injection(FAULTS[id], FAULTS[id].places(network)[0], value)
+        for id, value in (("init-scaled", 0.97), ("init-classifier-other", 0.03))
+    ]
+    module = edited_module("impls.numpy.resnet", initial_edits(injections, "numpy"))
+    arrays = read_weights(module.resnet(network, seed=0)).to("canonical").arrays
+    found = named(explain({f"initial.{name}": moments(array) for name, array in arrays.items()}, network))
+    assert all(len(causes) <= 1 for causes in found), found
+    assert ["init-classifier-other"] in found
