@@ -365,22 +365,38 @@ class Diagnosis:
         """Two faults together, of those that each change the first wrong array and none before it.
 
         Two of the images, or of the weights, in either order: scaled and then shifted is not shifted and then scaled.
+        Where none do, one of the same thing is estimated beside one that is known.
         """
-        at, right = self._evidence(segment), self.right(segment)
-        found: dict[str, list[Injection]] = {}
-        for attempt in attempts:
-            match = attempt.matches[at] if len(attempt.matches) > at else None
-            if match is None or match.count != right[at].count or not attempt.is_known:
-                continue
-            if isinf(match.left) or not isclose(
-                match.left, right[at].left, rel_tol=1e-6
-            ):  # of shapes that differ: maybe
-                found.setdefault(attempt.injections[0].fault.id, []).append(attempt.injections[0])
-        for one, other in combinations(found.values(), 2):
+        known, estimated = self._changing(segment, attempts)
+        stand = False
+        for one, other in combinations(known, 2):
             ordered = changes_alike(one[0].fault, other[0].fault)
             for first, second in [(one, other), (other, one)][: 1 + ordered]:
                 if self.attempt(segment, (first[0], second[0])).stands:
+                    stand = True
                     yield from (self.attempt(segment, both) for both in product(first, second))
+        for one, other in product(known, [] if stand else estimated):
+            if changes_alike(one[0].fault, other[0].fault):
+                for before, after in ((one[:1], []), ([], one[:1])):
+                    attempt = self.estimate(segment, other[0], before, after)
+                    yield from [attempt] if attempt else []
+
+    def _changing(self, segment: str, attempts: Sequence[Attempt]) -> tuple[list[list[Injection]], ...]:
+        """The faults that change the first wrong array and none before it, those that need no estimate first.
+
+        Each is a list of its places. Where the shapes differ, it cannot be seen whether a fault changes anything.
+        """
+        at = self._evidence(segment)
+        right = self.right(segment)[at]
+        found: tuple[dict[str, list[Injection]], dict[str, list[Injection]]] = ({}, {})
+        for attempt in attempts:
+            match = attempt.matches[at] if len(attempt.matches) > at else None
+            if match is None or match.count != right.count:
+                continue
+            if isinf(match.left) or not isclose(match.left, right.left, rel_tol=1e-9):
+                (injection,) = attempt.injections
+                found[not attempt.is_known].setdefault(injection.fault.id, []).append(injection)
+        return tuple(list(faults.values()) for faults in found)
 
     def right(self, segment: str) -> tuple[Match, ...]:
         """How far the oracle, with the faults known by now, goes along with the port in each exhibit."""
@@ -437,24 +453,28 @@ class Diagnosis:
                 explained += tried.count - sum(match.count for match in right) if tried.stands else 0
         return explained
 
-    def estimate(self, segment: str, injection: Injection) -> Attempt | None:
+    def estimate(
+        self, segment: str, injection: Injection, before: Sequence[Injection] = (), after: Sequence[Injection] = ()
+    ) -> Attempt | None:
         """The value of a fault's parameter that explains a piece best, and how well: Newton's method on the residual.
 
-        The residual of the right fault vanishes at the right value, so each step squares the error.
+        The residual of the right fault, beside the others, vanishes at the right value, so each step squares the error.
         """
         parameter, layer = injection.fault.parameter, self.first_wrong(segment)
         assert parameter is not None
         assert layer is not None
         exhibit = self.exhibits[self._evidence(segment)]
+
+        def residual(value: float) -> Array | None:
+            return self._residual(exhibit, segment, layer, (*before, replace(injection, value=value), *after))
+
         best: Attempt | None = None
         for start in parameter.starts:
-            value = newton(
-                lambda value: self._residual(exhibit, segment, layer, replace(injection, value=value)), parameter, start
-            )
+            value = newton(residual, parameter, start)
             if value is None:
                 continue
-            found = self.attempt(segment, (replace(injection, value=value),))
-            if best is None or (found.stands, -found.matches[0].left) > (best.stands, -best.matches[0].left):
+            found = self.attempt(segment, (*before, replace(injection, value=value), *after))
+            if best is None or (found.stands, -found.matches[-1].left) > (best.stands, -best.matches[-1].left):
                 best = found
             if best.stands:
                 break
@@ -474,15 +494,15 @@ class Diagnosis:
                 return names[match.count]
         return None
 
-    def _residual(self, exhibit: Exhibit, segment: str, layer: str, injection: Injection) -> Array | None:
-        """The oracle's array with the fault less the port's; None where there is none to compare."""
+    def _residual(self, exhibit: Exhibit, segment: str, layer: str, injections: Together) -> Array | None:
+        """The oracle's array with faults less the port's; None where there is none to compare."""
 
         def until_layer(name: str, value: Array) -> None:
             if name == layer:
                 raise Stopped
 
         try:
-            found = self._run(exhibit, segment, [*self.known, injection], until_layer)
+            found = self._run(exhibit, segment, [*self.known, *injections], until_layer)
         except (ValueError, IndexError, AttributeError):
             return None
         if layer not in found or layer not in exhibit.port:

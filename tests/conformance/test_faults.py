@@ -306,6 +306,7 @@ def named_by(finding):
     [
         "scale-255@input bgr@input",
         "image-turned@input scaled-around-zero@input",
+        "image-shifted@input crop-pct@input",
         "softmax-included@head fc-bias-dropped@head",
         "kernel-flip@conv1 stem-bgr@conv1",
     ],
