@@ -193,6 +193,26 @@ def labels_for(batch: int, classes: int) -> np.ndarray:
     return (11 + 37 * np.arange(batch)) % classes
 
 
+PADDING = 24
+"""Rows: as many as show in a few windows of the max pool."""
+
+
+def padded(images: np.ndarray) -> np.ndarray:
+    """A batch of which the last image is lower and padded with zeros, as images of unequal sizes are; one as it is.
+
+    Before the max pool all pixels there are equal, and its gradient must go to the first of them. More than a little of
+    it is not wanted: sums of equal values round to one side, and a ReLU near zero chooses for all of them at once.
+
+    Example:
+        >>> padded(np.ones((2, 1, 64, 1)))[:, 0, :, 0].sum(1)
+        array([64., 40.])
+    """
+    images = images.copy()
+    if len(images) > 1:
+        images[-1, :, max(images.shape[2] - PADDING, (images.shape[2] + 1) // 2) :] = 0
+    return images
+
+
 def training_batches(images: np.ndarray, classes: int, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """A batch for each step: the images moved sideways, further each time, their labels moved on."""
     labels = labels_for(len(images), classes)

@@ -60,10 +60,6 @@ Files of 32-bit pixels do not say what is white, and few use all the bits. Black
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 """Files whose pixels of Pillow's 32-bit mode "I" are 16-bit ones: white is known there."""
 
-PADDING = 24
-"""Rows: as many as show in a few windows of the max pool. Where much is flat, sums of equal values round alike, and
-correct builds err by a multiple of what they else do."""
-
 GLOBAL_POOL_SIDES = ((65, 97, 3), (64, 96, 3))
 TINY_POOL_SIDES = ((1, 17, 3), (32, 16, 1))
 """Height, width and batch of the odd and of the even noise: where any size will do, and where only 1 to 32 will."""
@@ -165,9 +161,6 @@ def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> 
     The same arguments make the same numbers in every release of NumPy (its `RandomState` is frozen, its `Generator` is
     not), so that traces of different machines can be compared. Other arguments make other numbers, not a part of these.
 
-    Of several images the last is lower, and padded with zeros, as images of unequal sizes are to make a batch: before
-    the max pool all pixels there are equal, and its gradient must go to the first of them.
-
     Returns:
         An `Input` named "noise-{height}x{width}", of shape (batch, channels, height, width).
 
@@ -185,11 +178,9 @@ def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> 
         raise InputError(f"noise: {'; '.join(problems)}")
     sequence = np.random.SeedSequence([seed, *shape.values()])
     values = np.random.RandomState(np.random.MT19937(sequence)).standard_normal(tuple(shape.values()))
-    source = f"standard-normal noise, seed {seed}"
-    if batch > 1:
-        values[-1, :, max(height - PADDING, (height + 1) // 2) :] = 0.0
-        source += ", the last image padded with zeros"
-    return Input(f"noise-{height}x{width}", values.astype(np.float32), source, is_picture=False)
+    return Input(
+        f"noise-{height}x{width}", values.astype(np.float32), f"standard-normal noise, seed {seed}", is_picture=False
+    )
 
 
 def photograph(size: int = 224) -> Input:

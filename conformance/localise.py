@@ -19,7 +19,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from conformance.backward import PiecewiseGradients, StepwiseTraining
-from conformance.cases import MODES, Case, Mode
+from conformance.cases import MODES, Case, Mode, padded
 from conformance.compare import Comparison, Floors, compare_traces, error_floors
 from conformance.diagnose import Diagnosis, Exhibit, Finding
 from conformance.diagnose_initial import InitialDiagnosis
@@ -190,11 +190,9 @@ def small_plan(plan: Plan, first: Comparison) -> Plan:
 
 def examine_gradients(network: Network, case: Case, port: Mapping[str, Any]) -> list[Finding]:
     """What is wrong with a port's gradients: the faults that explain them; nothing where they are right."""
-    images = next(input.images for input in network.inputs if input.name == case.input)
+    images = padded(next(input.images for input in network.inputs if input.name == case.input))
     arrays = network.weights.to("canonical").arrays
-    return list(
-        GradientDiagnosis(PiecewiseGradients(network.config, arrays, images, case.mode == "train"), port).findings()
-    )
+    return GradientDiagnosis(PiecewiseGradients(network.config, arrays, images, case.mode == "train"), port).findings()
 
 
 def examine_steps(network: Network, ports: Mapping[str, Mapping[str, Any]]) -> list[Finding]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from conformance.adapters import Adapter, DeviceMissing, load_adapter
-from conformance.cases import MOMENTS, Case, labels_for, training_batches
+from conformance.cases import MOMENTS, Case, labels_for, padded, training_batches
 from conformance.inputs import content_hash
 from conformance.precision import measure_precision
 from conformance.recipes import LOSS, RECIPES, STEPS
@@ -101,9 +101,9 @@ def run_forward(adapter: Adapter, case: Case, images: np.ndarray, network: Netwo
 
 
 def take_gradients(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:
-    """The loss, and its gradients."""
+    """The loss, and its gradients, of a batch that is padded."""
     labels = labels_for(len(images), network["config"]["num_classes"])
-    return named_gradients(*adapter.gradients(images, labels, LOSS, case.mode == "train"))
+    return named_gradients(*adapter.gradients(padded(images), labels, LOSS, case.mode == "train"))
 
 
 def run_backward(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:

@@ -16,7 +16,7 @@ from conformance.backward import (
     state_of,
     training_with,
 )
-from conformance.cases import labels_for, training_batches
+from conformance.cases import labels_for, padded, training_batches
 from conformance.diagnose import distance
 from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis, told_together
 from conformance.faults import FAULTS, Injection, find_fault, places
@@ -55,7 +55,7 @@ class Specimen:
         return Injection(find_fault(id), {known.name: known for known in places(self.config)}[place], value)
 
     def oracle(self):
-        return PiecewiseGradients(self.config, self.arrays, self.images, train=True)
+        return PiecewiseGradients(self.config, self.arrays, padded(self.images), train=True)
 
     def gradients(self, injections=()):
         found = {}
