@@ -188,7 +188,7 @@ def labels_for(batch: int, classes: int) -> np.ndarray:
 
     Example:
         >>> labels_for(3, 1000)
-        array([ 11,  48,  85])
+        array([11, 48, 85])
     """
     return (11 + 37 * np.arange(batch)) % classes
 

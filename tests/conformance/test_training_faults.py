@@ -120,7 +120,7 @@ def wrong_names(specimen, injections):
 class TestGradients:
     def test_in_pieces_they_are_the_oracles(self, specimen):
         model = filled(specimen.config, specimen.arrays).train()
-        value, found = gradients(model, specimen.images.astype(np.float64), labels_for(2, 10), LOSS)
+        value, found = gradients(model, padded(specimen.images.astype(np.float64)), labels_for(2, 10), LOSS)
         pieces = specimen.gradients()
         assert pieces.pop("loss") == value
         assert pieces.keys() == {f"gradient.{name}" for name in found}
