@@ -108,8 +108,8 @@ def take_gradients(adapter: Adapter, case: Case, images: np.ndarray, network: Ne
 
 def run_backward(adapter: Adapter, case: Case, images: np.ndarray, network: Network) -> Mapping[str, np.ndarray]:
     """The same at the oracle's activations, rounded to float32: ReLU and max pool choose the same for everybody."""
-    train = case.mode == "train"
-    oracle = resnet(ResNetConfig.from_dict(network["config"]), network["weights"]).train(train)
+    train, config = case.mode == "train", ResNetConfig.from_dict(network["config"])
+    oracle = resnet(config, network["weights"]).train(train)
     given: dict[str, np.ndarray] = {}
 
     def tap(name: str, value: np.ndarray) -> np.ndarray:
@@ -117,8 +117,29 @@ def run_backward(adapter: Adapter, case: Case, images: np.ndarray, network: Netw
         return value
 
     oracle(images.astype(np.float64), tap=tap)
-    labels = labels_for(len(images), network["config"]["num_classes"])
+    keep_choices(given, config)
+    labels = labels_for(len(images), config.num_classes)
     return named_gradients(*adapter.gradients(images, labels, LOSS, train, given))
+
+
+def keep_choices(given: Mapping[str, np.ndarray], config: ResNetConfig) -> None:
+    """Let each block's last ReLU choose as the oracle's does, in place.
+
+    Branch and shortcut, each rounded to float32, may sum to another side of zero than they do in float64. Where they
+    do, the branch is moved by as much as that rounding.
+
+    Args:
+        given: Activations of every layer, in float32, by canonical name; a block's is what the oracle computes.
+        config: The network.
+    """
+    before = "stem"
+    for block in config.blocks():
+        shortcut = given[f"{block.name}.downsample_bn" if block.projects else before]
+        branch, above = given[f"{block.name}.bn3"], given[block.name] > 0
+        added = np.maximum(branch, 0) if config.relu_before_addition else branch
+        other = (added + shortcut > 0) != above
+        branch[other] = np.where(above, np.nextafter(-shortcut, np.float32(np.inf)), -shortcut)[other]
+        before = block.name
 
 
 def named_gradients(value: float, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from conformance.cases import Case, expected_names, gradient_lengths
 from conformance.compare import Floor, judge_float32_gradient
 from conformance.limits import FLOAT32
 from conformance.recipes import RECIPES
+from conformance.worker import keep_choices
 from impls.config import VARIANTS
 
 PORTS = tuple(
@@ -44,6 +46,32 @@ def test_a_right_port_is_not_accused(run, framework):
     assert {c["mode"] for c in comparisons} == {"inference", "train"}
     assert max(c["error"] for c in comparisons) < 1e-3
     assert all(c["floor"] and c["bound"] for c in comparisons)
+
+
+@pytest.mark.parametrize("variant", ["v1.5", "tutorial"])
+def test_the_last_relu_of_a_block_chooses_as_the_oracles_does(variant):
+    """Branch and shortcut of nearly the same size, whose sum is of another sign once they are rounded."""
+    config = replace(VARIANTS[variant], depths=(1, 1, 1, 1), width=4)
+    random = np.random.RandomState(0)
+    given, exact = {"stem": np.zeros(0, np.float32)}, {}
+    for block in config.blocks():
+        shortcut = random.standard_normal(1000)
+        branch = -shortcut * (1 + 1e-9 * random.standard_normal(1000))
+        added = np.maximum(branch, 0) if config.relu_before_addition else branch
+        exact[block.name] = np.maximum(added + shortcut, 0)
+        layers = {"downsample_bn": shortcut, "bn3": branch}
+        given |= {f"{block.name}.{layer}": array.astype(np.float32) for layer, array in layers.items()}
+        given[block.name] = exact[block.name].astype(np.float32)
+
+    def above(name):
+        branch = given[f"{name}.bn3"]
+        return (np.maximum(branch, 0) if config.relu_before_addition else branch) + given[f"{name}.downsample_bn"] > 0
+
+    before = {name: array.copy() for name, array in given.items()}
+    assert any((above(name) != (exact[name] > 0)).sum() > 100 for name in exact)
+    keep_choices(given, config)
+    assert all(np.array_equal(above(name), exact[name] > 0) for name in exact)
+    assert all(np.allclose(given[name], array, rtol=1e-6, atol=0) for name, array in before.items())
 
 
 def test_one_layer_in_a_lower_precision_is_named(run):
