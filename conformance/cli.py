@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from conformance.recipes import TASKS
+from conformance.cases.recipes import TASKS
 from impls.config import VARIANTS, ResNetConfig
 
 if TYPE_CHECKING:
-    from conformance.implementations import Implementation
+    from conformance.run.implementations import Implementation
     from conformance.suite import Network, Notify
 
 EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
@@ -51,9 +51,9 @@ def main() -> None:
 @main.command(name="list")
 def list_command() -> None:
     """Show implementations and whether they are installed, variants, inputs and cases."""
-    from conformance.cases import MODES
-    from conformance.implementations import BUILDS, IMPLEMENTATIONS
-    from conformance.recipes import RECIPES, STEPS
+    from conformance.cases.case import MODES
+    from conformance.cases.recipes import RECIPES, STEPS
+    from conformance.run.implementations import BUILDS, IMPLEMENTATIONS
 
     for implementation in IMPLEMENTATIONS.values():
         missing = implementation.missing()
@@ -124,7 +124,7 @@ def run(
     """
     from rich.console import Console
 
-    from conformance.report import json_report, print_report, write_json
+    from conformance.report.text import json_report, print_report, write_json
     from conformance.suite import Plan, run_suite
 
     console = Console(width=None if sys.stdout.isatty() else 110)
@@ -177,17 +177,17 @@ def selftest(
     Exit code 0: all targets are met. 1: one is missed, or a right build is accused. 2: bad input.
     3: no implementation could be tested.
     """
-    from conformance.switches import THREADS
+    from conformance.run.switches import THREADS
 
     for variable in THREADS:  # before NumPy is imported: on small networks its threads cost more than they give
         os.environ.setdefault(variable, "1")
     from rich.console import Console
     from rich.table import Table
 
-    from conformance.report import write_json
-    from conformance.selftest import selftest as run_selftest
-    from conformance.selftest import table_rows, to_report
-    from conformance.trials import Result
+    from conformance.report.text import write_json
+    from conformance.selftest.forward import selftest as run_selftest
+    from conformance.selftest.forward import table_rows, to_report
+    from conformance.selftest.trials import Result
 
     console = Console(width=None if sys.stdout.isatty() else 110)
     result = Result()
@@ -244,9 +244,9 @@ def false_alarms(
     """
     from rich.console import Console
 
-    from conformance.alarms import print_campaign, run_right_builds
-    from conformance.implementations import NAMED
-    from conformance.report import write_json
+    from conformance.report.text import write_json
+    from conformance.run.implementations import NAMED
+    from conformance.selftest.alarms import print_campaign, run_right_builds
 
     console = Console(width=None if sys.stdout.isatty() else 110)
     with _bad_input_is_told():
@@ -285,7 +285,7 @@ def _implementations(
     names: Sequence[str], interpreters: dict[str, str], usual: Mapping[str, Implementation] | None = None
 ) -> tuple[list[Implementation], list[str], list[str]]:
     """What can run; what was left out because it is not installed; what was asked for by name and is not installed."""
-    from conformance.implementations import IMPLEMENTATIONS, find_implementation
+    from conformance.run.implementations import IMPLEMENTATIONS, find_implementation
 
     usual = IMPLEMENTATIONS if usual is None else usual
     asked = [find_implementation(name) for name in dict.fromkeys(names)] or list(usual.values())
@@ -308,9 +308,9 @@ def _implementations(
 def _networks(variants: Sequence[str], weights: Path | None, images: Sequence[Path], seed: int) -> dict[str, Network]:
     """The networks to run, each with weights and inputs."""
     import weights_convert
-    from conformance.inputs import default_inputs, read_images
+    from conformance.cases.inputs import default_inputs, read_images
+    from conformance.cases.weights import synthetic_weights
     from conformance.suite import Network
-    from conformance.weights import synthetic_weights
 
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise ValueError(f"there is no variant {', '.join(unknown)}; the variants are {', '.join(VARIANTS)}")

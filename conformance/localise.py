@@ -18,20 +18,20 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from conformance.backward import PiecewiseGradients, StepwiseTraining
-from conformance.cases import MODES, Case, Mode, padded
-from conformance.compare import Comparison, Floors, compare_traces, error_floors
-from conformance.diagnose import Diagnosis, Exhibit, Finding
-from conformance.diagnose_initial import InitialDiagnosis
-from conformance.diagnose_training import GradientDiagnosis, StepsDiagnosis
-from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
-from conformance.inputs import noise, noise_sides
-from conformance.recipes import RECIPES, STEPS
-from conformance.run import Job, run_jobs
-from conformance.segments import PiecewiseOracle
-from conformance.stream import Stored, read_stream
+from conformance.cases.case import MODES, Case, Mode, padded
+from conformance.cases.inputs import noise, noise_sides
+from conformance.cases.recipes import RECIPES, STEPS
+from conformance.cases.weights import synthetic_weights
+from conformance.compare.judge import Comparison, Floors, compare_traces, error_floors
+from conformance.diagnose.forward import Diagnosis, Exhibit, Finding
+from conformance.diagnose.initial import InitialDiagnosis
+from conformance.diagnose.training import GradientDiagnosis, StepsDiagnosis
+from conformance.oracle.forward import PiecewiseOracle
+from conformance.oracle.gradients import PiecewiseGradients, StepwiseTraining
+from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
+from conformance.run.jobs import Job, run_jobs
+from conformance.run.stream import Stored, read_stream
 from conformance.trace import Trace
-from conformance.weights import synthetic_weights
 from impls.config import ResNetConfig
 
 if TYPE_CHECKING:

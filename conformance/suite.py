@@ -12,13 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conformance.cases import MODES, Case, is_judged
-from conformance.compare import Comparison, Floors, compare_parameters, compare_traces, error_floors
-from conformance.implementations import ORACLE, REFERENCE_BUILDS, Implementation
-from conformance.inputs import Input, content_hash
+from conformance.cases.case import MODES, Case, is_judged
+from conformance.cases.inputs import Input, content_hash
+from conformance.cases.recipes import RECIPES
+from conformance.compare.judge import Comparison, Floors, compare_parameters, compare_traces, error_floors
 from conformance.localise import Divergence, localise
-from conformance.recipes import RECIPES
-from conformance.run import Event, Job, run_jobs
+from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
+from conformance.run.jobs import Event, Job, run_jobs
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint
@@ -57,7 +57,7 @@ class Plan:
         interpreters: Implementation name to a Python of another environment.
         keep_traces: Whether traces stay after they are compared.
         seed: Of weights and noise, for the report.
-        tasks: Of `conformance.recipes.TASKS`.
+        tasks: Of `conformance.cases.recipes.TASKS`.
         threads: Of each worker; None shares the processors out.
     """
 

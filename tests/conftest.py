@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from conformance.switches import THREADS
+from conformance.run.switches import THREADS
 
 # Tests run side by side, and NumPy's threads would fight for the processors: ten times as slow on small networks.
 for variable in THREADS:

@@ -206,7 +206,7 @@ class Fault:
 
     @property
     def task(self) -> str:
-        """The task of `conformance.recipes.TASKS` that sees it first."""
+        """The task of `conformance.cases.recipes.TASKS` that sees it first."""
         if self.initial:
             return "initialisation"
         if not (self.recipe or self.training):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conformance.cases.inputs import IMAGENET_MEAN, IMAGENET_STD
 from conformance.faults.fault import ImagesChange
-from conformance.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 Array = NDArray[Any]
 

@@ -134,7 +134,7 @@ def test_a_flat_picture_is_no_false_alarm(conformance, small_weights, tmp_path):
     rows, columns = np.ogrid[:224, :224]
     pixels[(rows - 112) ** 2 + (columns - 112) ** 2 < 40**2] = (200, 30, 30)
     Image.fromarray(pixels).save(picture)
-    sums = "--impl=sums=conformance.adapters.numpy:OneProduct"
+    sums = "--impl=sums=conformance.run.adapters.numpy:OneProduct"
     done = conformance("run", sums, "--weights", small_weights["v1.5"], "--images", picture, "--report", report)
     assert done.returncode == 0, done.stdout + done.stderr
     own = [c for c in json.loads(report.read_text())["comparisons"] if c["input"] == "disc.png" and c["error"]]

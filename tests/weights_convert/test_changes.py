@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.inputs import noise
-from conformance.weights import synthetic_weights
+from conformance.cases.inputs import noise
+from conformance.cases.weights import synthetic_weights
 from impls.config import VARIANTS
 from impls.numpy import resnet
 from weights_convert import Checkpoint, ConversionError, cast, drop_background, fold_conv_bias

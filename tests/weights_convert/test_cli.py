@@ -404,7 +404,7 @@ class TestVerify:
 
     @pytest.mark.parametrize("dtype", [[], ["--dtype", "float16"]])
     def test_makes_changes_once_more(self, dtype: list[str], tmp_path: Path):
-        from conformance.weights import synthetic_weights
+        from conformance.cases.weights import synthetic_weights
 
         config = replace(VARIANTS["keras"], depths=(1, 1, 1, 1), width=4, num_classes=5)
         synthetic_weights(config, seed=0).save(tmp_path / "a.safetensors")
@@ -419,7 +419,7 @@ class TestVerify:
         assert "conforms:" in done.stdout
 
     def test_runs_both_through_the_suite(self, tmp_path: Path):
-        from conformance.weights import synthetic_weights
+        from conformance.cases.weights import synthetic_weights
 
         config = replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=4, num_classes=5)
         synthetic_weights(config, seed=0).save(tmp_path / "a.safetensors")

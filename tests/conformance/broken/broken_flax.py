@@ -1,6 +1,6 @@
 """The Flax model with SAME padding on its stem."""
 
-from conformance.adapters.flax import FlaxAdapter
+from conformance.run.adapters.flax import FlaxAdapter
 
 
 class PaddingOfStem(FlaxAdapter):

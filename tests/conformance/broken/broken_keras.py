@@ -1,6 +1,6 @@
 """The Keras model with Keras's default epsilon in its first norm."""
 
-from conformance.adapters.keras import KerasAdapter
+from conformance.run.adapters.keras import KerasAdapter
 
 
 class DefaultEpsilon(KerasAdapter):

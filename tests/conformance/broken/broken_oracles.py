@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conformance.adapters.numpy import Oracle
+from conformance.run.adapters.numpy import Oracle
 
 
 class ReducedPrecision(Oracle):

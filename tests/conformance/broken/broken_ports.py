@@ -1,6 +1,6 @@
 """Ports of the PyTorch model with one bug each, made through the framework's own structures."""
 
-from conformance.adapters.torch import TorchAdapter
+from conformance.run.adapters.torch import TorchAdapter
 
 
 class PaddingOfStage3(TorchAdapter):

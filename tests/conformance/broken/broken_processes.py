@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from conformance.adapters.numpy import Oracle
+from conformance.run.adapters.numpy import Oracle
 
 
 class Killed(Oracle):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from conformance.adapters.numpy import Oracle
-from conformance.adapters.torch import TorchAdapter
+from conformance.run.adapters.numpy import Oracle
+from conformance.run.adapters.torch import TorchAdapter
 from impls.numpy.training import Training, gradients
 from impls.torch import read_weights
 

@@ -1,0 +1,1 @@
+"""Cases: what is run, on which inputs, weights and recipes."""

@@ -1,0 +1,219 @@
+"""What is run: a case is one network, one input, one mode and one task; what comes of it has names in a fixed order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from conformance.cases.recipes import RECIPES
+from impls.config import ResNetConfig
+from impls.taps import is_layer
+from weights_convert.shapes import expected_shapes
+from weights_convert.table import RUNNING_STATISTICS
+
+Mode = Literal["inference", "train"]
+MODES: tuple[Mode, ...] = ("inference", "train")
+"""Inference normalises by the running statistics; train by the batch's own, and updates the running ones."""
+
+PRECISIONS = ("float64", "float32")
+"""float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run.
+
+    Attributes:
+        variant: Key of the network in the job.
+        input: Name of the input in the job.
+        mode: Whether norms use running or batch statistics.
+        layers: Whether every convolution and norm is recorded, not only blocks; of steps, whether every step is.
+        task: Of `conformance.cases.recipes.TASKS`; or "backward", which float32 makes of "gradients": those at the
+            oracle's own activations.
+        recipe: Key of `conformance.cases.recipes.RECIPES`; of steps only.
+    """
+
+    variant: str
+    input: str
+    mode: Mode
+    layers: bool = False
+    task: str = "forward"
+    recipe: str = ""
+
+    @property
+    def slug(self) -> str:
+        """A file name without ending; the input's name may hold any character."""
+        safe = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in self.input)
+        parts = [self.variant, safe, self.mode, *["layers"] * self.layers]
+        parts += [] if self.task == "forward" else [self.task, *filter(None, [self.recipe])]
+        return "--".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return asdict(self)
+
+    @property
+    def what(self) -> str:
+        """Task and recipe in words; empty for a forward run."""
+        return "" if self.task == "forward" else " ".join(filter(None, [self.task, self.recipe]))
+
+
+def activation_names(config: ResNetConfig, layers: bool = False) -> list[str]:
+    """Every activation of a network in the order it is computed; with `layers`, those inside the blocks too.
+
+    Example:
+        >>> from impls.config import VARIANTS
+        >>> activation_names(VARIANTS["v1.5"])[:3], activation_names(VARIANTS["v1.5"], layers=True)[:4]
+        (['stem', 'stage1.0', 'stage1.1'], ['conv1', 'bn1', 'stem', 'stage1.0.conv1'])
+    """
+    return [name for name, _ in dot_lengths(config) if layers or not is_layer(name)]
+
+
+def statistic_names(config: ResNetConfig) -> list[str]:
+    """Every running statistic of a network in the order of its norms: what a train-mode run leaves behind."""
+    norms = [name for name, _ in dot_lengths(config) if name.rpartition(".")[2].startswith(("bn", "downsample_bn"))]
+    return [f"{norm}.{leaf}" for norm in norms for leaf in ("running_mean", "running_var")]
+
+
+def dot_lengths(config: ResNetConfig, values: Mapping[str, int] = MappingProxyType({})) -> Iterator[tuple[str, int]]:
+    """Every activation in order, and the products summed into one of its numbers by the layers up to there.
+
+    The rounding error of a dot product of length K grows like sqrt(K), and errors of successive layers add up likewise;
+    the sum of K so far is therefore what an error may be held against. In train mode a norm's mean and variance are
+    sums as well, over all N values of a channel. Where a picture is flat, these are equal and round to the same side,
+    and the error grows like N: they count as N**2 (Higham 2002, Accuracy and Stability of Numerical Algorithms, ch. 4).
+
+    Args:
+        config: The network.
+        values: In train mode, the values per channel of the stem's and of each block's output: batch * height * width.
+            A norm in a block has at most as many as the block's input, the stem's norm four times the pool's output.
+    """
+    total = config.in_channels * 7 * 7
+    yield "conv1", total
+    averaged = values.get("stem", 0)
+    total += (4 * averaged) ** 2
+    yield from (("bn1", total), ("stem", total))
+    for block in config.blocks():
+        products = {"1": block.in_channels, "2": block.channels * 9, "3": block.channels}
+        for number, length in products.items():
+            total += length
+            yield f"{block.name}.conv{number}", total
+            total += averaged**2
+            yield f"{block.name}.bn{number}", total
+        if block.projects:
+            yield from ((f"{block.name}.downsample_{layer}", total) for layer in ("conv", "bn"))
+        yield block.name, total
+        averaged = values.get(block.name, 0)
+    yield "pool", total
+    if config.num_classes:
+        yield "logits", total + block.out_channels
+
+
+def gradient_lengths(config: ResNetConfig) -> dict[str, int]:
+    """Loss and gradients, and the products summed into one of their numbers on the way back to each layer.
+
+    Example:
+        >>> from impls.config import VARIANTS
+        >>> lengths = gradient_lengths(VARIANTS["v1.5"])
+        >>> lengths["gradient.fc.bias"], lengths["gradient.stage4.2.conv3.weight"] - lengths["gradient.fc.bias"]
+        (1000, 2048)
+    """
+    forward = dict(dot_lengths(config))
+    total = forward["logits"] + config.num_classes
+    layers = {"fc": "logits"}
+    found = {"loss": config.num_classes, "gradient.input": total}
+    for name in parameter_names(config):
+        layer = name.rpartition(".")[0]
+        found[f"gradient.{name}"] = total - forward[layers.get(layer, layer)]
+    return found
+
+
+def is_judged(case: Case, precision: str) -> bool:
+    """Whether errors of a case have a limit: not those of training in float32.
+
+    There a value near zero is above it in one build and below it in another, and a gradient goes through or does not: a
+    few such values move gradients by up to 6e-2, and so steps. Judged are gradients at the oracle's activations.
+
+    Example:
+        >>> is_judged(Case("v1.5", "noise", "train", task="steps", recipe="sgd"), "float32")
+        False
+    """
+    return precision != "float32" or case.task not in ("gradients", "steps")
+
+
+def expected_names(case: Case, config: ResNetConfig) -> list[str]:
+    """Every array that a case promises, in the order in which a fault in it would show.
+
+    Example:
+        >>> from impls.config import VARIANTS
+        >>> expected_names(Case("v1.5", "noise", "train", task="gradients"), VARIANTS["v1.5"])[:2]
+        ['loss', 'gradient.fc.bias']
+    """
+    parameters = parameter_names(config)
+    if case.task in ("gradients", "backward"):
+        return ["loss", *(f"gradient.{name}" for name in reversed(parameters)), "gradient.input"]
+    if case.task == "steps":
+        state = [*statistic_names(config), *parameters]
+        state += [f"{slot}.{name}" for slot in RECIPES[case.recipe].slots for name in parameters]
+        first, last = ([f"{moment}.{name}" for name in state] for moment in MOMENTS)
+        return [*first, "losses", *last]
+    if case.task == "initialisation":
+        return [f"initial.{name}" for name in expected_shapes(config)]
+    return [*activation_names(config, case.layers), *(statistic_names(config) if case.mode == "train" else [])]
+
+
+MOMENTS = ("first", "last")
+"""The steps after which the state is kept."""
+
+OFFSET = re.compile(r"(.*conv\d?|([a-z_]+\.)?bn1)\.bias")
+"""Arrays whose gradient is noise in train mode, wholly or for some channels, and so is what an optimizer keeps of it.
+
+A convolution's bias moves all that the norm behind it subtracts the mean of. The bias of the stem's norm does so for a
+channel that every window of the max pool sees above zero.
+"""
+
+
+def parameter_names(config: ResNetConfig) -> list[str]:
+    """Every array that has a gradient, in the order the network runs."""
+    return [name for name in expected_shapes(config) if not name.endswith(RUNNING_STATISTICS)]
+
+
+def labels_for(batch: int, classes: int) -> np.ndarray:
+    """A class for each image of a batch, none the same while there are enough: (batch,) integers.
+
+    Example:
+        >>> labels_for(3, 1000)
+        array([11, 48, 85])
+    """
+    return (11 + 37 * np.arange(batch)) % classes
+
+
+PADDING = 24
+"""Rows: as many as show in a few windows of the max pool."""
+
+
+def padded(images: np.ndarray) -> np.ndarray:
+    """A batch of which the last image is lower and padded with zeros, as images of unequal sizes are; one as it is.
+
+    Before the max pool all pixels there are equal, and its gradient must go to the first of them. More than a little of
+    it is not wanted: sums of equal values round to one side, and a ReLU near zero chooses for all of them at once.
+
+    Example:
+        >>> padded(np.ones((2, 1, 64, 1)))[:, 0, :, 0].sum(1)
+        array([64., 40.])
+    """
+    images = images.copy()
+    if len(images) > 1:
+        images[-1, :, max(images.shape[2] - PADDING, (images.shape[2] + 1) // 2) :] = 0
+    return images
+
+
+def training_batches(images: np.ndarray, classes: int, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A batch for each step: the images moved sideways, further each time, their labels moved on."""
+    labels = labels_for(len(images), classes)
+    return [(np.roll(images, 5 * step, axis=3), (labels + step) % classes) for step in range(steps)]

@@ -1,0 +1,1 @@
+"""Comparing: traces in, verdicts out, by the table of limits."""

@@ -1,0 +1,1 @@
+"""The oracle in pieces, right or with faults in it."""

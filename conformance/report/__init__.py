@@ -1,0 +1,1 @@
+"""Reporting: the outcome of a run on a screen and as JSON."""

@@ -1,0 +1,1 @@
+"""Running: jobs in worker processes, and the adapters of the candidates."""

@@ -1,0 +1,61 @@
+"""The switches: what a worker's environment must say before it starts, so that a precision is what it is called.
+
+Strict float32 means no TF32 and no reduced accumulation; every run is deterministic. A switch that is an environment
+variable is set here by the parent; one that is a function of the framework is set by the adapter. Switches have been
+ignored before, so each worker also measures what is in force (`conformance.run.precision`).
+
+Sources: the numerical accuracy page of PyTorch, the configuration options of JAX, `tf.config.experimental`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+ALWAYS = {
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "PYTHONHASHSEED": "0",
+}
+BY_PRECISION = {"float64": {"JAX_ENABLE_X64": "1"}, "float32": {"JAX_ENABLE_X64": "0"}}
+BY_DEVICE: dict[str, dict[str, str]] = {
+    "cpu": {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
+    "gpu": {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"},
+    "auto": {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"},
+}
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+
+
+def switches(precision: str, device: str, threads: int) -> dict[str, str]:
+    """The environment variables of a worker, by name."""
+    return (
+        ALWAYS
+        | compilation_cache()
+        | BY_PRECISION[precision]
+        | BY_DEVICE[device]
+        | dict.fromkeys(THREADS, str(threads))
+    )
+
+
+def compilation_cache() -> dict[str, str]:
+    """Where JAX keeps what it compiled, so that a second run need not compile it again: the user's cache folder."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet-parity" / "xla"
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def worker_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with the switches in place; flags of the user's own are kept."""
+    merged = os.environ | variables
+    if "XLA_FLAGS" in variables and os.environ.get("XLA_FLAGS"):
+        merged["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} {variables['XLA_FLAGS']}"
+    return dict(merged)

@@ -1,0 +1,1 @@
+"""The self-test: whether the suite catches, places and names what is injected."""

@@ -1,0 +1,143 @@
+"""Gradients in float32, at the oracle's activations: right builds agree as far as rounding goes, and bugs stand out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conformance.cases.case import Case, expected_names, gradient_lengths
+from conformance.cases.recipes import RECIPES
+from conformance.compare.judge import Floor, judge_float32_gradient
+from conformance.compare.limits import FLOAT32
+from conformance.run.worker import keep_choices
+from impls.config import VARIANTS
+
+PORTS = tuple(
+    f"--impl={name}=broken_training:{adapter}"
+    for name, adapter in {"coarse": "CoarseLayer", "own": "OwnActivations", "nan": "LossIsNotANumber"}.items()
+)
+
+
+@pytest.fixture(scope="module")
+def run(conformance, small_weights, tmp_path_factory):
+    report = tmp_path_factory.mktemp("report") / "report.json"
+    weights = ("--weights", small_weights["v1.5"])
+    tasks = ("--task=gradients", "--task=steps", "--precision=float32")
+    done = conformance(
+        "run", "--impl=torch", "--impl=flax", "--impl=keras", *PORTS, *weights, *tasks, "--report", report
+    )
+    return done, json.loads(report.read_text())
+
+
+def of(run, implementation):
+    return [c for c in run[1]["comparisons"] if c["implementation"] == implementation and c["mode"] != "-"]
+
+
+@pytest.mark.parametrize("framework", ["torch", "flax", "keras"])
+def test_a_right_port_is_not_accused(run, framework):
+    comparisons = of(run, framework)
+    assert all(c["passed"] for c in comparisons)
+    assert {c["task"] for c in comparisons} == {"backward"}
+    names = expected_names(Case("v1.5", "noise", "train", task="backward"), VARIANTS["v1.5"])
+    assert {c["name"] for c in comparisons} <= set(names)
+    assert {c["mode"] for c in comparisons} == {"inference", "train"}
+    assert max(c["error"] for c in comparisons) < 1e-3
+    assert all(c["floor"] and c["bound"] for c in comparisons)
+
+
+@pytest.mark.parametrize("variant", ["v1.5", "tutorial"])
+def test_the_last_relu_of_a_block_chooses_as_the_oracles_does(variant):
+    """Branch and shortcut of nearly the same size, whose sum is of another sign once they are rounded."""
+    config = replace(VARIANTS[variant], depths=(1, 1, 1, 1), width=4)
+    random = np.random.RandomState(0)
+    given, exact = {"stem": np.zeros(0, np.float32)}, {}
+    for block in config.blocks():
+        shortcut = random.standard_normal(1000)
+        branch = -shortcut * (1 + 1e-9 * random.standard_normal(1000))
+        added = np.maximum(branch, 0) if config.relu_before_addition else branch
+        exact[block.name] = np.maximum(added + shortcut, 0)
+        layers = {"downsample_bn": shortcut, "bn3": branch}
+        given |= {f"{block.name}.{layer}": array.astype(np.float32) for layer, array in layers.items()}
+        given[block.name] = exact[block.name].astype(np.float32)
+
+    def above(name):
+        branch = given[f"{name}.bn3"]
+        return (np.maximum(branch, 0) if config.relu_before_addition else branch) + given[f"{name}.downsample_bn"] > 0
+
+    before = {name: array.copy() for name, array in given.items()}
+    assert any((above(name) != (exact[name] > 0)).sum() > 100 for name in exact)
+    keep_choices(given, config)
+    assert all(np.array_equal(above(name), exact[name] > 0) for name in exact)
+    assert all(np.allclose(given[name], array, rtol=1e-6, atol=0) for name, array in before.items())
+
+
+def test_one_layer_in_a_lower_precision_is_named(run):
+    assert run[0].returncode == 1
+    wrong = {c["name"] for c in of(run, "coarse") if not c["passed"]}
+    assert wrong == {"gradient.stage3.0.conv2.weight"}
+    told = next(c["reason"] for c in of(run, "coarse") if not c["passed"])
+    assert told.endswith("more than both: a bug, or TF32")
+
+
+def test_other_activations_than_those_given_are_a_difference(run):
+    """What a correct port shows that does not take the oracle's activations: rounding of some millions of values."""
+    assert any(not c["passed"] for c in of(run, "own"))
+
+
+def test_that_steps_are_not_judged_is_said(run):
+    assert "and steps are not judged" in " ".join(run[0].stdout.split())
+
+
+@pytest.mark.parametrize("framework", ["torch", "flax", "keras"])
+def test_training_as_it_comes_is_reported_and_not_judged(run, framework):
+    done, report = run
+    reported = [c for c in report["reported"] if c["implementation"] == framework]
+    cases = [Case("v1.5", "noise", "train", task="gradients")]
+    cases += [Case("v1.5", "noise", "train", task="steps", recipe=recipe) for recipe in RECIPES]
+    config = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2))
+    assert [(c["task"], c["name"]) for c in reported] == [
+        (case.what, name) for case in cases for name in expected_names(case, config)
+    ]
+    assert {(c["limit"], c["passed"], c["precision"]) for c in reported} == {(None, True, "float32")}
+    assert min(c["error"] for c in reported if c["name"] == "losses") > 1e-9
+    assert "reported, not judged" in done.stdout
+
+
+def test_a_loss_that_is_no_number_is_judged(run):
+    (failed,) = [c for c in of(run, "nan") if not c["passed"] and c["task"] == "steps sgd"]
+    assert (failed["name"], failed["reason"]) == ("losses", "it holds NaN or infinity")
+
+
+def test_an_error_may_be_what_builds_make_or_what_rounding_explains():
+    floor, length, numbers = Floor(1e-6, 2e-6), 1000, 10**6
+    bound = FLOAT32.bound(length)
+    assert judge_float32_gradient(0.9 * bound, Floor(1e-9, 1e-9), length, numbers).passed
+    assert judge_float32_gradient(3.9e-6, floor, 1, numbers).passed
+    assert not judge_float32_gradient(1.1 * max(bound, 4.1e-6), floor, length, numbers).passed
+    assert not judge_float32_gradient(1e-9, None, length, numbers).passed
+
+
+def test_lengths_grow_on_the_way_back():
+    config = VARIANTS["keras"]
+    lengths = gradient_lengths(config)
+    names = expected_names(Case("keras", "noise", "train", task="backward"), config)
+    assert lengths.keys() == set(names)
+    back = [lengths[name] for name in names if "downsample" not in name]
+    assert back == sorted(back)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_keras_takes_gradients_on_its_other_backends(backend, conformance, small_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    options = ("--weights", small_weights["v1.5"], "--task=gradients", "--precision=float32")
+    done = conformance("run", "--impl=keras", *options, "--report", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (done.returncode, report["verdict"], report["failures"]) == (0, "conforms", [])
+    config = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2))
+    names = expected_names(Case("v1.5", "noise", "train", task="gradients"), config)
+    assert {c["name"] for c in report["comparisons"] if c["task"] == "backward"} == set(names)
+    assert [c["name"] for c in report["reported"]] == names

@@ -1,0 +1,77 @@
+"""What the report says: of every float32 verdict, whether it is noise, and on what that rests."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conformance.cases.inputs import noise
+from conformance.cases.weights import synthetic_weights
+from conformance.compare.judge import Comparison, Floor, judge_by_builds, nearest_to_limit
+from conformance.compare.limits import FLOAT32
+from conformance.localise import unlocalised
+from conformance.report.text import json_report, print_report
+from conformance.run.implementations import IMPLEMENTATIONS
+from conformance.suite import Network, Outcome, Plan
+from impls.config import ResNetConfig
+
+CONFIG = ResNetConfig(depths=(1, 1, 1, 1), width=4, num_classes=6)
+FLOOR = Floor(2.4e-6, 2.9e-6)
+LENGTH, NUMBERS = 4624, 10**6
+
+
+def comparison(error: float, name: str = "logits", floor: Floor = FLOOR) -> Comparison:
+    limit, bound = FLOAT32.limit(floor.worst, LENGTH, NUMBERS), FLOAT32.bound(LENGTH)
+    passed, reason = judge_by_builds(error, floor, bound, NUMBERS)
+    return Comparison(
+        *("torch", "v1.5", "float32", "inference", "noise-32x32", name, error, limit, passed, reason, floor, bound)
+    )
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    network = Network(CONFIG, synthetic_weights(CONFIG, seed=0), [noise(32, 32, 1, seed=0)])
+    return Plan({"v1.5": network}, [IMPLEMENTATIONS["torch"]], ["float32"], Path("nowhere"))
+
+
+def printed(plan: Plan, outcome: Outcome) -> str:
+    text = io.StringIO()
+    print_report(plan, outcome, [], Console(file=text, width=110))
+    return text.getvalue()
+
+
+def row(text: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith("│ torch")]
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_a_right_ports_error_stands_beside_that_of_correct_builds_and_is_called_noise(plan):
+    outcome = Outcome([comparison(3.1e-6), comparison(1e-6, "stem")])
+    text = printed(plan, outcome)
+    assert row(text) == ["torch", "v1.5", "logits", "3.1e-6", "2.4e-6 to 2.9e-6", "8.1e-6", "1.07", "noise ✓"]
+    (told, _) = json_report(plan, outcome, [])["comparisons"]
+    assert (told["floor"], told["bound"]) == ({"best": 2.4e-6, "worst": 2.9e-6}, FLOAT32.bound(LENGTH))
+    assert told["told"] == (
+        "error 3.1e-6; correct float32 builds of this run err by 2.4e-6 to 2.9e-6; "
+        "rounding in sums of this length can explain 8.1e-6: noise"
+    )
+
+
+def test_a_broken_ports_error_stands_beside_it_too_and_is_called_a_bug(plan):
+    wrong = comparison(1.2e-4)
+    text = printed(plan, Outcome([wrong, comparison(1e-6, "stem")], divergences=[unlocalised(wrong)]))
+    assert row(text) == ["torch", "v1.5", "logits", "1.2e-4", "2.4e-6 to 2.9e-6", "8.1e-6", "41", "bug ✗ 1"]
+    assert (
+        "first at logits: error 1.2e-4; correct float32 builds of this run err by 2.4e-6 to 2.9e-6; rounding in "
+        "sums of this length can explain 8.1e-6: 41 times what correct builds err by: a bug, or TF32 in some layer"
+    ) in " ".join(text.split())
+
+
+def test_the_array_shown_is_the_one_nearest_to_its_limit_not_that_of_the_largest_error():
+    large = comparison(5e-6, floor=Floor(1e-5, 2e-5))
+    near = comparison(1.9e-6, "stem", Floor(9e-7, 1e-6))
+    assert nearest_to_limit([large, near]) == near
+    assert nearest_to_limit([]) is None

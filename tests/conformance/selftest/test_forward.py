@@ -1,0 +1,110 @@
+"""Faults injected into the frameworks are caught, placed and named, by the self-test and by `conformance run`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from conformance.cli import main
+from conformance.faults import FAULTS
+from conformance.run.implementations import IMPLEMENTATIONS
+from conformance.selftest.faulty import faulty_adapter, injection_at
+from conformance.selftest.forward import selftest
+from conformance.selftest.trials import Result, Trial
+from impls.config import VARIANTS
+
+FAMILIES = {  # ports that have one fault of each mechanism: the first wrong layer, the words of the diagnosis
+    "config": ("torch/eps-keras@network", "bn1", ["eps-keras everywhere"]),
+    "statistics": (
+        "torch/var-biased@stage1.0.bn1",
+        "stage1.0.bn1.running_var",
+        ["var-biased at stage1.0.bn1"],
+    ),
+    "input-weights-whole": (
+        "torch/normalised-twice@input/kernel-flip@stage2.0.conv2/head-max@head",
+        "conv1",
+        ["normalised-twice at input", "kernel-flip at stage2.0.conv2", "head-max at head"],
+    ),
+    "estimated-layer-source": (
+        "torch/eps-other@stage1.1.bn2/pad-same@stage3.0.conv2/relu-after-missing@stage4.1",
+        "stage1.1.bn2",
+        ["eps = 0.00037", "pad-same at stage3.0.conv2", "relu-after-missing at stage4.1"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def red_run(conformance, small_weights, tmp_path_factory):
+    report = tmp_path_factory.mktemp("report") / "report.json"
+    ports = [f"--impl={name}=conformance.selftest.faulty:{port}" for name, (port, _, _) in FAMILIES.items()]
+    done = conformance("run", *ports, "--weights", small_weights["v1.5"], "--precision=float64", "--report", report)
+    return done, json.loads(report.read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fault_of_each_family_is_red_with_the_right_words(red_run, family):
+    done, report = red_run
+    assert (done.returncode, report["verdict"], report["failures"]) == (1, "diverges", [])
+    (divergence,) = [d for d in report["first_divergences"] if d["implementation"] == family]
+    _, layer, words = FAMILIES[family]
+    assert (divergence["layer"], divergence["fed"]) == (layer, True)
+    texts = [finding["text"] for finding in divergence["diagnosis"]]
+    assert [word in text for word, text in zip(words, texts, strict=True)] == [True] * len(words)
+    assert all(word in " ".join(done.stdout.split()) for word in words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_selftest_names_what_it_injects(implementation):
+    """Fourteen faults; `make selftest` injects the whole catalogue, in some minutes for each implementation."""
+    faults = ["kernel-io-swap", "pad-same", "eps-1.001", "bn-frozen", "relu-missing", "pool-zero", "pool-valid", "bgr"]
+    faults += ["shortcut-detached", "relu-grad-half", "loss-sum", "wd-decoupled", "adam-eps-uncorrected", "gamma-other"]
+    faults = [fault for fault in faults if FAULTS[fault].can_be_in(implementation)]
+    result = selftest([IMPLEMENTATIONS[implementation]], "v1.5", faults)
+    assert result.missed() == []
+    assert len(result.trials) == 22 + 9 - (implementation == "keras")
+    assert result.right > 1000
+    assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero"}
+
+
+def trial(**changes):
+    return Trial("torch", "bgr", "input", "float64", "", "conv1", **changes)
+
+
+def test_a_missed_target_is_told():
+    good = trial(caught=True, layer="conv1", causes=("bgr@input",))
+    assert Result([good] * 100).missed() == []
+    assert Result([]).missed() == ["nothing was injected"]
+    assert Result([*[good] * 99, trial()]).missed() == ["torch: bgr@input not caught"]
+    wrong_layer = trial(caught=True, layer="bn1", causes=("bgr@input",))
+    assert Result([*[good] * 9, wrong_layer]).missed() == ["torch: right layer named in 90.0%, target 98%"]
+    wrong_cause = trial(caught=True, layer="conv1", causes=("scale-255@input",))
+    assert Result([*[good] * 9, wrong_cause]).missed() == ["torch: right cause named in 90.0%, target 95%"]
+    accused = Trial("torch", "pool-zero", "stem", "float64", "a proof", "", caught=True)
+    assert Result([*[good] * 99, accused]).missed() == ["torch: pool-zero@stem accused"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "place", "message"),
+    [
+        ("no-such", "conv1", "there is no fault 'no-such'"),
+        ("pad-same", "conv1", "pad-same cannot be at 'conv1' of this network"),
+        ("pad-same", "nowhere", "the places are input, network, stem, conv1"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused(fault, place, message):
+    with pytest.raises(ValueError, match=message):
+        injection_at(fault, place, VARIANTS["v1.5"])
+
+
+def test_a_faulty_implementation_needs_a_fault():
+    with pytest.raises(ValueError, match="IMPLEMENTATION/FAULT@PLACE"):
+        faulty_adapter("torch/bgr")
+
+
+def test_an_unknown_fault_is_bad_input():
+    result = CliRunner().invoke(main, ["selftest", "--fault", "no-such", "--impl", "torch"])
+    assert result.exit_code == 2, result.output
+    assert "there is no fault no-such" in result.output
