@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.faults import FAULTS, Fault, Injection
-from conformance.faults.fault import Parameter
+from conformance.faults import FAULTS, Fault, Injection, Parameter
 from conformance.oracle.forward import PiecewiseOracle, Stopped, input_name, promised_names, segment_names, segment_of
 
 Array = np.ndarray

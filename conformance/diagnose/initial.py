@@ -20,9 +20,7 @@ from conformance.cases.sketch import moments
 from conformance.compare.judge import Verdict, judge_initial
 from conformance.diagnose.forward import MOST_FAULTS, Finding, newton
 from conformance.diagnose.training import of_task
-from conformance.faults import Fault, Injection
-from conformance.faults.edits import edited_module
-from conformance.faults.fault import Substitution
+from conformance.faults import Fault, Injection, Substitution, edited_module
 from conformance.oracle.forward import segment_of
 from conformance.trace import Trace
 from impls.config import BLANK, ResNetConfig

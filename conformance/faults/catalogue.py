@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conformance.faults import edits, images, weights
-from conformance.faults.edits import by_framework, replaced
+from conformance.faults import edit as edits
+from conformance.faults import images, weights
+from conformance.faults.edit import by_framework, replaced
 from conformance.faults.fault import PARAMETER, Fault, Parameter, Place, Remedies
 from conformance.faults.initial_catalogue import INITIAL
 from conformance.faults.training_catalogue import TRAINING, has_classes

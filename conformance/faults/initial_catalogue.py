@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conformance.faults.edits import by_framework, replaced
+from conformance.faults.edit import by_framework, replaced
 from conformance.faults.fault import FRAMEWORKS, VALUE, Edits, Fault, Parameter, Place, Remedies
 from conformance.faults.training_catalogue import has_classes
 from impls.config import ResNetConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from conformance.faults.edits import (
+from conformance.faults.edit import (
     FLAX_CALL,
     HEAD_POOL,
     KERAS_CALL,

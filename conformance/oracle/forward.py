@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import activation_names, statistic_names
-from conformance.faults.edits import edited_module
-from conformance.faults.fault import Arrays, Graft, Injection, grafts
+from conformance.faults import Arrays, Graft, Injection, edited_module, grafts
 from impls.config import BLANK, TOTAL_STRIDE, ResNetConfig
 from impls.paths import follow
 from impls.taps import within

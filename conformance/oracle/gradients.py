@@ -16,8 +16,7 @@ import numpy as np
 
 from conformance.cases.case import labels_for, statistic_names, training_batches
 from conformance.cases.recipes import LOSS, RECIPES, STEPS
-from conformance.faults.edits import EditError, edited_module
-from conformance.faults.fault import Arrays, Injection, training_edits
+from conformance.faults import Arrays, EditError, Injection, edited_module, training_edits
 from conformance.oracle.forward import input_name, segment_names
 from impls.config import BLANK, ResNetConfig
 from impls.numpy import training as right_training

@@ -19,9 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from conformance.faults import Injection, find_fault, places
-from conformance.faults.edits import edited_module, framework_of
-from conformance.faults.fault import Graft, grafts, initial_edits, training_edits
+from conformance.faults import (
+    Graft,
+    Injection,
+    edited_module,
+    find_fault,
+    framework_of,
+    grafts,
+    initial_edits,
+    places,
+    training_edits,
+)
 from conformance.oracle.forward import become, faulty_weights
 from conformance.run.adapters import Adapter, Given, ReadState, See, TakeStep, load_adapter
 from conformance.run.implementations import ORACLE, find_implementation

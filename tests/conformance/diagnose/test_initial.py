@@ -12,9 +12,7 @@ import pytest
 from conformance.cases.sketch import moments
 from conformance.compare.judge import judge_initial
 from conformance.diagnose.initial import InitialDiagnosis
-from conformance.faults import FAULTS, Injection
-from conformance.faults.edits import edited_module
-from conformance.faults.fault import initial_edits
+from conformance.faults import FAULTS, Injection, edited_module, initial_edits
 from conformance.trace import Trace
 from impls.config import VARIANTS
 from impls.numpy import read_weights

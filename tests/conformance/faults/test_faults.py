@@ -12,9 +12,9 @@ import pytest
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.weights import synthetic_weights
 from conformance.diagnose.forward import Diagnosis, Exhibit, distance
-from conformance.faults import FAULTS, Injection, find_fault, places
-from conformance.faults.edits import EditError, edited, model_text
-from conformance.faults.fault import FRAMEWORKS, Substitution, grafts
+from conformance.faults import FAULTS, EditError, Injection, Substitution, find_fault, grafts, places
+from conformance.faults.edit import edited, model_text
+from conformance.faults.fault import FRAMEWORKS
 from conformance.oracle.forward import PiecewiseOracle, input_name, promised_names, segment_names, segment_of
 from conformance.selftest.trials import chosen_places
 from impls.config import VARIANTS

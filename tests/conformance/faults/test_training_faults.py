@@ -13,8 +13,7 @@ from conformance.cases.recipes import LOSS, RECIPES, STEPS
 from conformance.cases.weights import synthetic_weights
 from conformance.diagnose.forward import distance
 from conformance.diagnose.training import GradientDiagnosis, StepsDiagnosis, told_together
-from conformance.faults import FAULTS, Injection, find_fault, places
-from conformance.faults.edits import EditError
+from conformance.faults import FAULTS, EditError, Injection, find_fault, places
 from conformance.localise import small_config
 from conformance.oracle.forward import segment_of
 from conformance.oracle.gradients import (
