@@ -131,6 +131,8 @@ def run(
     with _bad_input_is_told():
         others = dict(_pair(text, "--python") for text in interpreters)
         chosen, left_out, absent = _implementations(names, others)
+        if "float64" in (precisions or PRECISIONS):
+            left_out += [f"{i.name} in float64: {i.float32_only}" for i in chosen if i.float32_only]
         networks = _networks(variants, weights, images, seed)
         _check_report(report)
         if keep_traces is not None and keep_traces.exists() and any(keep_traces.iterdir()):

@@ -186,7 +186,12 @@ def run_cases(
     every_case = list(dict.fromkeys(case for some in cases.values() for case in some))
     builds = REFERENCE_BUILDS if "float32" in cases else ()
     pairs = [(ORACLE, "float64"), *((build, "float32") for build in builds)]
-    pairs += [(implementation, precision) for precision in cases for implementation in implementations]
+    pairs += [
+        (implementation, precision)
+        for precision in cases
+        for implementation in implementations
+        if precision in implementation.precisions
+    ]
     processors = os.cpu_count() or 1
     parallel = max(1, min(len(pairs), max(2, processors // THREADS_PER_WORKER), processors))
     jobs = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 
 
@@ -17,6 +18,8 @@ class Implementation:
         packages: Distributions whose versions matter; the first ones must be there for it to run.
         extra: The extra of this project that installs it.
         cost: Roughly how long a run takes, beside the others; the slowest is started first.
+        variables: Environment variables that its worker starts with.
+        float32_only: Why it computes in float32 alone, and is not compared in float64; empty where it can be.
     """
 
     name: str
@@ -24,6 +27,13 @@ class Implementation:
     packages: tuple[str, ...]
     extra: str = ""
     cost: float = 1.0
+    variables: Mapping[str, str] = field(default_factory=dict)
+    float32_only: str = ""
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions in which it can be compared."""
+        return ("float32",) if self.float32_only else ("float64", "float32")
 
     def missing(self) -> list[str]:
         """The packages that are not installed here; nothing is imported to find out."""
@@ -52,6 +62,24 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     )
 }
 
+PARTS_IN_FLOAT32 = (
+    "Keras 3.15 computes parts of a float64 model in float32 on this backend (batch norm and global pooling; on "
+    "PyTorch the classifier, too)"
+)
+KERAS_ELSEWHERE = [
+    Implementation(
+        f"keras@{backend}",
+        "conformance.run.adapters.keras:KerasAdapter",
+        ("keras", backend),
+        extra,
+        cost,
+        {"KERAS_BACKEND": backend},
+        PARTS_IN_FLOAT32,
+    )
+    for backend, extra, cost in (("jax", "flax", 3.0), ("torch", "torch", 2.0))
+]
+"""The Keras implementation on its other backends, where TensorFlow need not be installed."""
+
 BUILDS: dict[str, Implementation] = {
     build.name: build
     for build in (
@@ -65,6 +93,7 @@ BUILDS: dict[str, Implementation] = {
             "keras-compiled", "conformance.run.adapters.keras:Compiled", ("keras", "tensorflow"), "keras", 3.0
         ),
         Implementation("keras-xla", "conformance.run.adapters.keras:Xla", ("keras", "tensorflow"), "keras", 5.0),
+        *KERAS_ELSEWHERE,
     )
 }
 """The same networks, laid out or compiled in another way: run where named, and by `conformance false-alarms`."""

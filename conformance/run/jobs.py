@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conformance.cases.case import Case
+from conformance.cases.case import DIFFERENTIATED, Case
 from conformance.run.implementations import Implementation
 from conformance.run.switches import switches, worker_environment
 
@@ -123,7 +123,9 @@ def _supervise(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Ev
 
 
 def _follow(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event) -> Event:
-    variables = switches(job.precision, job.device, job.threads) | dict(job.variables)
+    differentiates = any(case.task in DIFFERENTIATED for case in job.cases)
+    variables = switches(job.precision, job.device, job.threads, differentiates)
+    variables |= {**job.implementation.variables, **job.variables}
     environment = worker_environment(variables)
     if (ROOT / "pyproject.toml").exists():  # a checkout: other interpreters find the project here
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))

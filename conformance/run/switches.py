@@ -26,19 +26,34 @@ ALWAYS = {
 BY_PRECISION = {"float64": {"JAX_ENABLE_X64": "1"}, "float32": {"JAX_ENABLE_X64": "0"}}
 BY_DEVICE: dict[str, dict[str, str]] = {
     "cpu": {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
-    "gpu": {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"},
-    "auto": {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"},
+    "gpu": {},
+    "auto": {},
 }
+DETERMINISTIC_XLA = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+"""Left out in a worker that takes gradients, since XLA then refuses to compile the max pool's gradient (flax#4233)."""
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 
-def switches(precision: str, device: str, threads: int) -> dict[str, str]:
-    """The environment variables of a worker, by name."""
+def switches(precision: str, device: str, threads: int, differentiates: bool = False) -> dict[str, str]:
+    """Environment variables of a worker, by name.
+
+    Args:
+        precision: "float64" or "float32".
+        device: "cpu", "gpu" or "auto".
+        threads: The number of threads that the worker's libraries may use.
+        differentiates: Whether the worker takes gradients.
+
+    Example:
+        >>> "XLA_FLAGS" in switches("float32", "gpu", 1), "XLA_FLAGS" in switches("float32", "gpu", 1, True)
+        (True, False)
+    """
     return (
         ALWAYS
         | compilation_cache()
         | BY_PRECISION[precision]
         | BY_DEVICE[device]
+        | ({} if differentiates or device == "cpu" else DETERMINISTIC_XLA)
         | dict.fromkeys(THREADS, str(threads))
     )
 
