@@ -13,9 +13,10 @@ import numpy as np
 
 from impls.config import ResNetConfig
 from weights_convert import containers
-from weights_convert.dialects import Dialect, find_dialect
+from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
 from weights_convert.metadata import of_network
+from weights_convert.naming import Dialect
 from weights_convert.table import reorder
 
 FOLD = (

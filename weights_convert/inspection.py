@@ -18,9 +18,10 @@ import numpy as np
 from impls.config import VARIANTS, ResNetConfig, named_config
 from weights_convert import containers
 from weights_convert.checkpoint import Checkpoint
-from weights_convert.dialects import DIALECTS, Dialect, find_dialect
+from weights_convert.dialects import DIALECTS, find_dialect
 from weights_convert.errors import ConversionError, first_line
 from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, OTHER_WEIGHTS, is_ours
+from weights_convert.naming import Dialect
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
 from weights_convert.table import Rule, permutation, reorder
 
@@ -239,14 +240,14 @@ def _open_remote(
     address: str, averaged: bool
 ) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
     """The same of an address: what is published about it, or the config beside it, may tell which network it is."""
-    from weights_convert import sources  # here, since few need them
+    from weights_convert import remote  # here, since few need them
     from weights_convert.containers.folders import told_by_config
 
-    path, published = sources.fetch(address), sources.published_for(address)
+    path, published = remote.fetch(address), remote.published_for(address)
     _, container, arrays, metadata, problems = _open(path, averaged)
     if published is not None and not is_ours(metadata):
         metadata |= {"variant": published.variant, KNOWN_BY: published.recognised_by}
-    elif not is_ours(metadata) and (config := sources.fetch_config(address, path)):
+    elif not is_ours(metadata) and (config := remote.fetch_config(address, path)):
         metadata |= told_by_config(config.parent)
     return address, container, arrays, metadata, problems
 

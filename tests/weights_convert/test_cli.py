@@ -447,10 +447,10 @@ def test_the_published_checkpoints_are_listed():
 
 def test_an_address_is_a_source(flax_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Of a published checkpoint it is known which network it belongs to."""
-    from weights_convert import sources
+    from weights_convert import remote
 
     run("convert", flax_file, tmp_path / "resnet50.torchvision.pth")
-    monkeypatch.setattr(sources, "fetch", lambda address: tmp_path / "resnet50.torchvision.pth")
+    monkeypatch.setattr(remote, "fetch", lambda address: tmp_path / "resnet50.torchvision.pth")
     result = run("inspect", "torchvision://resnet50.IMAGENET1K_V1")
     assert "v1.5 (known by: published by torchvision as v1.5)" in result.stdout
     message = refused("convert", "https://example.org/a.pth", tmp_path / "b.flax.safetensors")

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impls.config import ResNetConfig
-from weights_convert.dialects import ALIASES, CANONICAL_LAYERS, DIALECTS, Layout, find_dialect
+from weights_convert.dialects import ALIASES, DIALECTS, find_dialect
+from weights_convert.naming import CANONICAL_LAYERS, Layout
 from weights_convert.shapes import expected_shapes
 
 DEEPEST = (3, 8, 36, 3)

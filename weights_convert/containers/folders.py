@@ -13,6 +13,7 @@ import numpy as np
 from impls.config import EXPANSION, ResNetConfig
 from weights_convert import containers
 from weights_convert.containers import safetensors_file
+from weights_convert.containers.atomic import write_atomically
 from weights_convert.containers.keras_models import PRESET, write_preset
 from weights_convert.errors import ConversionError
 from weights_convert.metadata import KNOWN_BY, is_ours, packed, unpacked
@@ -104,9 +105,7 @@ def write_transformers(
     for file, names in files.items():
         held = {name: arrays[name] for name in names}
         said = metadata if len(files) == 1 else {}  # no shard is the network that they describe
-        containers.write_atomically(
-            folder / file, partial(safetensors_file.write_for_transformers, arrays=held, metadata=said)
-        )
+        write_atomically(folder / file, partial(safetensors_file.write_for_transformers, arrays=held, metadata=said))
     if len(files) > 1:
         total = {"total_size": sum(array.nbytes for array in arrays.values())}
         weight_map = {name: file for file, names in files.items() for name in names}

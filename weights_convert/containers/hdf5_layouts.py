@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from weights_convert.dialects import DIALECTS, Dialect, Layout
+from weights_convert.dialects import DIALECTS
+from weights_convert.naming import Dialect, Layout
 from weights_convert.table import Kind, Rule
 
 VARIABLES: dict[Kind, tuple[str, ...]] = {

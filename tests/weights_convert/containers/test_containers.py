@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weights_convert import Checkpoint, ConversionError, containers, load
-from weights_convert.containers import CONTAINERS, safetensors_file
+from weights_convert.containers import CONTAINERS, atomic, safetensors_file
 from weights_convert.errors import first_line
 from weights_convert.inspection import FLOATS
 
@@ -251,7 +251,7 @@ class TestATarget:
         path = tmp_path / "a.transformers"
         save(path)
         before = sorted(tmp_path.rglob("*"))
-        monkeypatch.setattr(containers, "_exchanged", lambda one, other: False)  # as where there is no such call
+        monkeypatch.setattr(atomic, "_exchanged", lambda one, other: False)  # as where there is no such call
         rename = Path.replace
 
         def replace(self: Path, target: Path) -> Path:
@@ -284,7 +284,7 @@ class TestATarget:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ):
-        monkeypatch.setattr(containers, "_exchanged", lambda one, other: False)
+        monkeypatch.setattr(atomic, "_exchanged", lambda one, other: False)
         self.test_that_is_a_folder_of_its_kind_is_replaced_whole(ending, checkpoint_of, tmp_path)
 
     def test_of_another_dialect_s_container_is_refused(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):

@@ -1,0 +1,234 @@
+"""Fetching from a small hub on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from tests.weights_convert.remote.server import (
+    NEW,
+    OLD,
+    Handler,
+    Server,
+    Terminal,
+    refused,
+    status,
+    whole,
+)
+from weights_convert import Checkpoint, containers, inspect
+from weights_convert.remote import fetch
+
+COMMIT = 40 * "a"
+REPOSITORY = "hf://somebody/resnet"
+
+
+class FakeHub:
+    """The addresses of a hub's files, as far as downloads ask for them."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.files, server.default = server, dict[str, bytes](), self.answer
+
+    def answer(self, handler: Handler) -> None:
+        match = re.fullmatch(r"/(\w+/\w+)/resolve/([^/]+)/(.+)", handler.path)
+        assert match, handler.path
+        repository, revision, file = match.groups()
+        refusal = next(
+            (
+                (code, error)
+                for code, error, holds in (
+                    (403, "GatedRepo", repository == "somebody/gated"),
+                    (401, "RepoNotFound", repository != "somebody/resnet"),
+                    (404, "RevisionNotFound", revision not in ("main", "refs%2Fpr%2F1", COMMIT)),
+                    (404, "EntryNotFound", file not in self.files),
+                )
+                if holds
+            ),
+            None,
+        )
+        if refusal:
+            handler.say(refusal[0], X_Error_Code=refusal[1], X_Repo_Commit=COMMIT)
+            return
+        body = self.files[file]
+        handler.say(200, body, ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=COMMIT)
+
+    def fetched(self) -> list[str]:
+        """What was downloaded, in order."""
+        return [path.partition("/resolve/")[2] for command, path, _ in self.server.asked if command == "GET"]
+
+
+class TestTheHub:
+    @pytest.fixture
+    def hub(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+        from huggingface_hub import constants
+        from huggingface_hub.utils import close_session
+
+        monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/")
+        for constant in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+            monkeypatch.setattr(constants, constant, True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        close_session()  # the next one sees that there is no proxy
+        yield FakeHub(server)
+        close_session()
+
+    @pytest.mark.parametrize("address", [REPOSITORY, f"{REPOSITORY}/", f"{REPOSITORY}@main"])
+    def test_the_best_file_is_taken(self, hub: FakeHub, cache: Path, address: str):
+        hub.files |= {"model.safetensors": NEW, "pytorch_model.bin": OLD}
+        path = fetch(address, cache=cache)
+        assert path.read_bytes() == NEW
+        assert path.name == "model.safetensors"
+        assert path.is_relative_to(cache)
+        assert fetch(address, cache=cache) == path
+        assert hub.fetched() == ["main/model.safetensors"]
+
+    def test_or_the_next_best(self, hub: FakeHub, cache: Path):
+        hub.files["pytorch_model.bin"] = OLD
+        assert fetch(REPOSITORY, cache=cache).name == "pytorch_model.bin"
+
+    @pytest.mark.parametrize("folder", ["", "weights/"])
+    def test_an_index_comes_with_its_shards_of_the_same_commit(self, hub: FakeHub, cache: Path, folder: str):
+        names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+        shards = {name: save({f"{name}.bias": np.full(3, n)}) for n, name in enumerate(names)}
+        index = json.dumps({"weight_map": {f"{name}.bias": name for name in names}})
+        hub.files |= {f"{folder}{name}": body for name, body in shards.items()}
+        hub.files[f"{folder}model.safetensors.index.json"] = index.encode()
+        address = f"{REPOSITORY}/{folder}model.safetensors.index.json" if folder else REPOSITORY
+        arrays, _ = containers.read(fetch(address, cache=cache))
+        assert set(arrays) == {f"{name}.bias" for name in names}
+        assert hub.fetched()[1:] == [f"{COMMIT}/{folder}{name}" for name in names]
+
+    def test_an_index_whose_shard_is_missing(self, hub: FakeHub, cache: Path):
+        hub.files["model.safetensors.index.json"] = b'{"weight_map": {"a": "a.safetensors"}}'
+        refused(REPOSITORY, cache, "the repository has no a.safetensors")
+
+    @pytest.mark.parametrize(
+        "shard", ['"../a.safetensors"', '"/etc/passwd"', '"a/b.safetensors"', "7", "null", '""', '".."']
+    )
+    def test_an_index_that_leads_elsewhere(self, hub: FakeHub, cache: Path, shard: str):
+        hub.files["model.safetensors.index.json"] = b'{"weight_map": {"a": %s}}' % shard.encode()
+        refused(REPOSITORY, cache, "is not beside model.safetensors.index.json")
+        assert hub.fetched() == ["main/model.safetensors.index.json"]
+
+    @pytest.mark.parametrize("index", [b"{}", b"[]", b"<html>", b'{"weight_map": ["a"]}', b'{"weight_map": {"a": []}}'])
+    def test_an_index_that_is_none(self, hub: FakeHub, cache: Path, index: bytes):
+        hub.files["model.safetensors.index.json"] = index
+        refused(REPOSITORY, cache, "model.safetensors.index.json is no index of shards")
+
+    def test_a_file_of_a_revision(self, hub: FakeHub, cache: Path):
+        hub.files["old/weights.safetensors"] = OLD
+        path = fetch(f"{REPOSITORY}@refs%2Fpr%2F1/old/weights.safetensors", cache=cache)
+        assert path.read_bytes() == OLD
+        assert hub.fetched() == ["refs%2Fpr%2F1/old/weights.safetensors"]
+
+    @pytest.mark.parametrize(
+        ("address", "words"),
+        [
+            (
+                REPOSITORY,
+                "the repository has no model.safetensors or model.safetensors.index.json or pytorch_model.bin",
+            ),
+            (
+                f"{REPOSITORY}/a.bin",
+                "the repository has no a.bin\nSee https://huggingface.co/somebody/resnet/tree/main",
+            ),
+            (f"{REPOSITORY}@v9", "the repository has no revision 'v9'"),
+            ("hf://somebody/gated", "it is gated)\nAsk for access at https://huggingface.co/somebody/gated"),
+            ("hf://nobody/resnet", "the hub has no repository nobody/resnet, or none that you may see"),
+            ("hf://-a-/--", "the hub did not give model.safetensors: "),
+            (f"{REPOSITORY}/../../a.bin", "the hub did not give ../../a.bin: "),
+        ],
+    )
+    def test_what_it_has_not(self, hub: FakeHub, cache: Path, address: str, words: str):
+        refused(address, cache, words)
+        assert hub.fetched() == []
+
+    @pytest.mark.parametrize("folder", ["", "sub/folder/"])
+    @pytest.mark.parametrize(
+        ("config", "variant", "known_by"),
+        [
+            (b'{"model_type": "resnet", "downsample_in_bottleneck": true}', "v1", "downsample_in_bottleneck is true"),
+            (b'{"model_type": "resnet"}', "v1.5", "downsample_in_bottleneck is false"),
+            (b'{"architecture": "resnet50"}', "v1.5", "timm's resnet50"),
+        ],
+    )
+    def test_the_config_beside_the_weights_tells_the_variant(
+        self,
+        hub: FakeHub,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        checkpoint_of: Callable[..., Checkpoint],
+        folder: str,
+        config: bytes,
+        variant: str,
+        known_by: str,
+    ):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        checkpoint_of(dialect="transformers").save(tmp_path / "a.pth")
+        hub.files |= {f"{folder}pytorch_model.bin": (tmp_path / "a.pth").read_bytes(), f"{folder}config.json": config}
+        found = inspect(f"{REPOSITORY}/{folder}pytorch_model.bin")
+        assert [network.variant for network in found.networks] == [variant]
+        assert found.recognised_by.startswith(known_by)
+        assert hub.fetched() == [f"main/{folder}pytorch_model.bin", f"{COMMIT}/{folder}config.json"]
+
+    @pytest.mark.parametrize("config", [b'{"architecture": "resnet50d"}', b'{"model_type": "bit"}', b"[]", None])
+    def test_the_config_of_another_model_tells_nothing(
+        self,
+        hub: FakeHub,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        checkpoint_of: Callable[..., Checkpoint],
+        config: bytes | None,
+    ):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        checkpoint_of(dialect="torchvision").save(tmp_path / "a.pth")
+        hub.files["pytorch_model.bin"] = (tmp_path / "a.pth").read_bytes()
+        hub.files |= {"config.json": config} if config else {}
+        assert len(inspect(REPOSITORY).networks) > 1
+
+    def test_what_is_kept_does_without_it(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
+        hub.files["pytorch_model.bin"] = OLD
+        path = fetch(REPOSITORY, cache=cache)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        asked = len(hub.server.asked)
+        assert fetch(REPOSITORY, cache=cache) == path
+        assert len(hub.server.asked) == asked
+
+    def test_switched_off(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        refused(REPOSITORY, cache, "the hub is switched off (HF_HUB_OFFLINE)", "Unset HF_HUB_OFFLINE.")
+        assert hub.server.asked == []
+
+    def test_unreachable(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
+        """It is asked for the first file alone."""
+        hub.server.default = status(503)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        refused(REPOSITORY, cache, "the hub cannot be reached, and the file is not in its cache", "HF_ENDPOINT")
+        assert {path for _, path, _ in hub.server.asked} == {"/somebody/resnet/resolve/main/model.safetensors"}
+
+    def test_a_server_that_is_no_hub(self, hub: FakeHub, cache: Path):
+        hub.server.default = whole(b"<html>")
+        refused(REPOSITORY, cache, "HF_ENDPOINT")
+
+    @pytest.mark.parametrize("before", [True, False])
+    def test_its_bars_are_off_and_then_as_they_were(
+        self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+    ):
+        from huggingface_hub import utils
+
+        monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+        (utils.enable_progress_bars if before else utils.disable_progress_bars)()
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        hub.files["model.safetensors"] = NEW
+        try:
+            fetch(REPOSITORY, progress=False, cache=cache)
+            assert utils.are_progress_bars_disabled() is not before
+            assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
+        finally:
+            utils.enable_progress_bars()
