@@ -305,7 +305,7 @@ def examine(
     if worst is None:
         return unlocalised(first)
     images = next(input.images for input in network.inputs if input.name == first.input)
-    fed = bool(port[mode].about.get("fed"))
+    fed = port[mode].origin.fed
     exhibits = [
         Exhibit(one == "train", images, oracle[one].arrays, port[one].arrays)
         for one in (MODES if fed else (mode,))

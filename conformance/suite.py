@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from conformance.cases.case import MODES, Case, is_judged
 from conformance.cases.inputs import Input, content_hash
 from conformance.cases.recipes import RECIPES
@@ -168,8 +170,8 @@ def write_files(plan: Plan) -> Files:
         networks[variant] = {"config": network.config.to_dict(), "weights": str(weights), "sha256": sha256}
         inputs[variant] = {}
         for number, input in enumerate(network.inputs):
-            file = plan.directory / f"{variant}.input{number}.safetensors"
-            Trace({"images": input.images}, {"name": input.name}).save(file)
+            file = plan.directory / f"{variant}.input{number}.npy"
+            np.save(file, input.images)
             inputs[variant][input.name] = str(file)
     return Files(networks, inputs)
 
@@ -215,7 +217,7 @@ def run_cases(
         judging.take(event)
         notify(event)
     order: dict[tuple[str, str, str, str], int] = {
-        (c.variant, c.input, c.mode, c.what): n for n, c in enumerate(every_case)
+        (c.variant, c.input, c.mode, c.words): n for n, c in enumerate(every_case)
     }
     judging.outcome.comparisons.sort(
         key=lambda c: (c.implementation, c.precision, order.get((c.variant, c.input, c.mode, c.task), -1))
@@ -291,7 +293,7 @@ class Judging:
             for comparison in compare_traces(oracle, candidate, config, self.floors.get(case)):
                 judged = is_judged(case, comparison.precision) or not comparison.passed
                 (self.outcome.comparisons if judged else self.outcome.reported).append(comparison)
-            network = (candidate.about["implementation"], candidate.about["precision"], case.variant)
+            network = (candidate.origin.candidate, candidate.origin.precision, case.variant)
             if network not in self.checked_parameters:
                 self.checked_parameters.add(network)
                 self.outcome.comparisons.append(compare_parameters(candidate, config))

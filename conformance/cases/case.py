@@ -61,7 +61,7 @@ class Case:
         return asdict(self)
 
     @property
-    def what(self) -> str:
+    def words(self) -> str:
         """Task and recipe in words; empty for a forward run."""
         return "" if self.task == "forward" else " ".join(filter(None, [self.task, self.recipe]))
 

@@ -166,27 +166,26 @@ def compare_traces(
     Raises:
         ValueError: If the traces are of different cases, weights or inputs.
     """
-    about = candidate.about
-    case = about["case"]
+    ran, origin = candidate.origin.case, candidate.origin
     for key in ("case", "weights", "input"):
-        if oracle.about[key] != about[key]:
-            raise ValueError(f"traces of different {key}: {oracle.about[key]} and {about[key]}")
-    identity = (about["implementation"], case["variant"], about["precision"], case["mode"], case["input"])
-    ran = Case(**case)
+        left, right = getattr(oracle.origin, key), getattr(origin, key)
+        if left != right:
+            raise ValueError(f"traces of different {key}: {left} and {right}")
+    identity = (origin.candidate, ran.variant, origin.precision, ran.mode, ran.input)
     if ran.task == "initialisation":
         sizes = map(prod, expected_shapes(config).values())
         drawn = {
-            n: judge_initial(n, oracle, candidate, size)
+            n: judge_initial(n, oracle.arrays, candidate.arrays, size)
             for n, size in zip(expected_names(ran, config), sizes, strict=True)
         }
-        return [Comparison(*identity[:3], "-", "-", n, **v._asdict(), task=ran.what) for n, v in drawn.items()]
+        return [Comparison(*identity[:3], "-", "-", n, **v._asdict(), task=ran.words) for n, v in drawn.items()]
     if ran.task != "forward":
         names, lengths = expected_names(ran, config), gradient_lengths(config)
         verdicts = [
             judge_training(name, oracle, candidate, (floors or {}).get(name), lengths.get(name))._asdict()
             for name in names
         ]
-        return [Comparison(*identity, name, **v, task=ran.what) for name, v in zip(names, verdicts, strict=True)]
+        return [Comparison(*identity, name, **v, task=ran.words) for name, v in zip(names, verdicts, strict=True)]
     statistics, lengths = statistic_names(config), dict(dot_lengths(config, values_per_channel(ran, oracle, config)))
     comparisons = []
     for name in expected_names(ran, config):
@@ -216,7 +215,7 @@ class Verdict(NamedTuple):
 
 def judge(name: str, oracle: Trace, candidate: Trace, floor: Floor | None, length: int, statistic: bool) -> Verdict:
     """The verdict on one array of a forward run, whose numbers are sums of that many products."""
-    precision = candidate.about["precision"]
+    precision = candidate.origin.precision
     for side, trace in (("the oracle has", oracle), ("it has", candidate)):
         if name not in trace.arrays:
             return Verdict(None, None, False, f"{side} no such array")
@@ -240,7 +239,7 @@ def judge_training(
     name: str, oracle: Trace, candidate: Trace, floor: Floor | None = None, length: int | None = None
 ) -> Verdict:
     """The same of one array of a training run, in float64; of loss and gradients also in float32."""
-    precision = candidate.about["precision"]
+    precision = candidate.origin.precision
     for side, trace in (("the oracle has", oracle), ("it has", candidate)):
         if name not in trace.arrays:
             return Verdict(None, None, False, f"{side} no such array")
@@ -251,7 +250,7 @@ def judge_training(
         measured = measure(oracle.arrays[name], array, scale_of(name, oracle))
     except Incomparable as error:
         return Verdict(None, None, False, str(error))
-    if not is_judged(Case(**oracle.about["case"]), precision):
+    if not is_judged(oracle.origin.case, precision):
         return Verdict(measured.relative_l2, None, True, "")
     if precision == "float32":
         return judge_float32_gradient(measured.relative_l2, floor, length, array.size)
@@ -277,16 +276,18 @@ MOMENTS_OF_A_DRAW = {"mean": (1, 1.0), "variance": (2, 2.0), "fourth moment": (4
 """The power of the deviation that each is of; and its own variance, of a draw of n normal numbers times n."""
 
 
-def judge_initial(name: str, oracle: Trace, candidate: Trace, numbers: int) -> Verdict:
+def judge_initial(
+    name: str, oracle: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray], numbers: int
+) -> Verdict:
     """Whether an array may be drawn from what the oracle's is, given the moments of both; constants must be equal.
 
     Two draws of n normal numbers of variance v have means that differ by about sqrt(2 v / n), variances by
     sqrt(4 v^2 / n) and fourth moments by sqrt(192 v^4 / n) (Kendall and Stuart, The Advanced Theory of Statistics 1,
     ch. 10).
     """
-    if name not in candidate.arrays:
+    if name not in candidate:
         return Verdict(None, None, False, "it has no such array")
-    right, found = (dict(zip(MOMENTS_OF_A_DRAW, trace.arrays[name], strict=True)) for trace in (oracle, candidate))
+    right, found = (dict(zip(MOMENTS_OF_A_DRAW, moments[name], strict=True)) for moments in (oracle, candidate))
     if right["variance"] == 0:
         equal = found == right
         return Verdict(None, None, equal, "" if equal else f"not {right['mean']:g} throughout, as it should start")
@@ -314,7 +315,7 @@ def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
     if not OFFSET.fullmatch(array):
         return None
     layer, path = name.removesuffix(".bias"), array.removesuffix(".bias")
-    case = Case(**oracle.about["case"])
+    case = oracle.origin.case
     if case.mode != "train":
         return None
     recipe = RECIPES[case.recipe] if case.recipe else None
@@ -414,13 +415,12 @@ def nearest_to_limit(comparisons: Iterable[Comparison]) -> Comparison | None:
 
 def compare_parameters(candidate: Trace, config: ResNetConfig) -> Comparison:
     """Whether the model itself lists exactly the arrays that the network has, each in its shape."""
-    about, expected = candidate.about, expected_shapes(config)
-    found = {name: tuple(shape) for name, shape in about["parameters"].items()}
-    problems = list(_differences(expected, found))
+    origin, expected = candidate.origin, expected_shapes(config)
+    problems = list(_differences(expected, origin.parameters))
     return Comparison(
-        about["implementation"],
-        about["case"]["variant"],
-        about["precision"],
+        origin.candidate,
+        origin.case.variant,
+        origin.precision,
         mode="-",
         input="-",
         name="parameters",

@@ -22,7 +22,6 @@ from conformance.diagnose.forward import MOST_FAULTS, Finding, newton
 from conformance.diagnose.training import of_task
 from conformance.faults import Fault, Injection, Substitution, edited_module
 from conformance.oracle.forward import segment_of
-from conformance.trace import Trace
 from impls.config import BLANK, ResNetConfig
 from weights_convert.shapes import expected_shapes
 
@@ -149,4 +148,4 @@ class InitialDiagnosis:
     def judge(self, name: str, drawn: Array) -> Verdict:
         """Whether the port's array may be drawn from the same."""
         name, size = f"initial.{name}", self.sizes[name]
-        return judge_initial(name, Trace({name: drawn}, {}), Trace(self.port, {}), size)
+        return judge_initial(name, {name: drawn}, self.port, size)

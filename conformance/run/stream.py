@@ -7,20 +7,18 @@ that what it errs by in one piece does not reach the next.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from conformance.oracle.forward import segment_of
 from conformance.run.adapters import Adapter
-from conformance.trace import Trace
+from conformance.trace import Origin, Trace
 
-ABOUT = "about.json"
+ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +76,11 @@ def write_stream(adapter: Adapter, images: np.ndarray, train: bool, folder: Path
         stored.store(name, array)
 
 
-def finish_stream(folder: Path, about: Mapping[str, Any]) -> None:
-    """Say how the arrays came about; a folder without this is unfinished."""
-    (folder / ABOUT).write_text(json.dumps(dict(about)))
+def finish_stream(folder: Path, origin: Origin) -> None:
+    """Write the origin of the arrays; a folder without it is unfinished."""
+    (folder / ORIGIN).write_text(origin.to_json())
 
 
 def read_stream(folder: Path) -> Trace:
     """A folder as a trace, its arrays still on disk."""
-    return Trace(Stored(folder), json.loads((folder / ABOUT).read_text()))
+    return Trace(Stored(folder), Origin.from_json((folder / ORIGIN).read_text()))

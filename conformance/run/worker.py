@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from conformance.cases.sketch import moments, sketch
 from conformance.run.adapters import Adapter, DeviceMissing, load_adapter
 from conformance.run.precision import measure_precision
 from conformance.run.stream import finish_stream, write_stream
-from conformance.trace import Trace
+from conformance.trace import Origin, Trace
 from impls.config import ResNetConfig
 from impls.numpy import resnet
 
@@ -69,28 +70,35 @@ def work(job: dict[str, Any], say: Say) -> None:
     in_force = check_precision(adapter, job["precision"])
     versions = {package: metadata.version(package) for package in job["packages"]}
     say(event="ready", device=device, versions=versions, switches=dict(adapter.switches()), in_force=in_force)
-    about = {"implementation": job["implementation"], "precision": job["precision"], "device": device}
-    about |= {"versions": versions, "in_force": in_force}
     for variant, network in job["networks"].items():
         gc.collect()  # the network before
         runner = with_faults(adapter, network["faults"]) if "faults" in network else adapter
         runner.build(ResNetConfig.from_dict(network["config"]), Path(network["weights"]))
-        parameters = {name: list(shape) for name, shape in runner.parameters().items()}
+        parameters = {name: tuple(shape) for name, shape in runner.parameters().items()}
         for case in [Case(**fields) for fields in job["cases"] if fields["variant"] == variant]:
-            images = Trace.load(Path(job["inputs"][variant][case.input])).arrays["images"]
+            images = np.load(job["inputs"][variant][case.input])
             started = time.perf_counter()
-            facts: dict[str, Any] = {"case": case.to_dict(), "parameters": parameters}
-            facts |= {"weights": network["sha256"], "input": content_hash(images)}
+            origin = Origin(
+                case,
+                job["implementation"],
+                job["precision"],
+                network["sha256"],
+                content_hash(images),
+                parameters,
+                device,
+                versions,
+                in_force,
+            )
             file = Path(job["directory"]) / f"{case.slug}.safetensors"
             fed = case.layers and case.task == "forward" and job["truth"] is not None
             if fed and hasattr(runner, "stream"):
                 truth = job["truth"].get(case.slug)
                 file = file.with_suffix("")
                 write_stream(runner, images, case.mode == "train", file, Path(truth) if truth else None)
-                finish_stream(file, about | facts | {"fed": truth is not None})
+                finish_stream(file, replace(origin, fed=truth is not None))
             else:
                 arrays = TASKS[case.task](runner, case, images, network)
-                Trace(arrays, about | facts).save(file)
+                Trace(arrays, origin).save(file)
             seconds = time.perf_counter() - started
             say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
 

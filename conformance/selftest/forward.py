@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from conformance.cases.case import MODES, Case, Mode
 from conformance.cases.inputs import Input, noise, noise_sides
 from conformance.cases.weights import synthetic_weights
@@ -32,7 +34,7 @@ from conformance.run.stream import Stored, finish_stream, read_stream, write_str
 from conformance.selftest.training import train_injections
 from conformance.selftest.trials import Result, Trial, by_name, chosen_injections, job_networks
 from conformance.suite import Network
-from conformance.trace import Trace
+from conformance.trace import Origin, Trace
 from impls.config import VARIANTS
 
 SMALL: dict[str, Any] = {"depths": (2, 2, 2, 2), "width": 8, "num_classes": 10}
@@ -107,9 +109,9 @@ def make_bench(variant: str, seed: int, directory: Path, size: Mapping[str, Any]
     checkpoint = synthetic_weights(config, seed)
     height, width, _ = noise_sides(config.head_pool)[1]  # even: SAME padding shows
     images = noise(height, width, 2, seed, config.in_channels)
-    weights, input = directory / "weights.safetensors", directory / "input.safetensors"
+    weights, input = directory / "weights.safetensors", directory / "input.npy"
     checkpoint.save(weights)
-    Trace({"images": images.images}, {"name": images.name}).save(input)
+    np.save(input, images.images)
     plain: dict[Mode, Trace] = {}
     layers: dict[Mode, Trace] = {}
     plain_floors: dict[Mode, Floors] = {}
@@ -123,8 +125,9 @@ def make_bench(variant: str, seed: int, directory: Path, size: Mapping[str, Any]
             folder = directory / f"{implementation.name}-{mode}"
             given = directory / f"{ORACLE.name}-{mode}" if implementation != ORACLE else None
             write_stream(adapter, images.images, train, folder, given)
-            finish_stream(folder, {})
-            Trace(adapter.run(images.images, train, False), {}).save(folder.with_suffix(".plain"))
+            origin = Origin(Case(variant, images.name, mode), implementation.name, precision)
+            finish_stream(folder, origin)
+            Trace(adapter.run(images.images, train, False), origin).save(folder.with_suffix(".plain"))
         plain[mode] = Trace.load(directory / f"{ORACLE.name}-{mode}.plain")
         layers[mode] = read_stream(directory / f"{ORACLE.name}-{mode}")
         builds = [directory / f"{build.name}-{mode}" for build in REFERENCE_BUILDS]
@@ -251,7 +254,7 @@ def floors(by_mode: Mapping[Mode, Floors], mode: Mode, precision: str) -> Floors
 
 def like(oracle: Trace, candidate: Trace) -> Trace:
     """The oracle's trace as one of the candidate's case: injections share the oracle's numbers."""
-    return replace(oracle, about=candidate.about)
+    return replace(oracle, origin=candidate.origin)
 
 
 def named(divergence: Divergence) -> tuple[str, ...]:

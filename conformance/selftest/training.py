@@ -14,6 +14,8 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from conformance.cases.case import MOMENTS, Case
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import RECIPES, STEPS
@@ -28,7 +30,7 @@ from conformance.run.worker import TASKS
 from conformance.selftest.faulty import FaultyAdapter
 from conformance.selftest.trials import RIGHT, Result, Trial, by_name, chosen_injections, job_networks
 from conformance.suite import Network, Notify
-from conformance.trace import Trace
+from conformance.trace import Origin, Trace
 from impls.config import VARIANTS, ResNetConfig
 
 QUICKLY_COMPILED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -68,7 +70,7 @@ class TrainingBench:
     @property
     def input(self) -> Path:
         """The file of its input."""
-        return self.directory / "input.safetensors"
+        return self.directory / "input.npy"
 
     def cases(self, key: str) -> list[Case]:
         """Of every task, and of steps with every recipe."""
@@ -90,26 +92,20 @@ class TrainingBench:
     @cached_property
     def truth(self) -> Traces:
         """What the right oracle computes."""
-        return {case.what: self.trace(self.oracle, case) for case in self.cases(RIGHT)}
+        return {case.words: self.trace(self.oracle, case) for case in self.cases(RIGHT)}
 
     def trace(self, adapter: Adapter, case: Case) -> Trace:
         """A case run in this process."""
         network = {"config": self.network.config.to_dict(), "weights": self.weights}
-        about = {
-            "implementation": ORACLE.name,
-            "precision": "float64",
-            "case": case.to_dict(),
-            "weights": "",
-            "input": "",
-        }
-        return Trace(TASKS[case.task](adapter, case, self.network.inputs[0].images, network), about)
+        arrays = TASKS[case.task](adapter, case, self.network.inputs[0].images, network)
+        return Trace(arrays, Origin(case, ORACLE.name, "float64"))
 
     def expected(self, injection: Injection) -> dict[str, Comparison]:
         """By task and recipe, the first array that is wrong in the oracle with a fault; none where nothing is."""
         wrong = FaultyAdapter(copy(self.oracle), [(injection.fault.id, injection.place.name)])
         wrong.build(self.network.config, self.weights)
         tasks = [case for case in self.cases(RIGHT) if case.task == injection.fault.task]
-        found = {case.what: self.failures({case.what: self.trace(wrong, case)}) for case in tasks}
+        found = {case.words: self.failures({case.words: self.trace(wrong, case)}) for case in tasks}
         return {what: failures[0] for what, failures in found.items() if failures}
 
     def compare(self, traces: Traces) -> list[Comparison]:
@@ -118,7 +114,9 @@ class TrainingBench:
             comparison
             for what, trace in traces.items()
             for comparison in compare_traces(
-                replace(first_and_last(self.truth[what]), about=trace.about), first_and_last(trace), self.network.config
+                replace(first_and_last(self.truth[what]), origin=trace.origin),
+                first_and_last(trace),
+                self.network.config,
             )
         ]
 
@@ -153,7 +151,7 @@ def make_training_bench(config: ResNetConfig, seed: int, directory: Path, tasks:
     bench = TrainingBench(network, directory, tasks)
     directory.mkdir(exist_ok=True)
     network.weights.save(bench.weights)
-    Trace({"images": network.inputs[0].images}, {"name": network.inputs[0].name}).save(bench.input)
+    np.save(bench.input, network.inputs[0].images)
     return bench
 
 
@@ -197,7 +195,7 @@ def run_training(
     cases: dict[str, list[Case]] = {}
     expected = {key: bench.expected(injection) if injection else {} for key, injection in by_key.items()}
     for key, injection in by_key.items():
-        shown = [case for case in bench.cases(key) if not injection or case.what in expected[key]]
+        shown = [case for case in bench.cases(key) if not injection or case.words in expected[key]]
         cases[key] = shown or bench.cases(key)[:1]
     inputs = {key: {bench.network.inputs[0].name: str(bench.input)} for key in by_key}
     jobs = [
@@ -222,7 +220,7 @@ def run_training(
         if event.kind == "traced":
             case, path = Case(**event.facts["case"]), Path(event.facts["file"])
             traces = waiting.setdefault(case.variant, {})
-            traces[case.what] = Trace.load(path)
+            traces[case.words] = Trace.load(path)
             path.unlink()
             if len(traces) == len(cases[case.variant]):
                 yield waiting.pop(case.variant), by_key[case.variant], expected[case.variant]
@@ -265,11 +263,11 @@ def judge(
         return trial
     case = bench.cases(RIGHT)[0]
     if injection.fault.task == "initialisation":
-        findings = examine_initial(bench.network, traces[case.what].arrays)
+        findings = examine_initial(bench.network, traces[case.words].arrays)
     elif injection.fault.task == "gradients":
-        findings = examine_gradients(bench.network, case, traces[case.what].arrays)
+        findings = examine_gradients(bench.network, case, traces[case.words].arrays)
     else:
-        ports = {case.recipe: (right | traces)[case.what].arrays for case in bench.cases(RIGHT) if case.recipe}
+        ports = {case.recipe: (right | traces)[case.words].arrays for case in bench.cases(RIGHT) if case.recipe}
         findings = examine_steps(bench.network, ports)
     causes = tuple(f"{cause.fault.id}@{cause.place.name}" for finding in findings for cause in finding.causes)
     return replace(trial, layer=told(failed[0]), causes=causes, text="; ".join(map(str, findings)))

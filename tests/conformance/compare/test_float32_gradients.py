@@ -99,7 +99,7 @@ def test_training_as_it_comes_is_reported_and_not_judged(run, framework):
     cases += [Case("v1.5", "noise", "train", task="steps", recipe=recipe) for recipe in RECIPES]
     config = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2))
     assert [(c["task"], c["name"]) for c in reported] == [
-        (case.what, name) for case in cases for name in expected_names(case, config)
+        (case.words, name) for case in cases for name in expected_names(case, config)
     ]
     assert {(c["limit"], c["passed"], c["precision"]) for c in reported} == {(None, True, "float32")}
     assert min(c["error"] for c in reported if c["name"] == "losses") > 1e-9

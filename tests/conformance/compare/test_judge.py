@@ -21,7 +21,7 @@ from conformance.compare.judge import (
     short,
 )
 from conformance.compare.limits import ACTIVATIONS_FLOAT64
-from conformance.trace import Trace
+from conformance.trace import Origin, Trace
 from impls.config import VARIANTS
 from weights_convert.shapes import expected_shapes
 
@@ -36,9 +36,8 @@ def trace(precision: str = "float64", mode: str = "inference", noise: float = 0.
     arrays = {name: random.standard_normal((2, 5)) for name in names}
     off = np.random.default_rng(1)
     arrays = {name: (a + noise * off.standard_normal(a.shape)).astype(precision) for name, a in arrays.items()}
-    parameters = {name: list(shape) for name, shape in expected_shapes(CONFIG).items()}
-    about = {"implementation": "port", "precision": precision, "case": Case("v1.5", "noise", mode).to_dict()}
-    return Trace(arrays, about | {"input": "the same", "weights": "the same", "parameters": parameters} | changes)
+    origin = Origin(Case("v1.5", "noise", mode), "port", precision, parameters=expected_shapes(CONFIG))
+    return Trace(arrays, replace(origin, **changes))
 
 
 def with_array(changed: Trace, name: str, array: np.ndarray | None) -> Trace:
@@ -47,7 +46,7 @@ def with_array(changed: Trace, name: str, array: np.ndarray | None) -> Trace:
         del arrays[name]
     else:
         arrays[name] = array
-    return Trace(arrays, changed.about)
+    return Trace(arrays, changed.origin)
 
 
 def failed(comparisons: list[Comparison]) -> dict[str, str]:
@@ -109,16 +108,18 @@ def test_nan_on_both_sides_is_no_agreement():
 
 
 def test_empty_traces_fail_everywhere():
-    empty = Trace({}, trace().about)
+    empty = Trace({}, trace().origin)
     assert len(failed(compare_traces(empty, empty, CONFIG))) == len(NAMES)
     with pytest.raises(Incomparable, match="no numbers"):
         measure(np.zeros((0, 3)), np.zeros((0, 3)))
 
 
-@pytest.mark.parametrize("key", ["case", "weights", "input"])
-def test_traces_of_different_runs_are_refused(key):
-    with pytest.raises(ValueError, match=f"different {key}"):
-        compare_traces(trace(), trace(**{key: trace().about["case"] | {"input": "another"}}), CONFIG)
+@pytest.mark.parametrize(
+    ("field", "value"), [("case", Case("v1.5", "another", "inference")), ("weights", "another"), ("input", "another")]
+)
+def test_traces_of_different_runs_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"different {field}"):
+        compare_traces(trace(), trace(**{field: value}), CONFIG)
 
 
 def test_one_number_far_off_fails_though_the_norm_is_small():
@@ -146,7 +147,7 @@ def test_the_sign_of_an_error_does_not_matter():
 )
 def test_float32_is_held_against_correct_builds(noise, reason):
     oracle = trace(noise=0.0)
-    exact = Trace({name: a.astype(np.float32).astype(np.float64) for name, a in oracle.arrays.items()}, oracle.about)
+    exact = Trace({name: a.astype(np.float32).astype(np.float64) for name, a in oracle.arrays.items()}, oracle.origin)
     candidate = trace("float32", noise=noise)
     reasons = failed(compare_traces(exact, candidate, CONFIG, FLOORS))
     if reason:
@@ -257,11 +258,11 @@ def test_floors_are_the_best_and_the_worst_build():
 
 def test_parameters_must_be_the_networks_own():
     assert compare_parameters(trace(), CONFIG).passed
-    own = trace().about["parameters"]
+    own = trace().origin.parameters
     for wrong in (
-        own | {"extra.weight": [1]},
+        own | {"extra.weight": (1,)},
         {name: shape for name, shape in own.items() if name != "fc.bias"},
-        own | {"conv1.weight": [3, 4, 7, 7]},
+        own | {"conv1.weight": (3, 4, 7, 7)},
     ):
         comparison = compare_parameters(trace(parameters=wrong), CONFIG)
         assert (comparison.passed, comparison.error) == (False, 1.0)

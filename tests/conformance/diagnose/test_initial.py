@@ -13,7 +13,6 @@ from conformance.cases.sketch import moments
 from conformance.compare.judge import judge_initial
 from conformance.diagnose.initial import InitialDiagnosis
 from conformance.faults import FAULTS, Injection, edited_module, initial_edits
-from conformance.trace import Trace
 from impls.config import VARIANTS
 from impls.numpy import read_weights
 from weights_convert.shapes import expected_shapes
@@ -66,7 +65,7 @@ def test_another_draw_is_red(drawn_run):
 
 
 def verdict_on(array, right):
-    traces = [Trace({"initial.a": moments(np.asarray(one, float))}, {}) for one in (right, array)]
+    traces = [{"initial.a": moments(np.asarray(one, float))} for one in (right, array)]
     return judge_initial("initial.a", *traces, np.size(right))
 
 
@@ -104,7 +103,7 @@ def test_a_constant_must_be_that_constant():
 
 
 def test_a_missing_array_is_told():
-    assert judge_initial("initial.b", Trace({}, {}), Trace({}, {}), 8).reason == "it has no such array"
+    assert judge_initial("initial.b", {}, {}, 8).reason == "it has no such array"
 
 
 @pytest.mark.slow
