@@ -23,9 +23,6 @@ MODES: tuple[Mode, ...] = ("inference", "train")
 PRECISIONS = ("float64", "float32")
 """float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
 
-DIFFERENTIATED = ("gradients", "backward", "steps")
-"""Tasks of a case in which gradients are taken."""
-
 
 @dataclass(frozen=True)
 class Case:

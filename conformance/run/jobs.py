@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conformance.cases.case import DIFFERENTIATED, Case
+from conformance.cases.case import Case
 from conformance.run.implementations import Implementation
 from conformance.run.switches import switches, worker_environment
 
@@ -123,8 +123,7 @@ def _supervise(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Ev
 
 
 def _follow(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event) -> Event:
-    differentiates = any(case.task in DIFFERENTIATED for case in job.cases)
-    variables = switches(job.precision, job.device, job.threads, differentiates)
+    variables = switches(job.precision, job.device, job.threads)
     variables |= {**job.implementation.variables, **job.variables}
     environment = worker_environment(variables)
     if (ROOT / "pyproject.toml").exists():  # a checkout: other interpreters find the project here

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 COARSEST_ERROR = {"float64": 1e-13, "float32": 1e-6, "tf32": 2e-3, "bfloat16": 1.0}
 """Precision to the largest relative error that its products show on the probe; TF32 has 10 bits, bfloat16 has 7."""
+
+BEYOND_FLOAT16 = 2.0**17
+"""A factor on the operands of a product that float16 cannot hold (its largest number is 65504), and TF32 can."""
+
+Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Multiplier(Protocol):
@@ -27,20 +33,27 @@ def measure_precision(multiplier: Multiplier, dtype: str) -> dict[str, str]:
         >>> class Half:
         ...     def multiply(self, left, right): return (left.astype("float16") @ right.astype("float16"))
         ...     def convolve(self, images, kernel): return multiply_as_convolution(images, kernel)
-        >>> measure_precision(Half(), "float32")
-        {'matrix product': 'tf32', 'convolution': 'float32'}
+        >>> with np.errstate(over="ignore", invalid="ignore"):
+        ...     measure_precision(Half(), "float32")
+        {'matrix product': 'float16', 'convolution': 'float32'}
     """
     random = np.random.default_rng(0)
-    left, right = (random.standard_normal((64, 64)).astype(dtype) for _ in range(2))
-    images, kernel = (
-        random.standard_normal((1, 32, 16, 16)).astype(dtype),
-        random.standard_normal((32, 32, 3, 3)).astype(dtype),
-    )
-    wide = [array.astype("float64") for array in (left, right, images, kernel)]
-    return {
-        "matrix product": name_precision(multiplier.multiply(left, right), wide[0] @ wide[1]),
-        "convolution": name_precision(multiplier.convolve(images, kernel), multiply_as_convolution(wide[2], wide[3])),
+    shapes = ((64, 64), (64, 64), (1, 32, 16, 16), (32, 32, 3, 3))
+    left, right, images, kernel = (random.standard_normal(shape).astype(dtype) for shape in shapes)
+    products = {
+        "matrix product": (multiplier.multiply, np.matmul, left, right),
+        "convolution": (multiplier.convolve, multiply_as_convolution, images, kernel),
     }
+    return {operation: _name_product(*product) for operation, product in products.items()}
+
+
+def _name_product(multiply: Product, exactly: Product, left: np.ndarray, right: np.ndarray) -> str:
+    """Name the precision of one operation: by its error, and float16, whose error is that of TF32, by its range."""
+    name = name_precision(multiply(left, right), exactly(left.astype("float64"), right.astype("float64")))
+    if name != "tf32":
+        return name
+    factor = np.array(BEYOND_FLOAT16, left.dtype)
+    return name if np.isfinite(multiply(left * factor, right)).all() else "float16"
 
 
 def multiply_as_convolution(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:

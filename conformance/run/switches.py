@@ -24,36 +24,35 @@ ALWAYS = {
     "PYTHONHASHSEED": "0",
 }
 BY_PRECISION = {"float64": {"JAX_ENABLE_X64": "1"}, "float32": {"JAX_ENABLE_X64": "0"}}
+DETERMINISTIC_XLA = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+"""Without it XLA autotunes, and on an H100 one of four compilations then computed three float64 kernel gradients to
+4e-11 only (jax 0.11.2). Older releases refuse to compile the max pool's gradient with it (flax#4233)."""
+
 BY_DEVICE: dict[str, dict[str, str]] = {
     "cpu": {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
-    "gpu": {},
-    "auto": {},
+    "gpu": DETERMINISTIC_XLA,
+    "auto": DETERMINISTIC_XLA,
 }
-DETERMINISTIC_XLA = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
-"""Left out in a worker that takes gradients, since XLA then refuses to compile the max pool's gradient (flax#4233)."""
-
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 
-def switches(precision: str, device: str, threads: int, differentiates: bool = False) -> dict[str, str]:
+def switches(precision: str, device: str, threads: int) -> dict[str, str]:
     """Environment variables of a worker, by name.
 
     Args:
         precision: "float64" or "float32".
         device: "cpu", "gpu" or "auto".
         threads: The number of threads that the worker's libraries may use.
-        differentiates: Whether the worker takes gradients.
 
     Example:
-        >>> "XLA_FLAGS" in switches("float32", "gpu", 1), "XLA_FLAGS" in switches("float32", "gpu", 1, True)
-        (True, False)
+        >>> switches("float32", "gpu", threads=1)["XLA_FLAGS"]
+        '--xla_gpu_deterministic_ops=true'
     """
     return (
         ALWAYS
         | compilation_cache()
         | BY_PRECISION[precision]
         | BY_DEVICE[device]
-        | ({} if differentiates or device == "cpu" else DETERMINISTIC_XLA)
         | dict.fromkeys(THREADS, str(threads))
     )
 

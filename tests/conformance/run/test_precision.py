@@ -28,12 +28,20 @@ def to_tf32(array):
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
 
 
+def to_float16(array):
+    """Ten bits after the point, as TF32 has, and nothing above 65504."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float16).astype(np.float64)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # infinity times zero, in float16
 @pytest.mark.parametrize(
     ("round_to", "name"),
     [
         (lambda array: array, "float64"),
         (lambda array: array.astype(np.float32), "float32"),
         (to_tf32, "tf32"),
+        (to_float16, "float16"),
         (lambda array: array.astype(ml_dtypes.bfloat16).astype(np.float64), "bfloat16"),
     ],
 )
