@@ -40,7 +40,7 @@ def measure_precision(multiplier: Multiplier, dtype: str) -> dict[str, str]:
     random = np.random.default_rng(0)
     shapes = ((64, 64), (64, 64), (1, 32, 16, 16), (32, 32, 3, 3))
     left, right, images, kernel = (random.standard_normal(shape).astype(dtype) for shape in shapes)
-    products = {
+    products: dict[str, tuple[Product, Product, np.ndarray, np.ndarray]] = {
         "matrix product": (multiplier.multiply, np.matmul, left, right),
         "convolution": (multiplier.convolve, multiply_as_convolution, images, kernel),
     }
