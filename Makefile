@@ -30,8 +30,9 @@ slow: $(INSTALLED)  ## run the slow tests: other libraries' own models and files
 selftest: $(INSTALLED)  ## inject every fault of the catalogue into every implementation: ten minutes
 	$(BIN)/conformance selftest $(ARGS)
 
-benchmarks: $(INSTALLED)  ## measure conversions beside other libraries' loaders
+benchmarks: $(INSTALLED)  ## measure conversions and models beside other libraries
 	$(BIN)/python -m benchmarks.conversion $(ARGS)
+	$(BIN)/python -m benchmarks.models --budget 900
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(BIN)/python -m ruff check .

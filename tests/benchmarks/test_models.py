@@ -1,0 +1,224 @@
+"""The benchmark of the models: its tables, its arithmetic, its budget, and one real run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import models
+from benchmarks.models import (
+    CONTENDERS,
+    ENGINES,
+    SAME_OUTPUT,
+    WAYS,
+    Budget,
+    Comparison,
+    Contender,
+    Plan,
+    Row,
+    best_peer,
+    calls_per_turn,
+    check_outputs,
+    comparison_record,
+    comparisons,
+    contenders_of,
+    quartiles,
+    ratios,
+    way_of,
+    write_atomically,
+)
+from impls.config import VARIANTS
+
+COMPARISON = Comparison("torch", "v1.5", "eager", "inference", 8, "float32")
+
+
+def row(name: str, *rounds: list[float], output: list[float] | None = None) -> Row:
+    contender = Contender("torch", name, "v1.5", (), lambda weights, variant, precision: None)
+    return Row(contender, first=1.0, rounds=list(rounds), output=[1.0, -2.0] if output is None else output)
+
+
+class TestTables:
+    def test_each_row_names_what_exists(self):
+        for contender in CONTENDERS:
+            assert contender.family in ENGINES
+            assert contender.variant in VARIANTS
+            assert contender.requires
+            ways = {way.name for way in WAYS if way.family == contender.family}
+            assert set(contender.ways or ways) <= ways
+        for way in WAYS:
+            assert way.family in ENGINES
+            assert set(way.tasks) <= set(models.TASKS)
+            assert set(way.devices) <= set(models.BATCHES)
+            assert set(way.precisions) <= set(SAME_OUTPUT)
+
+    def test_no_row_stands_twice(self):
+        assert len({(each.family, each.name, each.variant) for each in CONTENDERS}) == len(CONTENDERS)
+        assert len({(way.family, way.name) for way in WAYS}) == len(WAYS)
+
+    @pytest.mark.parametrize("device", ["cpu", "gpu"])
+    def test_every_comparison_has_ours_and_a_peer(self, device: str):
+        chosen = comparisons(device, models.BATCHES[device], models.PRECISIONS[device], models.TASKS, list(ENGINES))
+        assert len(set(chosen)) == len(chosen)
+        for comparison in chosen:
+            names = [contender.name for contender in contenders_of(comparison)]
+            assert names.count("ours") == 1
+            assert len(names) > 1, comparison
+
+    def test_a_card_begins_with_what_matters_most(self):
+        chosen = comparisons("gpu", (256, 32, 1), ("float32", "tf32", "bfloat16"), models.TASKS, ["torch", "jax"])
+        first = [each for each in chosen if way_of(each).rank == 0]
+        assert chosen[: len(first)] == first
+        stages = [(each.batch == 1, each.task == "training") for each in first]
+        assert [stage for stage, _ in itertools.groupby(stages)] == [
+            (False, False),
+            (False, True),
+            (True, False),
+            (True, True),
+        ]
+        assert {(each.family, each.way) for each in first} == {
+            ("torch", "eager"),
+            ("torch", "compiled"),
+            ("jax", "jit"),
+        }
+        assert {each.batch for each in first[:9]} == {256}
+        assert [each.precision for each in first[:3]] == ["float32", "tf32", "bfloat16"]
+
+    def test_choices_restrict(self):
+        chosen = comparisons("cpu", (8,), ("float32",), ("training",), ["jax"], ["jit"])
+        assert chosen == [Comparison("jax", "v1.5", "jit", "training", 8, "float32")]
+
+    def test_what_is_not_installed_is_said(self, monkeypatch: pytest.MonkeyPatch):
+        absent = replace(CONTENDERS[1], requires=("torch", "a_module_that_nobody_has"))
+        monkeypatch.setattr(models, "CONTENDERS", (CONTENDERS[0], absent))
+        assert models.not_installed([COMPARISON]) == [
+            {
+                "family": "torch",
+                "name": absent.name,
+                "way": "every way",
+                "missing": ["a_module_that_nobody_has"],
+            }
+        ]
+
+
+class TestArithmetic:
+    def test_the_best_peer_has_the_smallest_median_and_is_not_ours(self):
+        rows = [row("ours", [1.0]), row("slow", [3.0], [3.0]), row("fast", [2.0], [9.0], [2.0])]
+        assert best_peer(rows) is rows[2]
+        assert best_peer(rows[:1]) is None
+        assert best_peer([row("ours", [1.0]), row("never ran")]) is None
+
+    def test_ratios_pair_the_rounds(self):
+        """A machine that slows down by half during the run leaves the ratio as it is."""
+        ours, peer = row("ours", [1.1, 1.1, 9.0], [2.2]), row("peer", [1.0, 1.0, 1.0], [2.0], [7.0])
+        assert ratios(ours, peer) == pytest.approx([1.1, 1.1])
+
+    def test_quartiles(self):
+        assert quartiles([5.0]) == (5.0, 5.0, 5.0)
+        assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
+
+    def test_a_record_says_images_per_second_on_a_card_only(self):
+        rows = [row("ours", [2.0], [4.0], [3.0]), row("peer", [2.0], [2.0], [2.0])]
+        on_card, on_cpu = (comparison_record(COMPARISON, rows, device) for device in ("gpu", "cpu"))
+        assert on_card["best_peer"] == "peer"
+        assert on_card["rows"][0]["ratio"] == 1.5
+        assert on_card["rows"][0]["ratio_quartiles"] == [1.25, 1.75]
+        assert on_card["rows"][0]["median_s"] == 3.0
+        assert on_card["rows"][0]["images_per_second"] == 8 / 3.0
+        assert "images_per_second" not in on_cpu["rows"][0]
+
+    def test_short_calls_are_many(self):
+        assert calls_per_turn([0.001]) == models.MOST_CALLS
+        assert calls_per_turn([0.05, 0.01]) == 3
+        assert calls_per_turn([2.0]) == 1
+        assert calls_per_turn([]) == 1
+
+    def test_another_function_is_refused(self):
+        rows = [row("ours"), row("alike", output=[1.0, -2.0001]), row("other", output=[1.0, -2.1])]
+        check_outputs(rows, "float32")
+        assert [each.failure is None for each in rows] == [True, True, False]
+        broken = [row("ours"), row("peer", output=[float("nan"), 1.0])]
+        check_outputs(broken, "bfloat16")
+        assert broken[1].failure is not None
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestBudget:
+    def test_what_cost_more_than_is_left_is_not_begun(self):
+        clock = Clock()
+        budget = Budget(100.0, clock)
+        assert budget.affords("unknown")
+        clock.now = 70.0
+        budget.costs["costly"] = 40.0
+        assert budget.left() == 30.0
+        assert not budget.affords("costly")
+        assert budget.affords("unknown")
+        clock.now = 100.0
+        assert not budget.affords("unknown")
+
+    @pytest.mark.parametrize("device", ["cpu", "gpu"])
+    def test_a_run_leaves_out_what_does_not_fit(self, device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        """Inference costs 30 s, a training step 60 s: a comparison that does not fit makes room for one that does."""
+        clock, started, ended = Clock(), [], []
+
+        class Group:
+            def __init__(self, comparison: Comparison, plan: Plan) -> None:
+                self.comparison, self.rows = comparison, []
+                started.append(comparison)
+
+            def measure(self, budget: Budget, following: Any) -> None:
+                clock.now += 30.0 if self.comparison.task == "inference" else 60.0
+
+            def end(self) -> None:
+                ended.append(self.comparison)
+
+        monkeypatch.setattr(models, "Group", Group)
+        inference = [replace(COMPARISON, batch=batch) for batch in (1, 2, 3)]
+        training = [replace(COMPARISON, task="training", batch=batch) for batch in (1, 2)]
+        chosen, measured = [inference[0], *training, *inference[1:]], []
+        budget = Budget(130.0, clock)
+        left_out = models.run(chosen, Plan(device, 1, 1.0, tmp_path), budget, lambda each, rows: measured.append(each))
+        assert measured == [inference[0], training[0], inference[1]]
+        assert left_out == [training[1], inference[2]]
+        assert sorted(map(str, ended)) == sorted(map(str, started))
+
+
+class TestFile:
+    def test_a_failure_leaves_the_old_file(self, tmp_path: Path):
+        path = tmp_path / "a.json"
+        write_atomically(path, {"complete": True})
+        with pytest.raises(TypeError):
+            write_atomically(path, {"complete": object()})
+        assert json.loads(path.read_text()) == {"complete": True}
+
+
+@pytest.mark.slow
+def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """One image through the plain functional network and ours, one round, in real workers."""
+    out, picture = tmp_path / "results.json", tmp_path / "results.svg"
+    arguments = ["--families", "jax", "--ways", "jit", "--tasks", "inference", "--batches", "1", "--rounds", "1"]
+    models.main([*arguments, "--out", str(out), "--plot", str(picture)])
+    document = json.loads(out.read_text())
+    assert document["complete"]
+    assert document["left_out"] == []
+    (comparison,) = document["comparisons"]
+    assert [each["name"] for each in comparison["rows"]] == ["ours", "plain functional"]
+    assert comparison["best_peer"] == "plain functional"
+    for each in comparison["rows"]:
+        assert "failure" not in each
+        assert each["median_s"] > 0
+        assert each["ratio"] > 0
+        assert each["memory_bytes"] > 100 * 2**20  # the weights alone are 102 MB
+    assert "plain functional" in capsys.readouterr().out
+    assert picture.stat().st_size > 1000
