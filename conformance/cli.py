@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from conformance.run.implementations import Implementation
     from conformance.suite import Network, Notify
 
-EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
 BAD_INPUT = 2
 PRECISIONS = ("float64", "float32")
 
@@ -122,12 +121,12 @@ def run(
     conformance run --impl torch --impl flax --variant v1.5
     conformance run --weights resnet50.pth --variant v1.5 --images cat.jpg dog.png --report report.json
     """
-    from rich.console import Console
-
-    from conformance.report.text import json_report, print_report, write_json
+    from conformance.outcome import EXIT_CODES
+    from conformance.report.record import make_record, write_json
+    from conformance.report.text import plain_console, print_record
     from conformance.suite import Plan, run_suite
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = plain_console()
     with _bad_input_is_told():
         others = dict(_pair(text, "--python") for text in interpreters)
         chosen, left_out, absent = _implementations(names, others)
@@ -137,8 +136,8 @@ def run(
         _check_report(report)
         if keep_traces is not None and keep_traces.exists() and any(keep_traces.iterdir()):
             raise ValueError(f"{keep_traces}: traces are kept in a new or empty folder only")
-    for implementation in absent:
-        console.print(f"[bold red]{implementation}[/]", highlight=False)
+    for line in absent:
+        console.print(line, style="bold red")
     if not chosen:
         sys.exit(EXIT_CODES["incomplete"])
     with _directory(keep_traces) as directory:
@@ -156,9 +155,10 @@ def run(
         )
         with _progress() as notify:
             outcome = run_suite(plan, notify)
-        print_report(plan, outcome, left_out, console)
+        record = make_record(plan, outcome, left_out)
+        print_record(record, console)
         if report is not None:
-            write_json(json_report(plan, outcome, left_out), report)
+            write_json(record, report)
     code = EXIT_CODES[outcome.verdict]
     sys.exit(code or (EXIT_CODES["incomplete"] if absent else 0))
 
@@ -183,15 +183,16 @@ def selftest(
 
     for variable in THREADS:  # before NumPy is imported: on small networks its threads cost more than they give
         os.environ.setdefault(variable, "1")
-    from rich.console import Console
     from rich.table import Table
 
-    from conformance.report.text import write_json
+    from conformance.outcome import EXIT_CODES
+    from conformance.report.record import write_json
+    from conformance.report.text import plain_console
     from conformance.selftest.forward import selftest as run_selftest
     from conformance.selftest.forward import table_rows, to_report
     from conformance.selftest.trials import Result
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = plain_console()
     result = Result()
     with _bad_input_is_told():
         chosen, left_out, absent = _implementations(names, {})
@@ -200,7 +201,7 @@ def selftest(
             if chosen:
                 result = run_selftest(chosen, variant, faults, seed=seed, everywhere=everywhere, notify=notify)
     for line in (*absent, *left_out):
-        console.print(line, highlight=False)
+        console.print(line)
     if not chosen:
         sys.exit(EXIT_CODES["incomplete"])
     table = Table(title=f"{variant}: caught, layer named, cause named, of the injections", title_justify="left")
@@ -212,12 +213,11 @@ def selftest(
     console.print(table)
     missed = result.missed()
     for line in missed:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     verdict = "targets are missed" if missed else "all targets are met"
     console.print(
         f"{len(result.trials):,} injections, {result.right:,} comparisons of right builds with "
         f"{len(result.false_alarms)} false alarms, in {result.seconds:.0f} s: {verdict}",
-        highlight=False,
     )
     if report is not None:
         write_json(to_report(result, variant), report)
@@ -244,18 +244,18 @@ def false_alarms(
     \b
     Exit code 0: no false alarm. 1: at least one. 2: bad input. 3: a build could not run.
     """
-    from rich.console import Console
-
-    from conformance.report.text import write_json
+    from conformance.outcome import EXIT_CODES
+    from conformance.report.record import write_json
+    from conformance.report.text import plain_console
     from conformance.run.implementations import NAMED
     from conformance.selftest.alarms import print_campaign, run_right_builds
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = plain_console()
     with _bad_input_is_told():
         chosen, left_out, absent = _implementations(names, {}, NAMED)
         _check_report(report)
     for line in (*absent, *left_out):
-        console.print(line, highlight=False)
+        console.print(line)
     if not chosen:
         sys.exit(EXIT_CODES["incomplete"])
     with _progress() as notify:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,15 @@ from conformance.cases.case import MODES, Case, Mode, padded
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import RECIPES, STEPS
 from conformance.cases.weights import synthetic_weights
-from conformance.compare.judge import Comparison, Floors, compare_traces, error_floors
+from conformance.compare.comparison import Comparison
+from conformance.compare.noise import NoiseFloors, noise_floors
+from conformance.compare.traces import compare_traces
 from conformance.diagnose.forward import Diagnosis, Exhibit, Finding
 from conformance.diagnose.initial import InitialDiagnosis
 from conformance.diagnose.training import GradientDiagnosis, StepsDiagnosis
 from conformance.oracle.forward import PiecewiseOracle
 from conformance.oracle.gradients import PiecewiseGradients, StepwiseTraining
+from conformance.outcome import Divergence, unlocalised
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.run.jobs import Job, run_jobs
 from conformance.run.stream import Stored, read_stream
@@ -38,54 +41,17 @@ if TYPE_CHECKING:
     from conformance.suite import Files, Network, Notify, Plan
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """Where a port first goes wrong, and why.
-
-    Attributes:
-        implementation, variant, precision, mode, input: Where it was seen.
-        layer: The first array, in the order of computation, that is out of its limit.
-        reason: How far.
-        fed: Whether it is out of it even where its piece is fed the oracle's own input.
-        findings: The faults that explain it, one after the other.
-        task: What was done, where it was no forward run.
-        note: What else there is to know of how it was found.
-    """
-
-    implementation: str
-    variant: str
-    precision: str
-    mode: str
-    input: str
-    layer: str
-    reason: str
-    fed: bool = False
-    findings: Sequence[Finding] = field(default_factory=list)
-    task: str = ""
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        facts = {name: value for name, value in vars(self).items() if name != "findings"}
-        return facts | {"diagnosis": [finding.to_dict() for finding in self.findings]}
-
-
 def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Notify) -> list[Divergence]:
     """Name the first wrong layer and the cause of each diverging implementation, given its first failures."""
     found: list[Divergence] = []
-    activations = [first for first in firsts if first.mode != "-" and not first.task]
-    for key in dict.fromkeys((c.precision, c.variant, c.input) for c in activations):
-        group = [c for c in activations if (c.precision, c.variant, c.input) == key]
+    activations = [first for first in firsts if first.input_matters and first.case.task == "forward"]
+    for key in dict.fromkeys((c.precision, c.case.variant, c.case.input) for c in activations):
+        group = [c for c in activations if (c.precision, c.case.variant, c.case.input) == key]
         found += _localise_group(plan, files, group, notify)
-    trained = [first for first in firsts if first.task and first.precision == "float64"]
+    trained = [first for first in firsts if first.case.task != "forward" and first.precision == "float64"]
     found += [localise_training(plan, files, first, notify) for first in trained]
-    by_first = {(d.implementation, d.variant): d for d in found}
-    return [by_first.get((first.implementation, first.variant)) or unlocalised(first) for first in firsts]
-
-
-def unlocalised(first: Comparison) -> Divergence:
-    """A divergence of which no more is known than the comparison that failed."""
-    return Divergence(*_place(first), first.name, first.reason, task=first.task)
+    by_first = {(d.first.candidate, d.first.case.variant): d for d in found}
+    return [by_first.get((first.candidate, first.case.variant)) or unlocalised(first) for first in firsts]
 
 
 LONGEST_REASON = 160
@@ -97,16 +63,16 @@ SMALL: dict[str, Any] = {"depths": (2, 1, 1, 1), "width": 4, "num_classes": 10}
 
 def localise_training(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
     """Name the cause of a diverging case of gradients, of training steps or of initialisation."""
-    if first.task == "initialisation":
+    if first.case.task == "initialisation":
         return _localise_initial(plan, files, first, notify)
-    if first.task == "gradients":
+    if first.case.task == "gradients":
         return _localise_gradients(plan, files, first, notify)
     small = _localise_steps(plan, first, notify)
     if small.findings or "gradients" in plan.tasks:
         return small
     whole = _localise_gradients(plan, files, first, notify)
     note = f"{small.note}; diagnosed by the gradients of the whole network"
-    return replace(unlocalised(first), findings=whole.findings, note=note) if whole.findings else small
+    return unlocalised(first, whole.findings, note) if whole.findings else small
 
 
 def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
@@ -114,23 +80,23 @@ def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Not
 
     A wrong loss that no fault of training explains is explained by the forward pass.
     """
-    network = plan.networks[first.variant]
+    network = plan.networks[first.case.variant]
     findings: list[Finding] = []
-    for name in dict.fromkeys([network.batch.name, first.input]):
-        case = Case(first.variant, name, _mode(first), task="gradients")
+    for name in dict.fromkeys([network.batch.name, first.case.input]):
+        case = Case(first.case.variant, name, first.case.mode, task="gradients")
         found, reason = _again(plan, files, first, [case], notify)
         if reason:
-            return replace(unlocalised(first), note=reason)
+            return unlocalised(first, note=reason)
         findings = examine_gradients(network, case, found[case].arrays)
         if findings:
             break
     if first.name == "loss" and not any(finding.causes for finding in findings):
-        forward = replace(first, task="")
+        forward = replace(first, case=replace(first.case, task="forward"))
         for divergence in _localise_group(plan, files, [forward], notify):
             if divergence.findings:
-                return replace(divergence, task=first.task, note="the forward pass is wrong already")
+                return replace(divergence, first=first, note="the forward pass is wrong already")
     note = "" if findings else "run once more, its gradients are right"
-    return replace(unlocalised(first), findings=findings, note=note)
+    return unlocalised(first, findings, note=note)
 
 
 def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence:
@@ -138,8 +104,8 @@ def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence
     from conformance.suite import write_files  # here, since it imports this module
 
     small = small_plan(plan, first)
-    network = small.networks[first.variant]
-    gradients = Case(first.variant, network.batch.name, "train", task="gradients")
+    network = small.networks[first.case.variant]
+    gradients = Case(first.case.variant, network.batch.name, "train", task="gradients")
     steps = {recipe: replace(gradients, task="steps", recipe=recipe, layers=True) for recipe in RECIPES}
     small.directory.mkdir()
     files = write_files(small)
@@ -147,26 +113,26 @@ def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence
     depths = "-".join(map(str, network.config.depths))
     note = f"diagnosed on a small network of the variant, {depths} blocks of width {network.config.width}"
     if reason:
-        return replace(unlocalised(first), note=f"{note}: {reason}")
+        return unlocalised(first, note=f"{note}: {reason}")
     findings = examine_gradients(network, gradients, found[gradients].arrays)
     if not findings:
         findings = examine_steps(network, {recipe: found[case].arrays for recipe, case in steps.items()})
     elif not findings[0].causes and findings[0].layer == "loss":
-        forward = Comparison(*_place(first)[:3], "train", gradients.input, "loss", None, None, passed=False)
+        forward = replace(first, case=replace(gradients, task="forward"), name="loss")
         divergences = _localise_group(small, files, [forward], notify)
         findings = next((list(divergence.findings) for divergence in divergences if divergence.findings), findings)
-    return replace(unlocalised(first), findings=findings, note=note if findings else f"{note}: it trains rightly there")
+    return unlocalised(first, findings, note=note if findings else f"{note}: it trains rightly there")
 
 
 def _localise_initial(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
     """By what the port draws for the whole network."""
-    network = plan.networks[first.variant]
-    case = Case(first.variant, network.batch.name, "train", task="initialisation")
+    network = plan.networks[first.case.variant]
+    case = Case(first.case.variant, network.batch.name, "train", task="initialisation")
     found, reason = _again(plan, files, first, [case], notify)
     if reason:
-        return replace(unlocalised(first), note=reason)
+        return unlocalised(first, note=reason)
     findings = examine_initial(network, found[case].arrays)
-    return replace(unlocalised(first), findings=findings, note="" if findings else "drawn once more, it is right")
+    return unlocalised(first, findings, note="" if findings else "drawn once more, it is right")
 
 
 def small_config(config: ResNetConfig) -> ResNetConfig:
@@ -176,16 +142,16 @@ def small_config(config: ResNetConfig) -> ResNetConfig:
 
 def small_plan(plan: Plan, first: Comparison) -> Plan:
     """The plan of a small network of the same variant, with synthetic weights and one batch of noise."""
-    config = small_config(plan.networks[first.variant].config)
+    config = small_config(plan.networks[first.case.variant].config)
     height, width, _ = noise_sides(config.head_pool)[1]
     network = replace(
-        plan.networks[first.variant],
+        plan.networks[first.case.variant],
         config=config,
         weights=synthetic_weights(config, plan.seed),
         inputs=[noise(height, width, 2, plan.seed, config.in_channels)],
     )
-    folder = plan.directory / f"small-{first.implementation}-{first.variant}"
-    return replace(plan, networks={first.variant: network}, directory=folder)
+    folder = plan.directory / f"small-{first.candidate}-{first.case.variant}"
+    return replace(plan, networks={first.case.variant: network}, directory=folder)
 
 
 def examine_gradients(network: Network, case: Case, port: Mapping[str, Any]) -> list[Finding]:
@@ -221,7 +187,7 @@ def _again(
 ) -> tuple[dict[Case, Trace], str]:
     """Cases of the implementation that diverges, run once more; and why they could not all be."""
     folder = plan.directory / f"again-{cases[0].slug}"
-    implementations = [one for one in plan.implementations if one.name == first.implementation]
+    implementations = [one for one in plan.implementations if one.name == first.candidate]
     reasons: list[str] = []
 
     def hear(event: Any) -> None:
@@ -234,43 +200,35 @@ def _again(
     return traces, f"it could not be run: {shorten(reasons[0], LONGEST_REASON)}" if reasons else ""
 
 
-def _mode(first: Comparison) -> Mode:
-    return "train" if first.mode == "train" else "inference"
-
-
-def _place(first: Comparison) -> tuple[str, str, str, str, str]:
-    return first.implementation, first.variant, first.precision, first.mode, first.input
-
-
 def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notify: Notify) -> Iterator[Divergence]:
     """The implementations that diverge in one precision, network and input: they share the oracle's folders."""
     first = group[0]
-    network = plan.networks[first.variant]
-    cases = [Case(first.variant, first.input, mode, layers=True) for mode in MODES]
+    network = plan.networks[first.case.variant]
+    cases = [Case(first.case.variant, first.case.input, mode, layers=True) for mode in MODES]
     folder = plan.directory / f"layers-{first.precision}-{cases[0].slug}"
     truth = _stream(plan, files, folder, [ORACLE], "float64", cases, {}, notify)
     if len(truth) < len(cases):
         return
     fed = {case.slug: str(path) for (_, case), path in truth.items()}
     oracle = {case.mode: read_stream(path) for (_, case), path in truth.items()}
-    floors: dict[Mode, Floors] = {}
+    floors: dict[Mode, NoiseFloors] = {}
     if first.precision == "float32":
         builds = _stream(plan, files, folder, REFERENCE_BUILDS, "float32", cases, fed, notify)
         for mode in MODES:
-            floors[mode] = error_floors(
+            floors[mode] = noise_floors(
                 oracle[mode], [read_stream(p) for (_, c), p in builds.items() if c.mode == mode]
             )
-    names = {comparison.implementation for comparison in group}
+    names = {comparison.candidate for comparison in group}
     implementations = [implementation for implementation in plan.implementations if implementation.name in names]
     ports = _stream(plan, files, folder, implementations, first.precision, cases, fed, notify)
-    divergences = [examine(c, network, oracle, _port(ports, c.implementation), floors) for c in group]
-    hidden = {d.implementation for d in divergences if not d.fed}
+    divergences = [examine(c, network, oracle, _port(ports, c.candidate), floors) for c in group]
+    hidden = {d.first.candidate for d in divergences if not d.fed}
     if hidden:  # an adapter that errs in a whole run alone, or by small errors that add up
         again = [implementation for implementation in implementations if implementation.name in hidden]
         recorded = _stream(plan, files, folder / "recorded", again, first.precision, cases, None, notify)
         ports |= recorded
         divergences = [
-            examine(c, network, oracle, _port(recorded, c.implementation), floors) if c.implementation in hidden else d
+            examine(c, network, oracle, _port(recorded, c.candidate), floors) if c.candidate in hidden else d
             for c, d in zip(group, divergences, strict=True)
         ]
     for path in (*truth.values(), *ports.values()):
@@ -286,7 +244,11 @@ def _port(ports: Mapping[tuple[str, Case], Path], implementation: str) -> dict[M
 
 
 def examine(
-    first: Comparison, network: Network, oracle: dict[Mode, Trace], port: dict[Mode, Trace], floors: dict[Mode, Floors]
+    first: Comparison,
+    network: Network,
+    oracle: dict[Mode, Trace],
+    port: dict[Mode, Trace],
+    floors: dict[Mode, NoiseFloors],
 ) -> Divergence:
     """Judge every layer of a port and diagnose what is wrong.
 
@@ -297,14 +259,14 @@ def examine(
         port: By mode, the port's.
         floors: By mode, what correct float32 builds err by; empty for float64.
     """
-    mode = _mode(first)
+    mode = first.case.mode
     if mode not in port:
         return unlocalised(first)
     compared = compare_traces(oracle[mode], port[mode], network.config, floors.get(mode))
     worst = next((comparison for comparison in compared if not comparison.passed), None)
     if worst is None:
         return unlocalised(first)
-    images = next(input.images for input in network.inputs if input.name == first.input)
+    images = next(input.images for input in network.inputs if input.name == first.case.input)
     fed = port[mode].origin.fed
     exhibits = [
         Exhibit(one == "train", images, oracle[one].arrays, port[one].arrays)
@@ -314,7 +276,7 @@ def examine(
     piecewise = PiecewiseOracle(network.config, network.weights.to("canonical").arrays, first.precision)
     findings = list(Diagnosis(piecewise, exhibits, fed=fed).findings())
     note = "" if findings else "too little to be told from rounding by any fault"
-    return Divergence(*_place(first), worst.name, worst.reason, fed, findings, note=note)
+    return Divergence(first, worst.name, worst.reason, fed, findings, note=note)
 
 
 def _stream(

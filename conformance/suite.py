@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import MODES, Case, is_judged
-from conformance.cases.inputs import Input, content_hash
+from conformance.cases.inputs import Input
 from conformance.cases.recipes import RECIPES
-from conformance.compare.judge import Comparison, Floors, compare_parameters, compare_traces, error_floors
-from conformance.localise import Divergence, localise
+from conformance.compare.comparison import Comparison
+from conformance.compare.noise import NoiseFloors, noise_floors
+from conformance.compare.traces import compare_parameters, compare_traces
+from conformance.localise import localise
+from conformance.outcome import Failure, Outcome
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.run.jobs import Event, Job, run_jobs
 from conformance.trace import Trace
@@ -112,34 +114,6 @@ class Plan:
         return cases
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An implementation that could not run, in one precision."""
-
-    implementation: str
-    precision: str
-    reason: str
-
-
-@dataclass
-class Outcome:
-    """What came of a run, gathered as it goes; what is reported has no limit, and cannot fail."""
-
-    comparisons: list[Comparison] = field(default_factory=list)
-    reported: list[Comparison] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    divergences: list[Divergence] = field(default_factory=list)
-    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def verdict(self) -> str:
-        """One word: "diverges" if anything does; else "incomplete" if anything could not run; else "conforms"."""
-        if not all(comparison.passed for comparison in self.comparisons):
-            return "diverges"
-        return "incomplete" if self.failures or not self.comparisons else "conforms"
-
-
 def run_suite(plan: Plan, notify: Notify) -> Outcome:
     """Run a plan: every case in every implementation; then, where one diverges, the layers of its first such case."""
     started = time.monotonic()
@@ -216,12 +190,8 @@ def run_cases(
     for event in run_jobs(jobs, parallel):
         judging.take(event)
         notify(event)
-    order: dict[tuple[str, str, str, str], int] = {
-        (c.variant, c.input, c.mode, c.words): n for n, c in enumerate(every_case)
-    }
-    judging.outcome.comparisons.sort(
-        key=lambda c: (c.implementation, c.precision, order.get((c.variant, c.input, c.mode, c.task), -1))
-    )
+    order = {case: number for number, case in enumerate(every_case)}
+    judging.outcome.comparisons.sort(key=lambda c: (c.candidate, c.precision, order[c.case] if c.input_matters else -1))
     return judging.outcome
 
 
@@ -239,7 +209,7 @@ class Judging:
         self.outcome = Outcome()
         self.oracle: dict[Case, Path] = {}
         self.build_traces: dict[Case, list[Path]] = {}
-        self.floors: dict[Case, Floors] = {}
+        self.floors: dict[Case, NoiseFloors] = {}
         self.waiting: dict[Case, list[Path]] = {}
         self.unsettled: dict[Case, int] = {}
         self.checked_parameters: set[tuple[str, str, str]] = set()
@@ -269,7 +239,7 @@ class Judging:
             return
         if case not in self.floors and self.builds and len(self.build_traces.get(case, [])) == self.builds:
             builds = self.build_traces.pop(case)
-            self.floors[case] = error_floors(
+            self.floors[case] = noise_floors(
                 self.load_oracle(self.oracle[case]), [Trace.load(build) for build in builds]
             )
             self._forget(builds)
@@ -311,36 +281,8 @@ class Judging:
 def first_failures(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The first failed comparison of each implementation and variant, float64 before float32, activations first."""
     failed = [comparison for comparison in comparisons if not comparison.passed]
-    failed.sort(key=lambda c: (c.precision != "float64", c.mode == "-", bool(c.task)))
+    failed.sort(key=lambda c: (c.precision != "float64", not c.input_matters, c.case.task != "forward"))
     firsts: dict[tuple[str, str], Comparison] = {}
     for comparison in failed:
-        firsts.setdefault((comparison.implementation, comparison.variant), comparison)
+        firsts.setdefault((comparison.candidate, comparison.case.variant), comparison)
     return list(firsts.values())
-
-
-def environment(plan: Plan, outcome: Outcome) -> dict[str, Any]:
-    """Versions, machine, devices, precision in force, and the hashes of weights and inputs."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "seed": plan.seed,
-        "device": plan.device,
-        "versions": {name: facts.get("versions", {}) for name, facts in outcome.workers.items()},
-        "workers": outcome.workers,
-        "weights": {
-            variant: {"source": network.weights.where, "sha256": network.weights.content_hash()}
-            for variant, network in plan.networks.items()
-        },
-        "inputs": {
-            variant: {
-                input.name: {
-                    "source": input.source,
-                    "shape": list(input.images.shape),
-                    "sha256": content_hash(input.images),
-                }
-                for input in network.inputs
-            }
-            for variant, network in plan.networks.items()
-        },
-    }

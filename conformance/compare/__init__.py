@@ -1,1 +1,1 @@
-"""Comparing: traces in, verdicts out, by the table of limits."""
+"""Compares traces with the oracle's by the table of limits: a verdict and its reason for every array."""

@@ -1,9 +1,9 @@
-"""The limits: what counts as equal, why, and on what measurement each number stands. The only place that holds them.
+"""Limits of every comparison, each with its reason and the measurement behind it. No other module holds one.
 
-Two precisions make two claims. In float64, rounding is so small that any difference of the mathematics stands out: the
-limits are absolute. In float32, rounding depends on weights and depth (1.4e-6 on one set of weights, 1.5e-5 on another)
-far more than on the build (a factor of 1.3): the limit is relative to what correct builds err by in the same run, and
-bounded from above by what the length of the dot products explains.
+The two precisions make two claims. In float64, rounding is so small that any difference in the mathematics stands out:
+limits are absolute. In float32, the error of a correct build depends far more on weights and depth (1.4e-6 with one set
+of weights, 1.5e-5 with another) than on the build (a factor of 1.3): limits follow the noise floor of the same run, and
+end at the rounding bound, which the lengths of the dot products give.
 """
 
 from __future__ import annotations
@@ -11,27 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import sqrt
 
-FLOAT32_UNIT, FLOAT64_UNIT = 2.0**-24, 2.0**-53
-"""Half the distance from 1 to the next number: the relative error of one rounding."""
-
-TIMES_ROUNDING = 2.0
-"""Correct builds were seen to err by up to sqrt(sum of K) * 2^-24."""
-
-
-def rounding(dot_length: int, unit: float) -> float:
-    """The largest relative error that rounding in sums of that length can explain.
-
-    Example:
-        >>> rounding(10_000, FLOAT64_UNIT)
-        2.220446049250313e-14
-    """
-    return TIMES_ROUNDING * sqrt(dot_length) * unit
-
+from conformance.compare.rounding import FLOAT32_UNIT, FLOAT64_UNIT, rounding_bound
 
 SCATTER = 3.0
-"""Standard deviations of luck. One image's ten logits erred by 3.3e-7 to 1.2e-6 in one correct build, and once by 2.3
-times what the reference builds did; those of 64 images together by 1.1 times. In 320 runs of correct builds, the worst
-multiple was 3.2 of two logits (5.0 is allowed), 1.9 of ten (3.3) and 1.5 of a thousand (2.1)."""
+"""Standard deviations of chance that are allowed for. One image's ten logits erred by 3.3e-7 to 1.2e-6 in one correct
+build, and once by 2.3 times what the reference builds did; those of 64 images together by 1.1 times. In 320 runs of
+correct builds, the worst multiple was 3.2 for two logits (5.0 is allowed), 1.9 for ten (3.3) and 1.5 for a thousand
+(2.1)."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +25,9 @@ class Absolute:
     """A fixed limit.
 
     Attributes:
-        relative_l2: Of the whole array: norm of the difference over norm of the oracle's.
-        largest: Of any one number: largest difference over the oracle's largest value.
-        why: The measurement behind them.
+        relative_l2: For the whole array: norm of the difference over norm of the oracle's array.
+        largest: For each number: largest difference over the oracle's largest value.
+        why: The measurement behind both.
     """
 
     relative_l2: float
@@ -49,14 +35,14 @@ class Absolute:
     why: str
 
     def or_rounding(self, dot_length: int) -> Absolute:
-        """The same, or what rounding in float64 can explain where that is more: in long sums of equal values."""
-        times = max(1.0, rounding(dot_length, FLOAT64_UNIT) / self.relative_l2)
+        """Widen the limit to the rounding bound of float64 where that is larger: in long sums of equal values."""
+        times = max(1.0, rounding_bound(dot_length, FLOAT64_UNIT) / self.relative_l2)
         return replace(self, relative_l2=times * self.relative_l2, largest=times * self.largest)
 
 
 @dataclass(frozen=True)
 class RelativeToBuilds:
-    """A limit that follows the correct float32 builds of the same run.
+    """A limit that follows the reference builds of the same run.
 
     Attributes:
         times_floor: Error allowed, as a multiple of the worst reference build's.
@@ -71,31 +57,27 @@ class RelativeToBuilds:
     why: str
 
     def bound(self, dot_length: int) -> float:
-        """The largest error that rounding can explain, whatever the builds do: known before anything is run."""
-        return rounding(dot_length, FLOAT32_UNIT)
+        """The rounding bound of float32, which is known before anything is run."""
+        return rounding_bound(dot_length, FLOAT32_UNIT)
 
-    def allowed(self, floor: float, numbers: int) -> float:
-        """The largest error allowed beside the worst reference build's, in an array of so many numbers.
+    def allowed(self, worst: float, numbers: int) -> float:
+        """The largest error allowed in an array of that many numbers, given the worst reference build's error.
 
-        The error of few numbers is luck in part: the norm of n independent ones scatters by 1 / sqrt(2 n) of itself,
-        and three times that is allowed for. And builds that err by less than one rounding had luck for certain.
+        The error of few numbers is chance in part: the norm of n independent errors scatters by 1 / sqrt(2 n) of
+        itself, and `SCATTER` times that is allowed for. Builds that err by less than one rounding were lucky, too.
         """
-        return self.times_floor * (1 + SCATTER / sqrt(2 * numbers)) * max(floor, FLOAT32_UNIT)
+        return self.times_floor * (1 + SCATTER / sqrt(2 * numbers)) * max(worst, FLOAT32_UNIT)
 
     def least(self, best: float, numbers: int) -> float:
-        """The smallest error that is none too small, given the best reference build's: of few numbers none is."""
+        """The smallest error that float32 can have, given the best reference build's; 0 for an array of few numbers."""
         return self.suspicious * max(0.0, 1 - SCATTER / sqrt(2 * numbers)) * best
-
-    def limit(self, floor: float, dot_length: int, numbers: int) -> float:
-        """The largest error allowed: by what builds do, and by what rounding can explain."""
-        return min(self.allowed(floor, numbers), self.bound(dot_length))
 
 
 STANDARD_ERRORS = 6.0
-"""By which moments of two draws may differ: by chance they do so once in 500 million."""
+"""Largest difference between the moments of two draws: chance exceeds it once in 500 million."""
 
 MANY = 10_000
-"""Numbers from which on the fourth moment, too, scatters as if it were normal; it shows truncated and uniform ones."""
+"""Numbers from which on the fourth moment scatters as if it were normal; it shows truncated and uniform draws."""
 
 ACTIVATIONS_FLOAT64 = Absolute(
     1e-12,

@@ -17,7 +17,8 @@ from zlib import crc32
 import numpy as np
 
 from conformance.cases.sketch import moments
-from conformance.compare.judge import Verdict, judge_initial
+from conformance.compare.comparison import Verdict
+from conformance.compare.initial import judge_initial
 from conformance.diagnose.forward import MOST_FAULTS, Finding, newton
 from conformance.diagnose.training import of_task
 from conformance.faults import Fault, Injection, Substitution, edited_module

@@ -1,36 +1,27 @@
-"""Reporting: what agreed, how closely, against what limit, and how long it took; on a screen and as JSON."""
+"""Prints a record on a screen: what agreed, how closely, against which limit, and why the rest did not.
+
+Reads the record alone. Markup is off, so that names and reasons are printed as they are, with their brackets; styles
+are given to `rich.text.Text`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 from conformance.cases.recipes import STEPS, TASKS
-from conformance.compare.judge import Comparison, multiple, nearest_to_limit, short
 from conformance.compare.limits import ACTIVATIONS_FLOAT64, FLOAT32, STANDARD_ERRORS
-from conformance.suite import Outcome, Plan, environment
+from conformance.compare.noise import NoiseFloor, two_digits
+from conformance.report.record import Record
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-TRAINED = (
-    "gradients and training steps have limits of their own: loss 1e-13, gradients and one step 1e-11, losses of eight "
-    "steps 1e-7; in float32 gradients are taken at the oracle's activations, since a ReLU that chooses otherwise moves "
-    "them by up to 6e-2 in correct builds (either limit suffices for them), and steps are not judged"
-)
-
-REPORTED = (
-    "worst relative L2 errors to the oracle; correct builds are as far from it, once a ReLU has chosen otherwise: the "
-    "claim for training is float64's"
-)
-
-DRAWN = (
-    "initialisation: constants are equal, and the moments of what is drawn differ from those of the oracle's draw by "
-    f"at most {{:.1f}} standard errors, limit {STANDARD_ERRORS:g}"
-)
+Comparisons = Sequence[dict[str, Any]]
+"""Comparisons as the record has them."""
 
 CLAIMS = {
     "float64": (
@@ -44,94 +35,104 @@ CLAIMS = {
     ),
 }
 
+REPORTED = (
+    "worst relative L2 errors to the oracle; correct builds are as far from it, once a ReLU has chosen otherwise: the "
+    "claim for training is float64's"
+)
+
+TRAINED = (
+    "gradients and training steps have limits of their own: loss 1e-13, gradients and one step 1e-11, losses of eight "
+    "steps 1e-7; in float32 gradients are taken at the oracle's activations, since a ReLU that chooses otherwise moves "
+    "them by up to 6e-2 in correct builds (either limit suffices for them), and steps are not judged"
+)
+
 FED = ", fed the oracle's own input"
-"""Of a layer whose piece was given the oracle's activation, so that no error before it is in what it shows."""
+"""Said of a layer whose segment was given the oracle's activation, so that its error is its own."""
 
 
-def json_report(plan: Plan, outcome: Outcome, left_out: Sequence[str]) -> dict[str, Any]:
-    """The whole run as JSON values."""
-    return {
-        "verdict": outcome.verdict,
-        "seconds": round(outcome.seconds, 1),
-        "environment": environment(plan, outcome),
-        "left_out": list(left_out),
-        "failures": [vars(failure) for failure in outcome.failures],
-        "first_divergences": [divergence.to_dict() for divergence in outcome.divergences],
-        "comparisons": [comparison.to_dict() for comparison in outcome.comparisons],
-        "reported": [comparison.to_dict() for comparison in outcome.reported],
-    }
+def plain_console(file: IO[str] | None = None, width: int | None = None) -> Console:
+    """A console that prints strings as they are: no markup, no highlighting, no emoji.
+
+    Args:
+        file: Where it prints; standard output by default.
+        width: Columns; by default those of the terminal, or 110 where there is none.
+    """
+    from rich.console import Console
+
+    columns = width or (None if (file or sys.stdout).isatty() else 110)
+    return Console(file=file, width=columns, markup=False, highlight=False, emoji=False)
 
 
-def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write a report, completely or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+def print_record(record: Record, console: Console) -> None:
+    """Print a table for each precision, what diverges and why, what could not run or was left out, and the verdict."""
+    for precision in record["plan"]["precisions"]:
+        console.print(TABLES[precision](record))
+        _print_note(CLAIMS[precision], console)
+    if record["reported"]:
+        console.print(reported_table(record))
+        _print_note(REPORTED, console)
+    for note in notes(record["comparisons"]):
+        _print_note(note, console)
+    for divergence in record["first_divergences"]:
+        print_divergence(divergence, console)
+    for failure in record["failures"]:
+        console.print(could_not_run(failure))
+    for line in record["left_out"]:
+        console.print(f"left out: {line}")
+    _print_closing(record, console)
 
 
-def print_report(plan: Plan, outcome: Outcome, left_out: Sequence[str], console: Console) -> None:
-    """One screen: a table per precision, then what diverges, what could not run, what was left out, and the verdict."""
-    from rich.markup import escape
+def _print_note(note: str, console: Console) -> None:
+    console.print(f"  {note}\n", style="dim")
 
-    for precision in filter(plan.cases, plan.precisions):
-        console.print(TABLES[precision](plan, outcome))
-        console.print(f"  {CLAIMS[precision]}\n", style="dim", highlight=False)
-    if outcome.reported:
-        console.print(reported_table(plan, outcome))
-        console.print(f"  {REPORTED}\n", style="dim", highlight=False)
-    tasks = {comparison.task.partition(" ")[0] for comparison in outcome.comparisons}
-    if tasks & {"gradients", "backward", "steps"}:
-        console.print(f"  {TRAINED}\n", style="dim", highlight=False)
-    if "initialisation" in tasks:
-        drawn = [c for c in outcome.comparisons if c.task == "initialisation"]
-        worst = max((c.error for c in drawn if c.error is not None), default=0.0)
-        console.print(f"  {DRAWN.format(worst)}\n", style="dim", highlight=False)
-    for divergence in outcome.divergences:
-        where = ", ".join(
-            filter(
-                None,
-                (divergence.variant, divergence.precision, divergence.task, divergence.mode, divergence.input),
-            )
+
+def print_divergence(divergence: Record, console: Console) -> None:
+    """Print where a candidate first goes wrong and by how much; then each finding of the diagnosis."""
+    from rich.text import Text
+
+    where = ", ".join(filter(None, (divergence[key] for key in ("variant", "precision", "task", "mode", "input"))))
+    console.print(
+        Text.assemble(
+            (f"{divergence['implementation']} diverges", "bold red"),
+            f" ({where}); first at ",
+            (divergence["layer"], "bold"),
+            f"{FED * divergence['fed']}: {divergence['reason']}",
         )
-        console.print(
-            f"[bold red]{divergence.implementation} diverges[/] ({where}); "
-            f"first at [bold]{divergence.layer}[/]{FED * divergence.fed}: {divergence.reason}",
-            highlight=False,
-        )
-        for finding in divergence.findings:
-            console.print(f"  {escape(str(finding))}", highlight=False)
-        if divergence.note:
-            console.print(f"  ({escape(divergence.note)})", highlight=False)
-    for failure in outcome.failures:
-        console.print(
-            f"[bold red]{failure.implementation} ({failure.precision}) could not run:[/] {failure.reason}",
-            highlight=False,
-        )
-    for line in left_out:
-        console.print(f"left out: {line}", highlight=False)
-    console.print(_closing(plan, outcome), highlight=False)
+    )
+    for finding in divergence["diagnosis"]:
+        console.print(f"  {finding['text']}")
+    if divergence["note"]:
+        console.print(f"  ({divergence['note']})")
 
 
-def mathematics_table(plan: Plan, outcome: Outcome) -> Table:
-    """float64: a row for each implementation, the worst error of each network."""
+def could_not_run(failure: Record) -> Text:
+    """The line about a candidate that could not run."""
+    from rich.text import Text
+
+    name = f"{failure['implementation']} ({failure['precision']}) could not run:"
+    return Text.assemble((name, "bold red"), f" {failure['reason']}")
+
+
+def mathematics_table(record: Record) -> Table:
+    """The table of float64: a row for each candidate, with the worst error in each network."""
     from rich.table import Table
 
     table = Table(title="float64", title_justify="left", title_style="bold")
     table.add_column("implementation")
-    for variant in plan.networks:
+    for variant in record["plan"]["variants"]:
         table.add_column(variant, justify="right")
     table.add_column("compared", justify="right")
     table.add_column("seconds", justify="right")
-    for implementation in plan.implementations:
-        own = _of(outcome, implementation.name, "float64")
-        cells = [_worst_error([c for c in own if c.variant == variant]) for variant in plan.networks]
-        seconds = outcome.workers.get(f"{implementation.name} float64", {}).get("seconds")
-        table.add_row(implementation.name, *cells, f"{len(own):,}", "-" if seconds is None else f"{seconds:.0f}")
+    for candidate in record["plan"]["implementations"]:
+        compared = _select(record["comparisons"], implementation=candidate, precision="float64")
+        cells = [_worst_error(_select(compared, variant=variant)) for variant in record["plan"]["variants"]]
+        seconds = record["environment"]["workers"].get(f"{candidate} float64", {}).get("seconds")
+        table.add_row(candidate, *cells, f"{len(compared):,}", "-" if seconds is None else f"{seconds:.0f}")
     return table
 
 
-def noise_table(plan: Plan, outcome: Outcome) -> Table:
-    """float32: a row for each implementation and network, its error beside what correct builds make and what may be."""
+def noise_table(record: Record) -> Table:
+    """The table of float32: for each candidate and network, the array nearest to its limit, and whether it is noise."""
     from rich.table import Table
 
     table = Table(title="float32: noise or bug?", title_justify="left", title_style="bold")
@@ -141,81 +142,120 @@ def noise_table(plan: Plan, outcome: Outcome) -> Table:
     for name in ("error", "correct builds\nerr by", "rounding\nexplains", "multiple\nof builds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for implementation in plan.implementations:
-        for variant in plan.networks:
-            own = [c for c in _of(outcome, implementation.name, "float32") if c.variant == variant]
-            table.add_row(implementation.name, variant, *_noise(own), _noise_or_bug(own))
+    for candidate in record["plan"]["implementations"]:
+        for variant in record["plan"]["variants"]:
+            compared = _select(record["comparisons"], implementation=candidate, precision="float32", variant=variant)
+            table.add_row(candidate, variant, *_nearest(compared), _noise_or_bug(compared))
         table.add_section()
     return table
 
 
-def reported_table(plan: Plan, outcome: Outcome) -> Table:
-    """Training in float32: a row for each implementation and network, the worst error of each thing that was done."""
+def reported_table(record: Record) -> Table:
+    """The table of float32 training: for each candidate and network, the worst error of each kind of array."""
     from rich.table import Table
 
     table = Table(title="float32 training: reported, not judged", title_justify="left", title_style="bold")
     table.add_column("implementation", no_wrap=True)
     table.add_column("variant", no_wrap=True)
-    columns = list(dict.fromkeys((c.task, moment) for c in outcome.reported if (moment := _moment(c.name))))
-    for task, moment in columns:
-        table.add_column(f"{task.removeprefix('steps ')}\n{moment}", justify="right", no_wrap=True)
-    for implementation in plan.implementations:
-        for variant in plan.networks:
-            own = [c for c in outcome.reported if (c.implementation, c.variant) == (implementation.name, variant)]
-            cells = [[c.error or 0.0 for c in own if (c.task, _moment(c.name)) == column] for column in columns]
-            table.add_row(implementation.name, variant, *(short(max(errors)) if errors else "-" for errors in cells))
+    kinds = [(comparison["task"], _kind(comparison["name"])) for comparison in record["reported"]]
+    columns = [(task, kind) for task, kind in dict.fromkeys(kinds) if kind]
+    for task, kind in columns:
+        table.add_column(f"{task.removeprefix('steps ')}\n{kind}", justify="right", no_wrap=True)
+    for candidate in record["plan"]["implementations"]:
+        for variant in record["plan"]["variants"]:
+            compared = _select(record["reported"], implementation=candidate, variant=variant)
+            cells = [
+                [c["error"] or 0.0 for c in compared if (c["task"], _kind(c["name"])) == column] for column in columns
+            ]
+            table.add_row(candidate, variant, *(two_digits(max(errors)) if errors else "-" for errors in cells))
     return table
 
 
-def _moment(name: str) -> str:
-    """What of a training run an array belongs to; of a state after many steps, that the losses speak for it."""
-    return {"first": "1 step", "losses": f"{STEPS} losses", "gradient": "of each"}.get(name.partition(".")[0], "")
+TABLES: dict[str, Callable[[Record], Table]] = {"float64": mathematics_table, "float32": noise_table}
+"""The table that is printed, by precision."""
 
 
-TABLES = {"float64": mathematics_table, "float32": noise_table}
-"""What is shown of each precision."""
+def notes(comparisons: Comparisons) -> Iterable[str]:
+    """The notes on the tasks that were judged, each once, in the order of the table of tasks."""
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for comparison in comparisons:
+        by_task.setdefault(comparison["task"].partition(" ")[0] or "forward", []).append(comparison)
+    return dict.fromkeys(filter(None, (note(by_task[task]) for task, note in NOTES.items() if task in by_task)))
 
 
-def _of(outcome: Outcome, implementation: str, precision: str) -> list[Comparison]:
-    return [c for c in outcome.comparisons if (c.implementation, c.precision) == (implementation, precision)]
-
-
-def _worst_error(comparisons: Sequence[Comparison]) -> str:
-    """The largest error of a network, and whether all of it passed."""
-    if not comparisons:
-        return "[dim]-[/]"
-    failed = sum(not c.passed for c in comparisons)
-    errors = [c.error for c in comparisons if c.error is not None and c.mode != "-"]
-    worst = f"{max(errors):.1e} " if errors else ""
-    return f"[red]{worst}✗ {failed}[/]" if failed else f"{worst}[green]✓[/]"
-
-
-def _noise(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    """Of the array nearest to its limit: name, error, what correct builds err by, what rounding explains, multiple."""
-    worst = nearest_to_limit(comparisons)
-    if worst is None or worst.error is None or worst.floor is None or worst.bound is None:
-        return ("-",) * 5
-    builds = f"{short(worst.floor.best)} to {short(worst.floor.worst)}"
-    return worst.name, short(worst.error), builds, short(worst.bound), multiple(worst.error, worst.floor)
-
-
-def _noise_or_bug(comparisons: Sequence[Comparison]) -> str:
-    failed = sum(not c.passed for c in comparisons)
-    return f"[red]bug ✗ {failed}[/]" if failed else "noise [green]✓[/]" if comparisons else "[dim]-[/]"
-
-
-def _closing(plan: Plan, outcome: Outcome) -> str:
-    passed = sum(c.passed for c in outcome.comparisons)
-    style = {"conforms": "bold green", "diverges": "bold red", "incomplete": "bold yellow"}[outcome.verdict]
-    inputs = ", ".join(dict.fromkeys(i.name for network in plan.networks.values() for i in network.inputs))
+def note_on_draws(comparisons: Comparisons) -> str:
+    """What was compared of the initial weights, and how far their moments are apart."""
+    worst = max((c["error"] for c in comparisons if c["error"] is not None), default=0.0)
     return (
-        f"inputs: {inputs}; each in inference and train mode\n{_not_compared(plan)}"
-        f"[{style}]{outcome.verdict}[/]: {passed:,} of {len(outcome.comparisons):,} comparisons passed"
-        f" in {outcome.seconds:.0f} s"
+        "initialisation: constants are equal, and the moments of what is drawn differ from those of the oracle's draw "
+        f"by at most {worst:.1f} standard errors, limit {STANDARD_ERRORS:g}"
     )
 
 
-def _not_compared(plan: Plan) -> str:
-    """Which tasks this run left out, and how to have them."""
-    left = [task for task in TASKS if task not in plan.tasks]
-    return f"not compared: {', '.join(left)} ({' '.join(f'--task {task}' for task in left)})\n" if left else ""
+NOTES: dict[str, Callable[[Comparisons], str]] = {
+    "forward": lambda comparisons: "",  # the claims below the tables are about it
+    "gradients": lambda comparisons: TRAINED,
+    "backward": lambda comparisons: TRAINED,
+    "steps": lambda comparisons: TRAINED,
+    "initialisation": note_on_draws,
+}
+"""By task, from its comparisons to the note that is printed below the tables."""
+
+
+def _kind(name: str) -> str:
+    """What an array of a training run is shown as; empty for the state after many steps: the losses stand for it."""
+    return {"first": "1 step", "losses": f"{STEPS} losses", "gradient": "of each"}.get(name.partition(".")[0], "")
+
+
+def _select(comparisons: Comparisons, **facts: str) -> list[dict[str, Any]]:
+    """The comparisons whose facts are these."""
+    return [comparison for comparison in comparisons if all(comparison[key] == facts[key] for key in facts)]
+
+
+def _worst_error(comparisons: Comparisons) -> str | Text:
+    """The largest relative L2 error, and how many comparisons failed."""
+    from rich.text import Text
+
+    if not comparisons:
+        return Text("-", "dim")
+    failed = sum(not comparison["passed"] for comparison in comparisons)
+    errors = [c["error"] for c in comparisons if c["error"] is not None and c["mode"] != "-"]
+    worst = f"{max(errors):.1e} " if errors else ""
+    return Text(f"{worst}✗ {failed}", "red") if failed else Text.assemble(worst, ("✓", "green"))
+
+
+def _nearest(comparisons: Comparisons) -> tuple[str, ...]:
+    """The array nearest to its limit: name, error, noise floor, rounding bound, error as a multiple of the floor."""
+    limited = [c for c in comparisons if c["error"] is not None and c["limit"] and c["floor"]]
+    if not limited:
+        return ("-",) * 5
+    nearest = max(limited, key=lambda comparison: comparison["error"] / comparison["limit"])
+    floor = NoiseFloor(**nearest["floor"])
+    builds = f"{two_digits(floor.best)} to {two_digits(floor.worst)}"
+    error, bound = nearest["error"], nearest["bound"]
+    return nearest["name"], two_digits(error), builds, two_digits(bound), floor.multiple(error)
+
+
+def _noise_or_bug(comparisons: Comparisons) -> Text:
+    """The verdict on all comparisons of a network in float32."""
+    from rich.text import Text
+
+    failed = sum(not comparison["passed"] for comparison in comparisons)
+    if failed:
+        return Text(f"bug ✗ {failed}", "red")
+    return Text.assemble("noise ", ("✓", "green")) if comparisons else Text("-", "dim")
+
+
+def _print_closing(record: Record, console: Console) -> None:
+    """Print what the run covered, what it left out and how to have that, and the verdict."""
+    from rich.text import Text
+
+    names = [name for inputs in record["environment"]["inputs"].values() for name in inputs]
+    console.print(f"inputs: {', '.join(dict.fromkeys(names))}; each in inference and train mode")
+    if absent := [task for task in TASKS if task not in record["plan"]["tasks"]]:
+        console.print(f"not compared: {', '.join(absent)} ({' '.join(f'--task {task}' for task in absent)})")
+    verdict, comparisons = record["verdict"], record["comparisons"]
+    style = {"conforms": "bold green", "diverges": "bold red", "incomplete": "bold yellow"}[verdict]
+    passed = sum(comparison["passed"] for comparison in comparisons)
+    counts = f": {passed:,} of {len(comparisons):,} comparisons passed in {record['seconds']:.0f} s"
+    console.print(Text.assemble((verdict, style), counts))

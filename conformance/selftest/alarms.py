@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from conformance.cases.case import MODES, PRECISIONS, Case
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.weights import synthetic_weights
-from conformance.compare.judge import Comparison, nearest_to_limit
+from conformance.compare.comparison import Comparison, nearest_to_limit
+from conformance.outcome import Failure, Outcome
 from conformance.run.implementations import Implementation
 from conformance.run.jobs import Event
 from conformance.selftest.forward import SMALL
-from conformance.suite import Failure, Network, Outcome, Plan, run_cases, write_files
+from conformance.suite import Network, Plan, run_cases, write_files
 from impls.config import VARIANTS, ResNetConfig
 
 if TYPE_CHECKING:
@@ -129,13 +130,13 @@ class Campaign:
     @property
     def runs(self) -> int:
         """Builds that were judged: one in one precision on one draw."""
-        return len({(c.implementation, c.precision, c.variant) for c in self.comparisons})
+        return len({(c.candidate, c.precision, c.case.variant) for c in self.comparisons})
 
     def parts(self) -> dict[tuple[str, str], Campaign]:
         """The same of each build in each precision."""
         found: dict[tuple[str, str], Campaign] = {}
         for comparison in self.comparisons:
-            key = comparison.implementation, comparison.precision
+            key = comparison.candidate, comparison.precision
             found.setdefault(key, Campaign()).comparisons.append(comparison)
         return found
 
@@ -156,7 +157,7 @@ class Campaign:
             "runs": self.runs,
             "comparisons": len(self.comparisons),
             "false_alarms": [comparison.to_dict() for comparison in self.alarms],
-            "failures": [vars(failure) for failure in self.failures],
+            "failures": [failure.to_dict() for failure in self.failures],
             "builds": [
                 {
                     "build": build,
@@ -232,11 +233,11 @@ def print_campaign(campaign: Campaign, implementations: Sequence[Implementation]
         table.add_row(implementation.name, precision, *counts, *_nearest(part.nearest))
     console.print(table)
     for alarm in campaign.alarms:
-        where = f"{alarm.implementation}, {alarm.precision}, {alarm.variant}, {alarm.mode}, {alarm.input}"
+        where = f"{alarm.candidate}, {alarm.precision}, {alarm.case.variant}, {alarm.case.mode}, {alarm.case.input}"
         console.print(f"[bold red]false alarm[/] ({where}) at [bold]{alarm.name}[/]: {alarm.reason}", highlight=False)
     for failure in campaign.failures:
         console.print(
-            f"[bold red]{failure.implementation} ({failure.precision}) could not run:[/] {failure.reason}",
+            f"[bold red]{failure.candidate} ({failure.precision}) could not run:[/] {failure.reason}",
             highlight=False,
         )
     console.print(
@@ -249,4 +250,4 @@ def print_campaign(campaign: Campaign, implementations: Sequence[Implementation]
 def _nearest(comparison: Comparison | None) -> tuple[str, str]:
     if comparison is None:
         return "-", "-"
-    return f"{comparison.share:.2g}", f"{comparison.name} ({comparison.variant}, {comparison.mode})"
+    return f"{comparison.share:.2g}", f"{comparison.name} ({comparison.case.variant}, {comparison.case.mode})"

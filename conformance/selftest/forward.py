@@ -21,12 +21,15 @@ import numpy as np
 from conformance.cases.case import MODES, Case, Mode
 from conformance.cases.inputs import Input, noise, noise_sides
 from conformance.cases.weights import synthetic_weights
-from conformance.compare.judge import Comparison, Floors, compare_traces, error_floors
+from conformance.compare.comparison import Comparison
 from conformance.compare.limits import ACTIVATIONS_FLOAT64
+from conformance.compare.noise import NoiseFloors, noise_floors
+from conformance.compare.traces import compare_traces
 from conformance.diagnose.forward import distance
 from conformance.faults import Injection
-from conformance.localise import Divergence, examine
+from conformance.localise import examine
 from conformance.oracle.forward import PiecewiseOracle, input_name, promised_names, segment_names
+from conformance.outcome import Divergence
 from conformance.run.adapters import load_adapter
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.run.jobs import Event, Job, run_jobs
@@ -54,8 +57,8 @@ class Bench:
     input: Path
     plain: Mapping[Mode, Trace]
     layers: Mapping[Mode, Trace]
-    plain_floors: Mapping[Mode, Floors]
-    layers_floors: Mapping[Mode, Floors]
+    plain_floors: Mapping[Mode, NoiseFloors]
+    layers_floors: Mapping[Mode, NoiseFloors]
 
     @property
     def images(self) -> Input:
@@ -114,8 +117,8 @@ def make_bench(variant: str, seed: int, directory: Path, size: Mapping[str, Any]
     np.save(input, images.images)
     plain: dict[Mode, Trace] = {}
     layers: dict[Mode, Trace] = {}
-    plain_floors: dict[Mode, Floors] = {}
-    layers_floors: dict[Mode, Floors] = {}
+    plain_floors: dict[Mode, NoiseFloors] = {}
+    layers_floors: dict[Mode, NoiseFloors] = {}
     for mode in MODES:
         train = mode == "train"
         for implementation, precision in ((ORACLE, "float64"), *((build, "float32") for build in REFERENCE_BUILDS)):
@@ -131,8 +134,8 @@ def make_bench(variant: str, seed: int, directory: Path, size: Mapping[str, Any]
         plain[mode] = Trace.load(directory / f"{ORACLE.name}-{mode}.plain")
         layers[mode] = read_stream(directory / f"{ORACLE.name}-{mode}")
         builds = [directory / f"{build.name}-{mode}" for build in REFERENCE_BUILDS]
-        plain_floors[mode] = error_floors(plain[mode], [Trace.load(build.with_suffix(".plain")) for build in builds])
-        layers_floors[mode] = error_floors(layers[mode], [read_stream(build) for build in builds])
+        plain_floors[mode] = noise_floors(plain[mode], [Trace.load(build.with_suffix(".plain")) for build in builds])
+        layers_floors[mode] = noise_floors(layers[mode], [read_stream(build) for build in builds])
     network = Network(config, checkpoint, [images])
     return Bench(variant, network, directory, weights, input, plain, layers, plain_floors, layers_floors)
 
@@ -247,7 +250,7 @@ def judge(
     result.trials.append(trial)
 
 
-def floors(by_mode: Mapping[Mode, Floors], mode: Mode, precision: str) -> Floors | None:
+def floors(by_mode: Mapping[Mode, NoiseFloors], mode: Mode, precision: str) -> NoiseFloors | None:
     """What correct builds err by, where that is the limit."""
     return by_mode[mode] if precision == "float32" else None
 

@@ -20,7 +20,8 @@ from conformance.cases.case import MOMENTS, Case
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import RECIPES, STEPS
 from conformance.cases.weights import synthetic_weights
-from conformance.compare.judge import Comparison, compare_traces
+from conformance.compare.comparison import Comparison
+from conformance.compare.traces import compare_traces
 from conformance.faults import Injection
 from conformance.localise import examine_gradients, examine_initial, examine_steps, small_config
 from conformance.run.adapters import Adapter, load_adapter
@@ -275,4 +276,4 @@ def judge(
 
 def told(comparison: Comparison) -> str:
     """Task and array."""
-    return f"{comparison.task}: {comparison.name}"
+    return f"{comparison.case.words}: {comparison.name}"

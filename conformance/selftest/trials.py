@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conformance.compare.judge import Comparison
+from conformance.compare.comparison import Comparison
 from conformance.faults import FAULTS, Fault, Injection, Place
 from conformance.suite import Network
 from impls.config import ResNetConfig
@@ -75,7 +75,7 @@ class Result:
     def missed(self) -> list[str]:
         """The targets that are missed, in words."""
         told = [f"{failure}" for failure in self.failures]
-        told += [f"false alarm: {c.implementation} {c.mode} {c.name}: {c.reason}" for c in self.false_alarms]
+        told += [f"false alarm: {c.candidate} {c.case.mode} {c.name}: {c.reason}" for c in self.false_alarms]
         for name in dict.fromkeys(trial.implementation for trial in self.trials):
             own = [trial for trial in self.trials if trial.implementation == name]
             wrong = [trial for trial in own if trial.caught == bool(trial.harmless)]

@@ -10,8 +10,9 @@ import pytest
 
 from conformance.cases.case import Case, expected_names, gradient_lengths
 from conformance.cases.recipes import RECIPES
-from conformance.compare.judge import Floor, judge_float32_gradient
 from conformance.compare.limits import FLOAT32
+from conformance.compare.noise import NoiseFloor
+from conformance.compare.training import judge_float32_gradient
 from conformance.run.worker import keep_choices
 from impls.config import VARIANTS
 
@@ -112,12 +113,11 @@ def test_a_loss_that_is_no_number_is_judged(run):
 
 
 def test_an_error_may_be_what_builds_make_or_what_rounding_explains():
-    floor, length, numbers = Floor(1e-6, 2e-6), 1000, 10**6
-    bound = FLOAT32.bound(length)
-    assert judge_float32_gradient(0.9 * bound, Floor(1e-9, 1e-9), length, numbers).passed
-    assert judge_float32_gradient(3.9e-6, floor, 1, numbers).passed
-    assert not judge_float32_gradient(1.1 * max(bound, 4.1e-6), floor, length, numbers).passed
-    assert not judge_float32_gradient(1e-9, None, length, numbers).passed
+    floor, bound, numbers = NoiseFloor(1e-6, 2e-6), FLOAT32.bound(1000), 10**6
+    assert judge_float32_gradient(0.9 * bound, NoiseFloor(1e-9, 1e-9), bound, numbers).passed
+    assert judge_float32_gradient(3.9e-6, floor, FLOAT32.bound(1), numbers).passed
+    assert not judge_float32_gradient(1.1 * max(bound, 4.1e-6), floor, bound, numbers).passed
+    assert not judge_float32_gradient(1e-9, None, bound, numbers).passed
 
 
 def test_lengths_grow_on_the_way_back():

@@ -8,26 +8,19 @@ import numpy as np
 import pytest
 
 from conformance.cases.case import Case, activation_names, dot_lengths, statistic_names
-from conformance.compare.judge import (
-    Comparison,
-    Floor,
-    Incomparable,
-    compare_parameters,
-    compare_traces,
-    error_floors,
-    judge_by_builds,
-    measure,
-    multiple,
-    short,
-)
+from conformance.compare.comparison import Comparison
+from conformance.compare.forward import judge_noise
 from conformance.compare.limits import ACTIVATIONS_FLOAT64
+from conformance.compare.measure import Incomparable, measure
+from conformance.compare.noise import NoiseFloor, noise_floors, two_digits
+from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.trace import Origin, Trace
 from impls.config import VARIANTS
 from weights_convert.shapes import expected_shapes
 
 CONFIG = replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=4, num_classes=6)
 NAMES = activation_names(CONFIG)
-FLOORS = {name: Floor(5e-7, 1e-6) for name in [*NAMES, *statistic_names(CONFIG)]}
+FLOORS = {name: NoiseFloor(5e-7, 1e-6) for name in [*NAMES, *statistic_names(CONFIG)]}
 
 
 def trace(precision: str = "float64", mode: str = "inference", noise: float = 0.0, **changes: object) -> Trace:
@@ -168,12 +161,12 @@ def test_float32_is_held_against_correct_builds(noise, reason):
     ],
 )
 def test_an_error_is_noise_or_a_bug_for_a_stated_reason(error, bound, conclusion):
-    passed, reason = judge_by_builds(error, Floor(2.4e-6, 2.9e-6), bound, 10**6)
+    _, _, passed, reason, *_ = judge_noise(error, NoiseFloor(2.4e-6, 2.9e-6), bound, 10**6)
     assert passed == (not conclusion)
     if conclusion:
         floor = "correct float32 builds of this run err by 2.4e-6 to 2.9e-6"
-        explained = f"rounding in sums of this length can explain {short(bound)}"
-        assert reason == f"error {short(error)}; {floor}; {explained}: {conclusion}"
+        explained = f"rounding in sums of this length can explain {two_digits(bound)}"
+        assert reason == f"error {two_digits(error)}; {floor}; {explained}: {conclusion}"
 
 
 @pytest.mark.parametrize(
@@ -185,30 +178,30 @@ def test_every_float32_verdict_tells_the_noise_it_was_held_against(noise, conclu
         facts = comparison.to_dict()
         assert facts["floor"] == {"best": 5e-7, "worst": 1e-6}
         assert facts["bound"] == pytest.approx(2 * dict(dot_lengths(CONFIG))[comparison.name] ** 0.5 * 2**-24)
-        words = f"error {short(comparison.error)}; correct float32 builds of this run err by 5.0e-7 to 1.0e-6; "
-        words += f"rounding in sums of this length can explain {short(comparison.bound)}: "
-        assert facts["told"].startswith(words)
+        words = f"error {two_digits(comparison.error)}; correct float32 builds of this run err by 5.0e-7 to 1.0e-6; "
+        words += f"rounding in sums of this length can explain {two_digits(comparison.bound)}: "
+        assert facts["explanation"].startswith(words)
         if comparison.name == "logits":
-            assert conclusion in facts["told"].removeprefix(words)
+            assert conclusion in facts["explanation"].removeprefix(words)
 
 
 @pytest.mark.parametrize(("numbers", "most"), [(1, 6.2), (10, 3.3), (1000, 2.1), (10**6, 2.0)])
 def test_an_array_of_few_numbers_may_err_by_more_through_luck(numbers, most):
-    floor, bound = Floor(1e-6, 1e-6), 1e-3
-    assert judge_by_builds(most * 1e-6, floor, bound, numbers)[0]
-    assert not judge_by_builds((most + 0.1) * 1e-6, floor, bound, numbers)[0]
+    floor, bound = NoiseFloor(1e-6, 1e-6), 1e-3
+    assert judge_noise(most * 1e-6, floor, bound, numbers).passed
+    assert not judge_noise((most + 0.1) * 1e-6, floor, bound, numbers).passed
 
 
 @pytest.mark.parametrize(("numbers", "least"), [(10, 0.033), (1000, 0.093), (10**6, 0.1)])
 def test_an_array_of_few_numbers_may_err_by_less_through_luck(numbers, least):
-    floor, bound = Floor(1e-6, 1e-6), 1e-3
-    assert judge_by_builds((least + 0.001) * 1e-6, floor, bound, numbers)[0]
-    assert not judge_by_builds((least - 0.001) * 1e-6, floor, bound, numbers)[0]
-    assert judge_by_builds(0.0, floor, bound, 4)[0]
+    floor, bound = NoiseFloor(1e-6, 1e-6), 1e-3
+    assert judge_noise((least + 0.001) * 1e-6, floor, bound, numbers).passed
+    assert not judge_noise((least - 0.001) * 1e-6, floor, bound, numbers).passed
+    assert judge_noise(0.0, floor, bound, 4).passed
 
 
 def test_in_train_mode_rounding_may_come_from_the_sums_of_each_norm_too():
-    floors = dict.fromkeys(FLOORS, Floor(1.0, 1.0))
+    floors = dict.fromkeys(FLOORS, NoiseFloor(1.0, 1.0))
     bounds = {
         mode: {c.name: c.bound for c in compare_traces(trace(mode=mode), trace("float32", mode), CONFIG, floors)}
         for mode in ("inference", "train")
@@ -218,17 +211,17 @@ def test_in_train_mode_rounding_may_come_from_the_sums_of_each_norm_too():
 
 def test_a_float64_verdict_has_no_noise():
     for comparison in compare_traces(trace(), trace(noise=1e-15), CONFIG):
-        assert (comparison.floor, comparison.bound, comparison.told) == (None, None, "")
+        assert (comparison.floor, comparison.bound, comparison.explanation) == (None, None, "")
 
 
 def test_builds_without_error_make_any_error_infinitely_large():
-    assert multiple(1e-9, Floor(0.0, 0.0)) == "inf"
-    assert not judge_by_builds(1.3e-7, Floor(0.0, 0.0), 1e-6, 10**6)[0]
+    assert NoiseFloor(0.0, 0.0).multiple(1e-9) == "inf"
+    assert not judge_noise(1.3e-7, NoiseFloor(0.0, 0.0), 1e-6, 10**6).passed
 
 
 def test_builds_that_err_by_less_than_one_rounding_had_luck():
-    assert judge_by_builds(1.1e-7, Floor(0.9e-8, 1.1e-8), 1e-6, 10**6) == (True, "")
-    assert not judge_by_builds(1.3e-7, Floor(0.9e-8, 1.1e-8), 1e-6, 10**6)[0]
+    assert judge_noise(1.1e-7, NoiseFloor(0.9e-8, 1.1e-8), 1e-6, 10**6).passed
+    assert not judge_noise(1.3e-7, NoiseFloor(0.9e-8, 1.1e-8), 1e-6, 10**6).passed
 
 
 def test_float32_without_reference_builds_cannot_pass():
@@ -244,16 +237,16 @@ def test_float64_allows_what_long_sums_of_equal_values_round_by():
 
 
 def test_the_bound_of_the_dot_lengths_holds_however_bad_the_builds_are():
-    floors = {name: Floor(1e-3, 1e-2) for name in NAMES}
+    floors = {name: NoiseFloor(1e-3, 1e-2) for name in NAMES}
     reasons = failed(compare_traces(trace(), trace("float32", noise=5e-3), CONFIG, floors))
     assert "more than rounding can explain" in reasons["stem"]
 
 
 def test_floors_are_the_best_and_the_worst_build():
-    floors = error_floors(trace(), [trace(noise=1e-7), trace(noise=3e-7)])
+    floors = noise_floors(trace(), [trace(noise=1e-7), trace(noise=3e-7)])
     assert floors["stem"].best == pytest.approx(floors["stem"].worst / 3, rel=1e-3)
     broken = with_array(trace(noise=1e-7), "stem", np.full((2, 5), np.nan))
-    assert "stem" not in error_floors(trace(), [trace(noise=1e-7), broken])
+    assert "stem" not in noise_floors(trace(), [trace(noise=1e-7), broken])
 
 
 def test_parameters_must_be_the_networks_own():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conformance.cases.sketch import moments
-from conformance.compare.judge import judge_initial
+from conformance.compare.initial import judge_initial
 from conformance.diagnose.initial import InitialDiagnosis
 from conformance.faults import FAULTS, Injection, edited_module, initial_edits
 from impls.config import VARIANTS

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from conformance.cases.case import Case
 from conformance.cases.inputs import noise
 from conformance.cases.weights import synthetic_weights
-from conformance.compare.judge import Comparison, Floor, judge_by_builds, nearest_to_limit
+from conformance.compare.comparison import Comparison, nearest_to_limit
+from conformance.compare.forward import judge_noise
 from conformance.compare.limits import FLOAT32
-from conformance.localise import unlocalised
-from conformance.report.text import json_report, print_report
-from conformance.run.implementations import IMPLEMENTATIONS
-from conformance.suite import Network, Outcome, Plan
+from conformance.compare.noise import NoiseFloor
+from conformance.outcome import Failure, Outcome, unlocalised
+from conformance.report.record import make_record
+from conformance.report.text import plain_console, print_record
+from conformance.run.implementations import IMPLEMENTATIONS, Implementation
+from conformance.suite import Network, Plan
 from impls.config import ResNetConfig
 
 CONFIG = ResNetConfig(depths=(1, 1, 1, 1), width=4, num_classes=6)
-FLOOR = Floor(2.4e-6, 2.9e-6)
+FLOOR = NoiseFloor(2.4e-6, 2.9e-6)
 LENGTH, NUMBERS = 4624, 10**6
 
 
-def comparison(error: float, name: str = "logits", floor: Floor = FLOOR) -> Comparison:
-    limit, bound = FLOAT32.limit(floor.worst, LENGTH, NUMBERS), FLOAT32.bound(LENGTH)
-    passed, reason = judge_by_builds(error, floor, bound, NUMBERS)
-    return Comparison(
-        *("torch", "v1.5", "float32", "inference", "noise-32x32", name, error, limit, passed, reason, floor, bound)
-    )
+def comparison(error: float, name: str = "logits", floor: NoiseFloor = FLOOR) -> Comparison:
+    verdict = judge_noise(error, floor, FLOAT32.bound(LENGTH), NUMBERS)
+    return Comparison("torch", "float32", Case("v1.5", "noise-32x32", "inference"), name, **verdict._asdict())
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,9 @@ def plan() -> Plan:
     return Plan({"v1.5": network}, [IMPLEMENTATIONS["torch"]], ["float32"], Path("nowhere"))
 
 
-def printed(plan: Plan, outcome: Outcome) -> str:
+def printed(plan: Plan, outcome: Outcome, left_out: Sequence[str] = ()) -> str:
     text = io.StringIO()
-    print_report(plan, outcome, [], Console(file=text, width=110))
+    print_record(make_record(plan, outcome, left_out), plain_console(text, width=110))
     return text.getvalue()
 
 
@@ -52,9 +54,9 @@ def test_a_right_ports_error_stands_beside_that_of_correct_builds_and_is_called_
     outcome = Outcome([comparison(3.1e-6), comparison(1e-6, "stem")])
     text = printed(plan, outcome)
     assert row(text) == ["torch", "v1.5", "logits", "3.1e-6", "2.4e-6 to 2.9e-6", "8.1e-6", "1.07", "noise ✓"]
-    (told, _) = json_report(plan, outcome, [])["comparisons"]
-    assert (told["floor"], told["bound"]) == ({"best": 2.4e-6, "worst": 2.9e-6}, FLOAT32.bound(LENGTH))
-    assert told["told"] == (
+    (recorded, _) = make_record(plan, outcome, [])["comparisons"]
+    assert (recorded["floor"], recorded["bound"]) == ({"best": 2.4e-6, "worst": 2.9e-6}, FLOAT32.bound(LENGTH))
+    assert recorded["explanation"] == (
         "error 3.1e-6; correct float32 builds of this run err by 2.4e-6 to 2.9e-6; "
         "rounding in sums of this length can explain 8.1e-6: noise"
     )
@@ -71,7 +73,26 @@ def test_a_broken_ports_error_stands_beside_it_too_and_is_called_a_bug(plan):
 
 
 def test_the_array_shown_is_the_one_nearest_to_its_limit_not_that_of_the_largest_error():
-    large = comparison(5e-6, floor=Floor(1e-5, 2e-5))
-    near = comparison(1.9e-6, "stem", Floor(9e-7, 1e-6))
+    large = comparison(5e-6, floor=NoiseFloor(1e-5, 2e-5))
+    near = comparison(1.9e-6, "stem", NoiseFloor(9e-7, 1e-6))
     assert nearest_to_limit([large, near]) == near
     assert nearest_to_limit([]) is None
+
+
+INSTALL = "keras is not installed (keras missing; pip install 'resnet-parity[keras]')"
+
+
+def test_brackets_are_printed_as_they_are(plan):
+    """Names, reasons and lines come from users and libraries: "[keras]" is no markup, and ":smile:" no picture."""
+    wrong = replace(comparison(1.2e-4, "bn[0]"), candidate="mine[/red]", reason="[bold]:smile:[/]")
+    failure = Failure("torch[gpu]", "float32", INSTALL)
+    outcome = Outcome([wrong], failures=[failure], divergences=[unlocalised(wrong, note="see [1]")])
+    mine = Implementation("mine[/red]", "", ())
+    text = " ".join(printed(replace(plan, implementations=[mine]), outcome, [INSTALL]).split())
+    assert f"torch[gpu] (float32) could not run: {INSTALL}" in text
+    assert f"left out: {INSTALL}" in text
+    assert (
+        "mine[/red] diverges (v1.5, float32, inference, noise-32x32); first at bn[0]: [bold]:smile:[/] (see [1])"
+        in text
+    )
+    assert "│ mine[/red] │" in text

@@ -1,0 +1,92 @@
+"""Compares traces: two traces of one case in, a comparison for every array out, by the judge of the case's task.
+
+Nothing here knows a framework, and nothing can pass on nothing: a missing name, another shape or dtype, NaN or infinity
+on either side, a constant oracle are all failures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from conformance.cases.case import Case
+from conformance.compare.comparison import Comparison, Verdict
+from conformance.compare.forward import judge_forward
+from conformance.compare.initial import judge_initialisation
+from conformance.compare.noise import NoiseFloors
+from conformance.compare.training import judge_training
+from conformance.trace import Trace
+from impls.config import ResNetConfig
+from weights_convert.shapes import expected_shapes
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How the arrays of a task are judged.
+
+    Attributes:
+        verdicts: From the oracle's trace, the candidate's, the network and the noise floors to a verdict on each array.
+        input_matters: Whether the arrays depend on the case's input and mode.
+    """
+
+    verdicts: Callable[[Trace, Trace, ResNetConfig, NoiseFloors], Mapping[str, Verdict]]
+    input_matters: bool = True
+
+
+JUDGES: dict[str, Judge] = {
+    "forward": Judge(judge_forward),
+    "gradients": Judge(judge_training),
+    "backward": Judge(judge_training),
+    "steps": Judge(judge_training),
+    "initialisation": Judge(judge_initialisation, input_matters=False),
+}
+"""By task."""
+
+
+def compare_traces(
+    oracle: Trace, candidate: Trace, config: ResNetConfig, floors: NoiseFloors | None = None
+) -> list[Comparison]:
+    """Compare every array that the case promises, in the order in which a fault would show.
+
+    Args:
+        oracle: The float64 oracle's trace of the same case.
+        candidate: The candidate's trace.
+        config: The network.
+        floors: The noise floors of the case; needed where the candidate is float32.
+
+    Raises:
+        ValueError: If the traces are of different cases, weights or inputs.
+    """
+    origin = candidate.origin
+    for key in ("case", "weights", "input"):
+        theirs, ours = getattr(oracle.origin, key), getattr(origin, key)
+        if theirs != ours:
+            raise ValueError(f"traces of different {key}: {theirs} and {ours}")
+    judge = JUDGES[origin.case.task]
+    verdicts = judge.verdicts(oracle, candidate, config, floors or {})
+    identity = (origin.candidate, origin.precision, origin.case)
+    return [
+        Comparison(*identity, name, **verdict._asdict(), input_matters=judge.input_matters)
+        for name, verdict in verdicts.items()
+    ]
+
+
+def compare_parameters(candidate: Trace, config: ResNetConfig) -> Comparison:
+    """Compare the arrays that the model itself lists with those that the network has: names and shapes must be equal.
+
+    The error is the number of arrays that differ.
+    """
+    origin = candidate.origin
+    case = Case(origin.case.variant, origin.case.input, origin.case.mode)
+    problems = list(_differences(expected_shapes(config), origin.parameters))
+    return Comparison(
+        *(origin.candidate, origin.precision, case, "parameters"),
+        **Verdict(float(len(problems)), 0.0, not problems, "; ".join(problems[:3]))._asdict(),
+        input_matters=False,
+    )
+
+
+def _differences(expected: Mapping[str, tuple[int, ...]], listed: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    for name in expected.keys() | listed.keys():
+        if expected.get(name) != listed.get(name):
+            yield f"{name}: {listed.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"

@@ -1,0 +1,91 @@
+"""The outcome of a run: what was compared, what diverges and why, what could not run; the verdict and its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from conformance.compare.comparison import Comparison
+from conformance.diagnose.forward import Finding
+
+EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
+"""Exit code of the command by verdict; 2 is bad input."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A candidate that could not run in one precision, and the reason."""
+
+    candidate: str
+    precision: str
+    reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        """The failure as JSON values."""
+        return {"implementation": self.candidate, "precision": self.precision, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where a candidate first goes wrong, and why.
+
+    Attributes:
+        first: The candidate's first comparison that failed: it names candidate, precision and case.
+        layer: The first array, in the order of computation, that is out of its limit when its layers are examined.
+        reason: How far it is out of it.
+        fed: Whether it is out of it even where its segment is fed the oracle's own input.
+        findings: The faults that explain the divergence, one after the other.
+        note: How the findings came about, where that is not as usual; why there are none.
+    """
+
+    first: Comparison
+    layer: str
+    reason: str
+    fed: bool = False
+    findings: Sequence[Finding] = field(default_factory=list)
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The divergence as JSON values."""
+        return {
+            **self.first.identity,
+            "layer": self.layer,
+            "reason": self.reason,
+            "fed": self.fed,
+            "note": self.note,
+            "diagnosis": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def unlocalised(first: Comparison, findings: Sequence[Finding] = (), note: str = "") -> Divergence:
+    """A divergence whose layers were not examined: it is placed at the array of the comparison that failed."""
+    return Divergence(first, first.name, first.reason, findings=findings, note=note)
+
+
+@dataclass
+class Outcome:
+    """The outcome of a run, gathered while it goes.
+
+    Attributes:
+        comparisons: All that is judged.
+        reported: Comparisons that have no limit and cannot fail.
+        failures: Candidates that could not run.
+        divergences: One for each candidate and variant that diverges.
+        workers: By candidate and precision ("torch float64"), what its worker said: seconds, device, versions.
+        seconds: Duration of the run.
+    """
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    reported: list[Comparison] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    divergences: list[Divergence] = field(default_factory=list)
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """One word: "diverges" if anything does; else "incomplete" if anything could not run; else "conforms"."""
+        if not all(comparison.passed for comparison in self.comparisons):
+            return "diverges"
+        return "incomplete" if self.failures or not self.comparisons else "conforms"
