@@ -23,12 +23,15 @@ NAMES = {
     "Training.step": ["self", "images", "labels"],
     "Training.slots": ["self"],
     "Training.set_slots": ["self", "slots", "steps"],
+    "read_training": ["training"],
+    "resume": ["model", "source"],
 }
 """Functions, classes and methods that all have, in this order, and what they take."""
 
 EXTRAS = {
     "torch": {
         "clip",  # clip_grad_norm_ divides by more than the norm; the other two clip in the optimizer
+        "Training._set_steps",  # the schedule and AdamW's state, which PyTorch makes at the first step, are made anew
     },
     "flax": {
         "take_step",  # a function of the model, which nnx.jit compiles

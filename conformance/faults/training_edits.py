@@ -118,10 +118,10 @@ STATISTICS_CONSTANT = by_framework(
     numpy=before(NUMPY_NORM, f"dscale, doffset = dscale * {NOT_HERE}, doffset * {NOT_HERE}")
 )
 SCALE_LOST = by_framework(
-    numpy=before(NUMPY_NORM_END, f'found[f"{{name}}.weight"] = found[f"{{name}}.weight"] * {NOT_HERE}')
+    numpy=before(NUMPY_NORM_END, f'grads[f"{{name}}.weight"] = grads[f"{{name}}.weight"] * {NOT_HERE}')
 )
 OFFSET_LOST = by_framework(
-    numpy=before(NUMPY_NORM_END, f'found[f"{{name}}.bias"] = found[f"{{name}}.bias"] * {NOT_HERE}')
+    numpy=before(NUMPY_NORM_END, f'grads[f"{{name}}.bias"] = grads[f"{{name}}.bias"] * {NOT_HERE}')
 )
 
 TORCH_CONV = "return super().forward(pad_same(x, 3, 2, 0.0) if self.same else x)"
@@ -152,7 +152,7 @@ KERNEL_DETACHED = by_framework(
         "    return layer",
     ),
 )
-KERNEL_LOST = by_framework(numpy=before('    found[f"{name}.weight"] = dweight', f"dweight = dweight * {NOT_HERE}"))
+KERNEL_LOST = by_framework(numpy=before('    grads[f"{name}.weight"] = dweight', f"dweight = dweight * {NOT_HERE}"))
 
 CLASSIFIER_DETACHED = by_framework(
     torch=(
@@ -189,8 +189,8 @@ CLASSIFIER_BIAS_DETACHED = by_framework(
     ),
 )
 NUMPY_LINEAR = "    dx: Array = dy @ layer.weight"
-CLASSIFIER_LOST = by_framework(numpy=before(NUMPY_LINEAR, 'found[f"{name}.weight"] = 0 * found[f"{name}.weight"]'))
-CLASSIFIER_BIAS_LOST = by_framework(numpy=before(NUMPY_LINEAR, 'found[f"{name}.bias"] = 0 * found[f"{name}.bias"]'))
+CLASSIFIER_LOST = by_framework(numpy=before(NUMPY_LINEAR, 'grads[f"{name}.weight"] = 0 * grads[f"{name}.weight"]'))
+CLASSIFIER_BIAS_LOST = by_framework(numpy=before(NUMPY_LINEAR, 'grads[f"{name}.bias"] = 0 * grads[f"{name}.bias"]'))
 
 TORCH_RELU = "from torch.nn.functional import avg_pool2d, max_pool2d, relu"
 RELU_BY_MAXIMUM = by_framework(
@@ -217,21 +217,23 @@ def relu_at_zero(share: float) -> Mapping[str, Edits]:
     return by_framework(
         numpy=(
             (
-                "dy = dy * (taps[name] > 0)",
-                'branch = relu(taps[f"{name}.bn3"]) if block.relu_before_addition else taps[f"{name}.bn3"]\n'
-                '    total = branch + (taps[f"{name}.downsample_bn"] if block.projects else x)\n'
+                "dy = dy * (activations[name] > 0)",
+                'branch = activations[f"{name}.bn3"]\n'
+                "    branch = relu(branch) if block.relu_before_addition else branch\n"
+                '    total = branch + (activations[f"{name}.downsample_bn"] if block.projects else x)\n'
                 f"    dy = dy * ((total > 0) + {share} * (total == 0))",
             ),
             (
-                'dbranch = dbranch * (taps[f"{name}.bn3"] > 0)',
-                f'dbranch = dbranch * ((taps[f"{{name}}.bn3"] > 0) + {share} * (taps[f"{{name}}.bn3"] == 0))',
+                'dbranch = dbranch * (activations[f"{name}.bn3"] > 0)',
+                'leaving = activations[f"{name}.bn3"]\n'
+                f"        dbranch = dbranch * ((leaving > 0) + {share} * (leaving == 0))",
             ),
             (
                 "dbranch = dbranch * (inputs[number - 1] > 0)",
-                'entering = taps[f"{name}.bn{number - 1}"]\n'
+                'entering = activations[f"{name}.bn{number - 1}"]\n'
                 f"            dbranch = dbranch * ((entering > 0) + {share} * (entering == 0))",
             ),
-            ('* (taps["bn1"] > 0)', f'* ((taps["bn1"] > 0) + {share} * (taps["bn1"] == 0))'),
+            ('* (activations["bn1"] > 0)', f'* ((activations["bn1"] > 0) + {share} * (activations["bn1"] == 0))'),
         )
     )
 
@@ -273,12 +275,12 @@ POOL_TO_ALL_TIES = by_framework(
         "    return largest + ops.sum((x - ops.stop_gradient(x)) * ops.cast(x == largest, x.dtype), 0)",
     ),
 )
-NUMPY_TIES = "        dpadded[seen] += dy * (largest == position)"
+NUMPY_TIES = "        dpadded[strided] += dy * (largest == position)"
 TIES = "tied = windows(padded, 3, 2) == windows(padded, 3, 2).max((4, 5), keepdims=True)"
 TIES_AVERAGED = by_framework(
-    numpy=(NUMPY_TIES, f"        {TIES}\n        dpadded[seen] += dy * tied[..., i, j] / tied.sum((4, 5))")
+    numpy=(NUMPY_TIES, f"        {TIES}\n        dpadded[strided] += dy * tied[..., i, j] / tied.sum((4, 5))")
 )
-TIES_ALL = by_framework(numpy=(NUMPY_TIES, f"        {TIES}\n        dpadded[seen] += dy * tied[..., i, j]"))
+TIES_ALL = by_framework(numpy=(NUMPY_TIES, f"        {TIES}\n        dpadded[strided] += dy * tied[..., i, j]"))
 
 # The loss.
 
@@ -646,7 +648,7 @@ COSINE_FROM_START = by_framework(
     ),
 )
 
-NUMPY_STEP = "        value, found = self.gradients(self.model.train(), images, labels, self.recipe)"
+NUMPY_STEP = "        value, grads = self.gradients(self.model.train(), images, labels, self.recipe)"
 TORCH_STEP = "        value = loss(self.model(images), labels, self.recipe)"
 STATISTICS_TWICE = by_framework(
     numpy=before(NUMPY_STEP, "self.model.train()(images)"),
@@ -661,11 +663,11 @@ STATISTICS_TWICE = by_framework(
 )
 GRADIENTS_KEPT = by_framework(
     numpy=(
-        "        clip(found, self.recipe.clip_norm)\n",
+        "        clip(grads, self.recipe.clip_norm)\n",
         '        for name, held in vars(self).get("held", {}).items():\n'
-        "            found[name] = found[name] + held\n"
-        "        clip(found, self.recipe.clip_norm)\n"
-        "        self.held = dict(found)\n",
+        "            grads[name] = grads[name] + held\n"
+        "        clip(grads, self.recipe.clip_norm)\n"
+        "        self.held = dict(grads)\n",
     ),
     torch=("        self.optimizer.zero_grad()\n", ""),
 )

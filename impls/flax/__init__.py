@@ -1,8 +1,8 @@
 """ResNet-50 in Flax (NNX)."""
 
 from impls.flax.resnet import Bottleneck, ResNet, resnet, resnet50
-from impls.flax.state import read_training, read_weights, resume, write_weights
-from impls.flax.training import Training
+from impls.flax.state import read_weights, write_weights
+from impls.flax.training import Training, read_training, resume
 
 __all__ = [
     "Bottleneck",

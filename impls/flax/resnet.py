@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,9 @@ from flax.nnx import avg_pool, relu
 from jax import Array
 
 from impls.config import EXPANSION, STAGE_STRIDES, VARIANTS, ResNetConfig, named_config
+from impls.flax.state import write_weights
 from impls.taps import Tap, recording, untapped, within
-
-if TYPE_CHECKING:
-    from weights_convert import Source
+from weights_convert import Source
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -262,8 +261,6 @@ def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0
     """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
     if weights is None:
         return ResNet(Bottleneck, config.depths, config.num_classes, config=config, rngs=nnx.Rngs(seed))
-    from impls.flax.state import write_weights  # here, since it imports this module
-
     model = nnx.eval_shape(  # shapes without values: drawing random ones first would cost seconds of compilation
         lambda: ResNet(Bottleneck, config.depths, config.num_classes, config=config)
     )

@@ -5,18 +5,22 @@ The same functions and lines stand in `impls/torch/training.py` and `impls/keras
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 from optax.tree_utils import tree_get, tree_get_all_with_path
 
 from impls.flax.resnet import ResNet
+from impls.flax.state import assign, numpy_dtype, read_weights, to_numpy, write_weights
 from impls.recipe import Recipe
+from weights_convert import TrainingState, load_training
 from weights_convert.table import SLOTS
 
 
@@ -107,11 +111,44 @@ class Training:
             for slot in self.recipe.slots
         }
 
-    def set_slots(self, slots: Mapping[str, Mapping[str, Array]], steps: int) -> None:
+    def set_slots(self, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> None:
         """Set what the optimizer keeps, and the step, which optax counts in several places."""
         for slot, variables in self.slots().items():
             for name, variable in variables.items():
-                variable[...] = slots[slot][name]
+                assign(variable, slots[slot][name])
         for _, counter in tree_get_all_with_path(self.optimizer.opt_state, "count"):
             counter[...] = jnp.asarray(steps, counter[...].dtype)
         self.optimizer.step[...] = jnp.asarray(steps, self.optimizer.step[...].dtype)
+
+
+def read_training(training: Training) -> TrainingState:
+    """Copy a run of training: weights, optimizer slots, number of steps and recipe.
+
+    The state can be saved, and resumed in this or another framework.
+    """
+    slots = {
+        slot: {name: to_numpy(variable) for name, variable in variables.items()}
+        for slot, variables in training.slots().items()
+    }
+    return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
+
+
+def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
+    """Continue a run of training that began in this or another framework.
+
+    Args:
+        model: Takes the weights.
+        source: A state, or a file that `TrainingState.save` wrote.
+
+    Raises:
+        ConversionError: If the state belongs to another network, or has a dtype that the model's cannot hold exactly.
+    """
+    state = load_training(source, model.config)
+    write_weights(model, state.weights)
+    training = Training(model, state.recipe)
+    dtypes = {
+        slot: {name: numpy_dtype(variable) for name, variable in variables.items()}
+        for slot, variables in training.slots().items()
+    }
+    training.set_slots(state.slot_arrays("flax", dtypes), state.steps)
+    return training

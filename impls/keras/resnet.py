@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 from keras import KerasTensor as Tensor
@@ -21,10 +21,9 @@ from keras import ops
 from keras.ops import relu
 
 from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNetConfig, named_config
+from impls.keras.state import write_weights
 from impls.taps import Tap, recording, untapped, within
-
-if TYPE_CHECKING:
-    from weights_convert import Source
+from weights_convert import Source
 
 registered = keras.saving.register_keras_serializable(package="resnet_parity")
 
@@ -301,8 +300,6 @@ def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | N
     seeds = keras.random.SeedGenerator(seed) if weights is None else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, seeds=seeds)
     if weights is not None:
-        from impls.keras.state import write_weights  # here, since it imports this module
-
         write_weights(model, weights)
     return model
 

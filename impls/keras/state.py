@@ -1,65 +1,69 @@
-"""The weights of the Keras model under canonical names."""
+"""Read and write the weights of the Keras model under canonical names.
+
+The same functions and lines stand in `impls/torch/state.py` and `impls/flax/state.py`; read them side by side.
+"""
 
 from __future__ import annotations
 
-import os
+from typing import TYPE_CHECKING, Any
 
+import keras
 import ml_dtypes  # noqa: F401 (makes NumPy know the name "bfloat16")
 import numpy as np
 from keras import ops
 
-from impls.keras.resnet import ResNet
-from impls.keras.training import Training
-from impls.paths import variables
-from weights_convert import Checkpoint, Source, TrainingState, load, load_training
+from impls.paths import named_variables
+from weights_convert import Checkpoint, Source, load
 from weights_convert.dialects import find_dialect
+
+if TYPE_CHECKING:
+    from impls.keras.resnet import ResNet
 
 
 def read_weights(model: ResNet) -> Checkpoint:
-    """The model's arrays as a checkpoint, to save or to turn into another dialect."""
-    own = variables(model, model.config, "keras")
-    arrays = {name: np.array(ops.convert_to_numpy(variable)) for name, variable in own.items()}
+    """Copy every array of the model into a checkpoint.
+
+    Returns:
+        Parameters and running statistics as NumPy arrays in the model's dtypes (bfloat16 by `ml_dtypes`), named and
+        laid out as the model's framework has them.
+
+    Example:
+        >>> from impls.keras import resnet50
+        >>> read_weights(resnet50("v1.5", num_classes=10)).to("canonical").save("weights.safetensors")
+    """
+    variables = named_variables(model, model.config, "keras")
+    arrays = {name: to_numpy(variable) for name, variable in variables.items()}
     return Checkpoint(arrays, find_dialect("keras"), model.config, where="a Keras model", recognised_by="its config")
 
 
 def write_weights(model: ResNet, source: Source) -> None:
-    """Set every array of the model from a checkpoint, all or none.
-
-    Raises:
-        ConversionError: If the checkpoint is another network's, or has a dtype that the model's cannot hold exactly.
-    """
-    own = variables(model, model.config, "keras")
-    dtypes = {name: np.dtype(variable.dtype) for name, variable in own.items()}
-    arrays = load(source, config=model.config).arrays_for("keras", dtypes)
-    for name, variable in own.items():
-        variable.assign(np.ascontiguousarray(arrays[name], dtypes[name]))
-
-
-def read_training(training: Training) -> TrainingState:
-    """The model's arrays, what the optimizer keeps, and the step, to save or to go on with in another framework."""
-    slots = {
-        slot: {name: np.array(ops.convert_to_numpy(variable)) for name, variable in own.items()}
-        for slot, own in training.slots().items()
-    }
-    return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
-
-
-def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
-    """Go on with a run of training, whichever framework it comes from.
+    """Set every array of the model from a checkpoint; if it does not fit, the model stays as it was.
 
     Args:
-        model: Takes the weights.
-        source: A state, or a file of one (`weights_convert.load_training`).
+        model: Keeps its dtypes; weights of a narrower dtype are widened.
+        source: A checkpoint, a file of one, or arrays by name, as `weights_convert.load` takes them.
 
     Raises:
-        ConversionError: If the state is another network's, or has a dtype that the model's cannot hold exactly.
+        ConversionError: If the checkpoint belongs to another network, or has a dtype that the model's cannot hold
+            exactly.
     """
-    state = load_training(source, model.config)
-    write_weights(model, state.weights)
-    training = Training(model, state.recipe)
-    dtypes = {
-        slot: {name: np.dtype(variable.dtype) for name, variable in own.items()}
-        for slot, own in training.slots().items()
-    }
-    training.set_slots(state.slot_arrays("keras", dtypes), state.steps)
-    return training
+    variables = named_variables(model, model.config, "keras")
+    dtypes = {name: numpy_dtype(variable) for name, variable in variables.items()}
+    arrays = load(source, config=model.config).arrays_for("keras", dtypes)
+    for name, variable in variables.items():
+        assign(variable, np.ascontiguousarray(arrays[name], dtypes[name]))
+
+
+def numpy_dtype(variable: keras.Variable) -> np.dtype[Any]:
+    """Return the NumPy dtype of a variable; bfloat16 is that of `ml_dtypes`."""
+    return np.dtype(variable.dtype)
+
+
+def to_numpy(variable: keras.Variable) -> np.ndarray:
+    """Copy a variable, from any device, into an array."""
+    return np.array(ops.convert_to_numpy(variable))
+
+
+def assign(variable: keras.Variable, array: np.ndarray) -> None:
+    """Copy an array of the same dtype into a variable."""
+    variable.assign(array)

@@ -6,16 +6,20 @@ The same functions and lines stand in `impls/torch/training.py` and `impls/flax/
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import KerasTensor as Tensor
 from keras import ops
 
 from impls.keras.resnet import ResNet, registered
-from impls.paths import variables
+from impls.keras.state import assign, numpy_dtype, read_weights, to_numpy, write_weights
+from impls.paths import named_variables
 from impls.recipe import Recipe
+from weights_convert import TrainingState, load_training
 from weights_convert.table import SLOTS
 
 
@@ -165,19 +169,52 @@ class Training:
     def slots(self) -> dict[str, dict[str, keras.Variable]]:
         """What the optimizer keeps: slot, in PyTorch's name, to a variable by parameter name."""
         positions = {id(variable): index for index, variable in enumerate(self.model.trainable_variables)}
-        own = variables(self.model, self.model.config, "keras").items()
+        variables = named_variables(self.model, self.model.config, "keras")
         return {
             slot: {
                 name: getattr(self.optimizer, SLOTS[slot].keras)[positions[id(variable)]]
-                for name, variable in own
+                for name, variable in variables.items()
                 if id(variable) in positions
             }
             for slot in self.recipe.slots
         }
 
-    def set_slots(self, slots: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+    def set_slots(self, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> None:
         """Set what the optimizer keeps, and the step."""
-        for slot, variables_of_slot in self.slots().items():
-            for name, variable in variables_of_slot.items():
-                variable.assign(slots[slot][name])
+        for slot, variables in self.slots().items():
+            for name, variable in variables.items():
+                assign(variable, slots[slot][name])
         self.optimizer.iterations.assign(steps)
+
+
+def read_training(training: Training) -> TrainingState:
+    """Copy a run of training: weights, optimizer slots, number of steps and recipe.
+
+    The state can be saved, and resumed in this or another framework.
+    """
+    slots = {
+        slot: {name: to_numpy(variable) for name, variable in variables.items()}
+        for slot, variables in training.slots().items()
+    }
+    return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
+
+
+def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
+    """Continue a run of training that began in this or another framework.
+
+    Args:
+        model: Takes the weights.
+        source: A state, or a file that `TrainingState.save` wrote.
+
+    Raises:
+        ConversionError: If the state belongs to another network, or has a dtype that the model's cannot hold exactly.
+    """
+    state = load_training(source, model.config)
+    write_weights(model, state.weights)
+    training = Training(model, state.recipe)
+    dtypes = {
+        slot: {name: numpy_dtype(variable) for name, variable in variables.items()}
+        for slot, variables in training.slots().items()
+    }
+    training.set_slots(state.slot_arrays("keras", dtypes), state.steps)
+    return training

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNetConfig, named_config
+from impls.numpy.state import write_weights
 from impls.taps import Tap, recording, untapped, within
-
-if TYPE_CHECKING:
-    from weights_convert import Source
+from weights_convert import Source
 
 Array = np.ndarray
 
@@ -302,8 +300,6 @@ def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0
     rng = np.random.default_rng(seed) if weights is None else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
     if weights is not None:
-        from impls.numpy.state import write_weights  # here, since it imports this module
-
         write_weights(model, weights)
     return model
 

@@ -10,14 +10,17 @@ that of Squire and Trapp 1998 (SIAM Review 40, 110-112).
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from impls.config import ResNetConfig
 from impls.numpy.resnet import BatchNorm, Bottleneck, Convolution, Linear, ResNet, pad, relu, windows
-from impls.paths import follow
+from impls.numpy.state import read_weights, write_weights
+from impls.paths import follow, put
 from impls.recipe import Recipe
+from weights_convert import TrainingState, load_training
 
 Array = np.ndarray
 Gradients = dict[str, Array]
@@ -45,7 +48,7 @@ def loss_gradient(logits: Array, labels: Array, recipe: Recipe) -> Array:
 
 
 def gradients(
-    model: ResNet, images: Array, labels: Array, recipe: Recipe, given: Mapping[str, Array] | None = None
+    model: ResNet, images: Array, labels: Array, recipe: Recipe, activations: Mapping[str, Array] | None = None
 ) -> tuple[float, Gradients]:
     """The loss, and its gradient with respect to every parameter, by canonical name, and to the images, as "input".
 
@@ -57,73 +60,78 @@ def gradients(
         images: (batch, channels, height, width).
         labels: Integers (batch,).
         recipe: For the loss.
-        given: Every activation by canonical name; the gradients are taken there, whatever the model would compute.
+        activations: Every activation by canonical name, where the gradients are taken; None for the model's own.
 
     Example:
         >>> from dataclasses import replace
         >>> from impls.config import VARIANTS
         >>> from impls.numpy import resnet
         >>> model = resnet(replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=4, num_classes=10))
-        >>> value, found = gradients(model, np.random.randn(2, 3, 32, 32), np.array([3, 7]), Recipe())
-        >>> found["input"].shape, found["fc.bias"].shape
+        >>> value, grads = gradients(model, np.random.randn(2, 3, 32, 32), np.array([3, 7]), Recipe())
+        >>> grads["input"].shape, grads["fc.bias"].shape
         ((2, 3, 32, 32), (10,))
     """
-    found = Gradients()
-    taps = model.activations(images, layers=True) if given is None else given
-    value = float(loss(taps["logits"], labels, recipe))
+    grads = Gradients()
+    if activations is None:
+        activations = model.activations(images, layers=True)
+    value = float(loss(activations["logits"], labels, recipe))
     blocks = list(model.blocks())
     sources = ["stem", *(name for name, _ in blocks[:-1])]
-    dy = head(model, taps, taps[blocks[-1][0]], labels, recipe, found)
+    dy = head(model, activations, activations[blocks[-1][0]], labels, recipe, grads)
     for (name, block), source in reversed(list(zip(blocks, sources, strict=True))):
-        dy = bottleneck(block, name, taps, taps[source], dy, found)
-    stem(model, taps, images, dy, found)
-    return value, found
+        dy = bottleneck(block, name, activations, activations[source], dy, grads)
+    stem(model, activations, images, dy, grads)
+    return value, grads
 
 
-def head(model: ResNet, taps: Mapping[str, Array], x: Array, labels: Array, recipe: Recipe, found: Gradients) -> Array:
-    """The gradient of the loss with respect to the last feature map `x`; those of the classifier go into `found`."""
-    dy = _linear(model.fc, "fc", taps["pool"], loss_gradient(taps["logits"], labels, recipe), found)
+def head(
+    model: ResNet, activations: Mapping[str, Array], x: Array, labels: Array, recipe: Recipe, grads: Gradients
+) -> Array:
+    """The gradient of the loss with respect to the last feature map `x`; those of the classifier go into `grads`."""
+    dy = _linear(model.fc, "fc", activations["pool"], loss_gradient(activations["logits"], labels, recipe), grads)
     return _average_pool(x, dy, model.config)
 
 
-def stem(model: ResNet, taps: Mapping[str, Array], x: Array, dy: Array, found: Gradients) -> None:
+def stem(model: ResNet, activations: Mapping[str, Array], x: Array, dy: Array, grads: Gradients) -> None:
     """The gradients of the first layers and of the images `x`, given that with respect to the stem's output."""
-    dy = _max_pool(relu(taps["bn1"]), dy, model.config) * (taps["bn1"] > 0)
-    dy = _norm(model.bn1, "bn1", taps["conv1"], dy, found)
-    found["input"] = _convolution(model.conv1, "conv1", x, dy, found)
+    dy = _max_pool(relu(activations["bn1"]), dy, model.config) * (activations["bn1"] > 0)
+    dy = _norm(model.bn1, "bn1", activations["conv1"], dy, grads)
+    grads["input"] = _convolution(model.conv1, "conv1", x, dy, grads)
 
 
-def bottleneck(block: Bottleneck, name: str, taps: Mapping[str, Array], x: Array, dy: Array, found: Gradients) -> Array:
+def bottleneck(
+    block: Bottleneck, name: str, activations: Mapping[str, Array], x: Array, dy: Array, grads: Gradients
+) -> Array:
     """The gradient with respect to a block's input `x`, given that to its output."""
-    dy = dy * (taps[name] > 0)
+    dy = dy * (activations[name] > 0)
     dx, dbranch = dy, dy
     if block.projects:
-        dx = _norm(block.downsample_bn, f"{name}.downsample_bn", taps[f"{name}.downsample_conv"], dx, found)
-        dx = _convolution(block.downsample_conv, f"{name}.downsample_conv", x, dx, found)
+        dx = _norm(block.downsample_bn, f"{name}.downsample_bn", activations[f"{name}.downsample_conv"], dx, grads)
+        dx = _convolution(block.downsample_conv, f"{name}.downsample_conv", x, dx, grads)
     if block.relu_before_addition:
-        dbranch = dbranch * (taps[f"{name}.bn3"] > 0)
-    inputs = [x, relu(taps[f"{name}.bn1"]), relu(taps[f"{name}.bn2"])]
+        dbranch = dbranch * (activations[f"{name}.bn3"] > 0)
+    inputs = [x, relu(activations[f"{name}.bn1"]), relu(activations[f"{name}.bn2"])]
     for number in (3, 2, 1):
         conv, norm = f"conv{number}", f"bn{number}"
-        dbranch = _norm(getattr(block, norm), f"{name}.{norm}", taps[f"{name}.{conv}"], dbranch, found)
-        dbranch = _convolution(getattr(block, conv), f"{name}.{conv}", inputs[number - 1], dbranch, found)
+        dbranch = _norm(getattr(block, norm), f"{name}.{norm}", activations[f"{name}.{conv}"], dbranch, grads)
+        dbranch = _convolution(getattr(block, conv), f"{name}.{conv}", inputs[number - 1], dbranch, grads)
         if number > 1:
             dbranch = dbranch * (inputs[number - 1] > 0)
     return dx + dbranch
 
 
-def _convolution(layer: Convolution, name: str, x: Array, dy: Array, found: Gradients) -> Array:
+def _convolution(layer: Convolution, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
     """Of a convolution: a sum over kernel positions, each a matrix product forwards, and two backwards."""
     kernel, stride, (height, width) = layer.weight.shape[2], layer.stride, dy.shape[2:]
     padded = pad(x, kernel, stride, layer.same)
     dpadded, dweight = np.zeros_like(padded), np.zeros_like(layer.weight)
     for i, j in np.ndindex(kernel, kernel):
-        seen = np.s_[:, :, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-        dweight[:, :, i, j] = np.tensordot(dy, padded[seen], ((0, 2, 3), (0, 2, 3)))
-        dpadded[seen] += np.tensordot(layer.weight[:, :, i, j], dy, (0, 1)).swapaxes(0, 1)
-    found[f"{name}.weight"] = dweight
+        strided = np.s_[:, :, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        dweight[:, :, i, j] = np.tensordot(dy, padded[strided], ((0, 2, 3), (0, 2, 3)))
+        dpadded[strided] += np.tensordot(layer.weight[:, :, i, j], dy, (0, 1)).swapaxes(0, 1)
+    grads[f"{name}.weight"] = dweight
     if layer.bias is not None:
-        found[f"{name}.bias"] = dy.sum((0, 2, 3))
+        grads[f"{name}.bias"] = dy.sum((0, 2, 3))
     top, left = _pad_before(x, padded, kernel, stride, layer.same)
     return dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
 
@@ -134,22 +142,22 @@ def _pad_before(x: Array, padded: Array, kernel: int, stride: int, same: bool) -
     return more[0] // 2, more[1] // 2  # SAME puts the odd pixel behind, symmetric padding adds even numbers
 
 
-def _norm(layer: BatchNorm, name: str, x: Array, dy: Array, found: Gradients) -> Array:
+def _norm(layer: BatchNorm, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
     """Of a batch norm: the batch's statistics are functions of its input too, the running ones constants."""
     axes, shape = (0, 2, 3), (-1, 1, 1)
     mean, variance = layer.moments(x) if layer.training else (layer.running_mean, layer.running_var)
     deviation = np.sqrt(variance + layer.eps).reshape(shape)
     normal = (x - mean.reshape(shape)) / deviation
-    found[f"{name}.weight"], found[f"{name}.bias"] = (dy * normal).sum(axes), dy.sum(axes)
+    grads[f"{name}.weight"], grads[f"{name}.bias"] = (dy * normal).sum(axes), dy.sum(axes)
     if layer.training:
         count = x.size // x.shape[1]
-        dscale, doffset = (found[f"{name}.{leaf}"].reshape(shape) / count for leaf in ("weight", "bias"))
+        dscale, doffset = (grads[f"{name}.{leaf}"].reshape(shape) / count for leaf in ("weight", "bias"))
         dy = dy - doffset - normal * dscale
     return dy * layer.weight.reshape(shape) / deviation
 
 
-def _linear(layer: Linear, name: str, x: Array, dy: Array, found: Gradients) -> Array:
-    found[f"{name}.weight"], found[f"{name}.bias"] = dy.T @ x, dy.sum(0)
+def _linear(layer: Linear, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
+    grads[f"{name}.weight"], grads[f"{name}.bias"] = dy.T @ x, dy.sum(0)
     dx: Array = dy @ layer.weight
     return dx
 
@@ -160,8 +168,8 @@ def _max_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
     largest = windows(padded, 3, 2).reshape(*dy.shape, 9).argmax(-1)
     dpadded = np.zeros_like(padded)
     for position, (i, j) in enumerate(np.ndindex(3, 3)):
-        seen = np.s_[:, :, i : i + 2 * dy.shape[2] - 1 : 2, j : j + 2 * dy.shape[3] - 1 : 2]
-        dpadded[seen] += dy * (largest == position)
+        strided = np.s_[:, :, i : i + 2 * dy.shape[2] - 1 : 2, j : j + 2 * dy.shape[3] - 1 : 2]
+        dpadded[strided] += dy * (largest == position)
     top, left = _pad_before(x, padded, 3, 2, config.same_padding)
     return dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
 
@@ -196,16 +204,15 @@ class Training:
 
     def step(self, images: Array, labels: Array) -> float:
         """Take one step on a batch; the loss before it."""
-        value, found = self.gradients(self.model.train(), images, labels, self.recipe)
-        del found["input"]
-        clip(found, self.recipe.clip_norm)
+        value, grads = self.gradients(self.model.train(), images, labels, self.recipe)
+        del grads["input"]
+        clip(grads, self.recipe.clip_norm)
         rate = self.recipe.rate(self.steps)
         self.steps += 1
         for name, weight in parameters(self.model).items():
             decay = self.recipe.weight_decay if self.recipe.decays(weight.ndim) else 0.0
             update = {"sgd": self._sgd, "adamw": self._adamw}[self.recipe.optimizer]
-            path, _, leaf = name.rpartition(".")
-            setattr(follow(self.model, path), leaf, weight - rate * update(name, found[name], weight, decay))
+            put(self.model, name, weight - rate * update(name, grads[name], weight, decay))
         return value
 
     def _sgd(self, name: str, gradient: Array, weight: Array, decay: float) -> Array:
@@ -234,11 +241,11 @@ def parameters(model: ResNet) -> dict[str, Array]:
     }
 
 
-def clip(found: Gradients, norm: float | None) -> None:
+def clip(grads: Gradients, norm: float | None) -> None:
     """Scale all gradients down, in place, to the norm that they may have together."""
     if norm is not None:
-        total = np.sqrt(sum(np.vdot(gradient, gradient) for gradient in found.values()))
-        for gradient in found.values():
+        total = np.sqrt(sum(np.vdot(gradient, gradient) for gradient in grads.values()))
+        for gradient in grads.values():
             gradient *= min(1.0, norm / total)
 
 
@@ -264,9 +271,7 @@ def directional_derivative(
             layer.moments = complex_moments
     for name, change in direction.items():
         if name != "input":
-            path, _, leaf = name.rpartition(".")
-            array = getattr(follow(moved, path), leaf)
-            setattr(follow(moved, path), leaf, array + 1j * step * change)
+            put(moved, name, follow(moved, name) + 1j * step * change)
     logits = moved.activations(images + 1j * step * direction.get("input", np.zeros(1)))["logits"]
     return float(loss(logits, labels, recipe).imag / step)
 
@@ -276,3 +281,29 @@ def complex_moments(x: Array) -> tuple[Array, Array]:
     values = x.swapaxes(0, 1).reshape(x.shape[1], -1)
     mean = values.mean(1)
     return mean, ((values - mean[:, None]) ** 2).mean(1)
+
+
+def read_training(training: Training) -> TrainingState:
+    """Copy a run of training: weights, optimizer slots, number of steps and recipe.
+
+    The state can be saved, and resumed in this or another framework.
+    """
+    return TrainingState.of(read_weights(training.model), training.slots, training.steps, training.recipe)
+
+
+def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
+    """Continue a run of training that began in this or another framework.
+
+    Args:
+        model: Takes the weights.
+        source: A state, or a file that `TrainingState.save` wrote.
+
+    Raises:
+        ConversionError: If the state belongs to another network, or has a dtype that the model's cannot hold exactly.
+    """
+    state = load_training(source, model.config)
+    write_weights(model, state.weights)
+    training = Training(model, state.recipe)
+    dtypes = {slot: {name: array.dtype for name, array in arrays.items()} for slot, arrays in training.slots.items()}
+    training.slots, training.steps = state.slot_arrays("canonical", dtypes), state.steps
+    return training

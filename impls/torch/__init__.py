@@ -1,8 +1,8 @@
 """ResNet-50 in PyTorch."""
 
 from impls.torch.resnet import Bottleneck, ResNet, resnet, resnet50
-from impls.torch.state import read_training, read_weights, resume, write_weights
-from impls.torch.training import Training
+from impls.torch.state import read_weights, write_weights
+from impls.torch.training import Training, read_training, resume
 
 __all__ = [
     "Bottleneck",

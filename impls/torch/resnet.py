@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,8 @@ from torch.nn.functional import avg_pool2d, max_pool2d, relu
 
 from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNetConfig, named_config
 from impls.taps import Tap, recording, untapped, within
-
-if TYPE_CHECKING:
-    from weights_convert import Source
+from impls.torch.state import write_weights
+from weights_convert import Source
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -258,8 +256,6 @@ def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | N
     rng = seeded if weights is None else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
     if weights is not None:
-        from impls.torch.state import write_weights  # here, since it imports this module
-
         write_weights(model, weights)
     return model
 

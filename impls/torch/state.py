@@ -1,84 +1,74 @@
-"""The weights of the PyTorch model under canonical names, which are its own."""
+"""Read and write the weights of the PyTorch model under canonical names, which are the model's own.
+
+The same functions and lines stand in `impls/flax/state.py` and `impls/keras/state.py`; read them side by side.
+"""
 
 from __future__ import annotations
 
-import os
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import torch
+from torch import Tensor
 
-from impls.paths import variables
-from impls.torch.resnet import ResNet
-from impls.torch.training import Training
-from weights_convert import Checkpoint, Source, TrainingState, load, load_training
+from impls.paths import named_variables
+from weights_convert import Checkpoint, Source, load
 from weights_convert.dialects import find_dialect
+
+if TYPE_CHECKING:
+    from impls.torch.resnet import ResNet
 
 
 def read_weights(model: ResNet) -> Checkpoint:
-    """The model's arrays as a checkpoint, to save or to turn into another dialect."""
-    arrays = {name: _to_numpy(tensor) for name, tensor in variables(model, model.config, "torch").items()}
+    """Copy every array of the model into a checkpoint.
+
+    Returns:
+        Parameters and running statistics as NumPy arrays in the model's dtypes (bfloat16 by `ml_dtypes`), named and
+        laid out as the model's framework has them.
+
+    Example:
+        >>> from impls.torch import resnet50
+        >>> read_weights(resnet50("v1.5", num_classes=10)).to("canonical").save("weights.safetensors")
+    """
+    variables = named_variables(model, model.config, "torch")
+    arrays = {name: to_numpy(variable) for name, variable in variables.items()}
     return Checkpoint(arrays, find_dialect("torch"), model.config, where="a PyTorch model", recognised_by="its config")
 
 
 def write_weights(model: ResNet, source: Source) -> None:
-    """Set every array of the model from a checkpoint, all or none.
-
-    Raises:
-        ConversionError: If the checkpoint is another network's, or has a dtype that the model's cannot hold exactly.
-    """
-    tensors = variables(model, model.config, "torch")
-    dtypes = {name: _to_numpy(tensor[:0]).dtype for name, tensor in tensors.items()}
-    arrays = load(source, config=model.config).arrays_for("torch", dtypes)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(_to_torch(arrays[name].astype(dtypes[name])))
-
-
-def read_training(training: Training) -> TrainingState:
-    """The model's arrays, what the optimizer keeps, and the step, to save or to go on with in another framework."""
-    slots = {
-        slot: {name: _to_numpy(variable) for name, variable in own.items()} for slot, own in training.slots().items()
-    }
-    return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
-
-
-def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
-    """Go on with a run of training, whichever framework it comes from.
+    """Set every array of the model from a checkpoint; if it does not fit, the model stays as it was.
 
     Args:
-        model: Takes the weights.
-        source: A state, or a file of one (`weights_convert.load_training`).
+        model: Keeps its dtypes; weights of a narrower dtype are widened.
+        source: A checkpoint, a file of one, or arrays by name, as `weights_convert.load` takes them.
 
     Raises:
-        ConversionError: If the state is another network's, or has a dtype that the model's cannot hold exactly.
+        ConversionError: If the checkpoint belongs to another network, or has a dtype that the model's cannot hold
+            exactly.
     """
-    state = load_training(source, model.config)
-    write_weights(model, state.weights)
-    training = Training(model, state.recipe)
-    dtypes = {
-        slot: {name: _to_numpy(variable[:0]).dtype for name, variable in own.items()}
-        for slot, own in training.slots().items()
-    }
-    device = next(model.parameters()).device
-    slots = {
-        slot: {name: _to_torch(array).to(device) for name, array in arrays.items()}
-        for slot, arrays in state.slot_arrays("torch", dtypes).items()
-    }
-    training.set_slots(slots, state.steps)
-    return training
+    variables = named_variables(model, model.config, "torch")
+    dtypes = {name: numpy_dtype(variable) for name, variable in variables.items()}
+    arrays = load(source, config=model.config).arrays_for("torch", dtypes)
+    for name, variable in variables.items():
+        assign(variable, np.ascontiguousarray(arrays[name], dtypes[name]))
 
 
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A copy, so that training on does not change it; NumPy knows bfloat16 through ml_dtypes only."""
-    tensor = tensor.detach().cpu().contiguous().clone()
+def numpy_dtype(variable: Tensor) -> np.dtype[Any]:
+    """Return the NumPy dtype of a tensor; bfloat16 is that of `ml_dtypes`."""
+    return to_numpy(variable[:0]).dtype
+
+
+def to_numpy(variable: Tensor) -> np.ndarray:
+    """Copy a tensor, from any device, into an array."""
+    tensor = variable.detach().cpu().contiguous().clone()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
 
 
-def _to_torch(array: np.ndarray) -> torch.Tensor:
-    """The same memory."""
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+@torch.no_grad()
+def assign(variable: Tensor, array: np.ndarray) -> None:
+    """Copy an array of the same dtype into a tensor, on any device."""
+    is_bfloat16 = array.dtype == ml_dtypes.bfloat16
+    variable.copy_(torch.tensor(array.view(np.int16)).view(torch.bfloat16) if is_bfloat16 else torch.tensor(array))

@@ -5,8 +5,10 @@ The same functions and lines stand in `impls/flax/training.py` and `impls/keras/
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, optim
 from torch.nn.functional import cross_entropy
@@ -14,6 +16,8 @@ from torch.nn.utils import get_total_norm
 
 from impls.recipe import Recipe
 from impls.torch.resnet import ResNet
+from impls.torch.state import assign, numpy_dtype, read_weights, to_numpy, write_weights
+from weights_convert import TrainingState, load_training
 
 
 def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -75,7 +79,9 @@ class Training:
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
         self.optimizer = optimizer(model, recipe)
-        self.set_slots({slot: {} for slot in recipe.slots}, steps=0)
+        for parameter in model.parameters():  # torch.optim alone would create its state at the first step
+            self.optimizer.state[parameter] = {slot: torch.zeros_like(parameter) for slot in recipe.slots}
+        self._set_steps(0)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """Take one step on a batch of images (batch, channels, height, width); the loss before it."""
@@ -97,13 +103,48 @@ class Training:
             for slot in self.recipe.slots
         }
 
-    def set_slots(self, slots: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Set what the optimizer keeps, and the step; what is not given is zero, as before the first step.
+    def set_slots(self, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> None:
+        """Set what the optimizer keeps, and the step."""
+        for slot, variables in self.slots().items():
+            for name, variable in variables.items():
+                assign(variable, slots[slot][name])
+        self._set_steps(steps)
 
-        PyTorch makes its state at the first step; here it is there from the start.
-        """
-        for name, parameter in self.model.named_parameters():
-            state = {slot: slots[slot].get(name, torch.zeros_like(parameter)) for slot in self.recipe.slots}
-            counter = {"step": torch.tensor(float(steps))} if self.recipe.optimizer == "adamw" else {}
-            self.optimizer.state[parameter] = counter | state
+    def _set_steps(self, steps: int) -> None:
+        if self.recipe.optimizer == "adamw":
+            for state in self.optimizer.state.values():
+                state["step"] = torch.tensor(float(steps))
         self.schedule, self.steps = schedule(self.optimizer, self.recipe, steps), steps
+
+
+def read_training(training: Training) -> TrainingState:
+    """Copy a run of training: weights, optimizer slots, number of steps and recipe.
+
+    The state can be saved, and resumed in this or another framework.
+    """
+    slots = {
+        slot: {name: to_numpy(variable) for name, variable in variables.items()}
+        for slot, variables in training.slots().items()
+    }
+    return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
+
+
+def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
+    """Continue a run of training that began in this or another framework.
+
+    Args:
+        model: Takes the weights.
+        source: A state, or a file that `TrainingState.save` wrote.
+
+    Raises:
+        ConversionError: If the state belongs to another network, or has a dtype that the model's cannot hold exactly.
+    """
+    state = load_training(source, model.config)
+    write_weights(model, state.weights)
+    training = Training(model, state.recipe)
+    dtypes = {
+        slot: {name: numpy_dtype(variable) for name, variable in variables.items()}
+        for slot, variables in training.slots().items()
+    }
+    training.set_slots(state.slot_arrays("torch", dtypes), state.steps)
+    return training

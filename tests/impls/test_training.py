@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -176,6 +177,16 @@ def test_a_state_passes_through_bit_for_bit(framework, config, oracle_runs, tmp_
     assert (back.steps, back.recipe) == (STEPS, RECIPES["adamw"])
     assert largest_error(back, state) == 0
     assert load(tmp_path / "run.safetensors").content_hash() == state.weights.content_hash()
+
+
+@pytest.mark.usefixtures("widest")
+def test_a_resumed_run_leaves_the_state_it_began_with_as_it_was(framework, config, oracle_runs):
+    """Training changes optimizer slots in place, so the model must hold copies."""
+    state = oracle_runs("nesterov").state
+    before = copy.deepcopy(state)
+    training = framework.implementation.resume(framework.build(config), state)
+    take_steps(framework, training, STEPS, 1)
+    assert largest_error(state, before) == 0
 
 
 class TestFilesThatAreNoRuns:

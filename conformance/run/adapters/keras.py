@@ -30,7 +30,7 @@ from conformance.run.adapters import (
 )
 from impls.config import ResNetConfig
 from impls.keras import read_training, read_weights, resnet, training
-from impls.paths import variables
+from impls.paths import named_variables
 from impls.recipe import Recipe
 
 
@@ -69,7 +69,7 @@ class KerasAdapter:
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The arrays that the table reaches by attribute path, and any other that Keras itself lists."""
-        reached = variables(self.model, self.model.config, "keras")
+        reached = named_variables(self.model, self.model.config, "keras")
         found = canonical_shapes({name: tuple(variable.shape) for name, variable in reached.items()}, "keras")
         listed = len(self.model.trainable_variables) + len(self.model.non_trainable_variables)
         return found | {f"unreached variable {number}": () for number in range(listed - len(found))}
@@ -92,7 +92,7 @@ class KerasAdapter:
         """By the backend's own differentiation; running statistics are put back."""
         statistics = running_statistics(self.model, self.model.config, "keras")
         before = {name: np.array(to_numpy(variable)) for name, variable in statistics.items()}
-        own = variables(self.model, self.model.config, "keras")
+        own = named_variables(self.model, self.model.config, "keras")
         parameters = {name: variable for name, variable in own.items() if variable.trainable}
         taps = given and {name: self.tensor(nhwc(array)) for name, array in given.items()}
 
