@@ -1,0 +1,253 @@
+"""Write the tables of the README and of docs that the code itself knows.
+
+    python -m docs.tables
+
+Each table stands between `<!-- table: NAME -->` and `<!-- end of table -->`, where NAME is a key of `TABLES`. A test
+compares the tables in the pages with the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from conformance.cli import BAD_INPUT, EXIT_CODES
+from conformance.compare import limits
+from conformance.faults import FAULTS, Fault
+from conformance.run.implementations import BUILDS
+from impls.config import TOTAL_STRIDE, VARIANTS, ResNetConfig
+from weights_convert.containers import CONTAINERS
+from weights_convert.dialects import ALIASES, DIALECTS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MARKED = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lay out a Markdown table; an empty row is an error, and so is one of another length.
+
+    Example:
+        >>> table(["a", "b"], [["1", "2"]])
+        ['| a | b |', '|---|---|', '| 1 | 2 |']
+    """
+    lines = ["|" + "---|" * len(header)]
+    for row in rows:
+        assert len(row) == len(header), row
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |".replace("  |", " |"))
+    return [f"| {' | '.join(header)} |", *lines]
+
+
+def code(names: Iterable[str]) -> str:
+    """Names as code, separated by commas."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+PUBLISHERS = {
+    "tutorial": "a widely copied PyTorch tutorial",
+    "v1": "He et al. 2015",
+    "v1.5": "torchvision, timm, transformers; the default",
+    "keras": "keras.applications",
+    "flax": "the Flax ImageNet example",
+}
+STRIDED = {"conv1": "first 1x1", "conv2": "3x3"}
+
+
+def variants() -> list[str]:
+    """The five variants, and what each does differently."""
+    assert PUBLISHERS.keys() == VARIANTS.keys()
+    rows = [
+        (
+            f"`{name}`",
+            PUBLISHERS[name],
+            STRIDED[config.strided_layer],
+            "SAME on strided 3x3 and max pool" if config.same_padding else "symmetric",
+            f"{config.norm_eps:g}".replace("e-0", "e-"),
+            "; ".join(traits(config)),
+        )
+        for name, config in VARIANTS.items()
+    ]
+    return table(["variant", "published by", "stride on", "padding", "eps", "also"], rows)
+
+
+def traits(config: ResNetConfig) -> Iterator[str]:
+    """What else a variant does otherwise than the default."""
+    if config.relu_before_addition:
+        yield "ReLU before the addition"
+    if config.conv_bias:
+        yield "convolutions have biases"
+    if pool := config.head_pool:
+        sides = f"{(pool - 1) * TOTAL_STRIDE + 1} to {(2 * pool - 1) * TOTAL_STRIDE}"
+        yield f"{pool}x{pool} average pool, so sides from {sides}"
+
+
+def spoken(name: str) -> str:
+    """A dialect's names."""
+    return code([name, *(alias for alias, meant in ALIASES.items() if meant == name)])
+
+
+def formats() -> list[str]:
+    """The containers of each dialect, beside those that hold every dialect."""
+    rows = []
+    for name in DIALECTS:
+        written = [ending for c in CONTAINERS if name in c.dialects for ending in c.endings]
+        rows.append((spoken(name), code(written)))
+    return table(["dialect", "containers beside `.safetensors` and `.pth`"], rows)
+
+
+def dialects() -> list[str]:
+    """The dialects, and what each leaves out."""
+    rows = [
+        (
+            spoken(name),
+            dialect.about,
+            code([dialect.published_variant] if dialect.published_variant else []),
+            "; ".join((dialect.dropped or {}).values()),
+        )
+        for name, dialect in DIALECTS.items()
+    ]
+    return table(["dialect", "whose", "variant of the published weights", "left out"], rows)
+
+
+def containers() -> list[str]:
+    """The kinds of files and folders."""
+    rows = [
+        (
+            container.name,
+            code(container.endings) or "read only",
+            "folder" if container.folder else "file",
+            code(container.dialects) or "all",
+            "yes" if container.keeps_metadata else "no",
+            code(container.built),
+        )
+        for container in CONTAINERS
+    ]
+    header = ["container", "endings", "", "dialects", "says what it holds", "written by the library itself for"]
+    return table(header, rows)
+
+
+def builds() -> list[str]:
+    """Further builds, each described by the first sentence of its adapter."""
+    rows = []
+    for name, build in BUILDS.items():
+        module, _, adapter = build.adapter.partition(":")
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        nodes = ast.parse(Path(spec.origin).read_text()).body
+        definition = next(node for node in nodes if isinstance(node, ast.ClassDef) and node.name == adapter)
+        description = (ast.get_docstring(definition) or "").partition("\n\n")[0]
+        rows.append((f"`{name}`", " ".join(description.split())))
+    return table(["build", "how it differs"], rows)
+
+
+MEANINGS = {
+    "conforms": "every comparison passed",
+    "diverges": "a candidate diverges; the first diverging layer is named",
+    "bad input": "for example a file that is not a picture, a truncated file, a checkpoint of another variant",
+    "incomplete": "a candidate that was asked for could not run, and nothing that ran diverges: its framework is not "
+    "installed, it crashed or timed out, or there is no GPU where `--device gpu` asks for one",
+}
+
+
+def exit_codes() -> list[str]:
+    """The exit codes of `conformance run`."""
+    codes = EXIT_CODES | {"bad input": BAD_INPUT}
+    assert codes.keys() == MEANINGS.keys()
+    rows = sorted((str(number), verdict, MEANINGS[verdict]) for verdict, number in codes.items())
+    return table(["exit code", "verdict", "meaning"], rows)
+
+
+def limits_of_errors() -> list[str]:
+    """Every limit, with the measurement that it stands on."""
+    rows = []
+    for name, limit in vars(limits).items():
+        subject, _, precision = name.lower().rpartition("_")
+        if isinstance(limit, limits.Absolute):
+            row = (subject.replace("_", " "), f"{limit.relative_l2:g}", f"{limit.largest:g}", limit.why)
+        elif isinstance(limit, limits.RelativeToBuilds):
+            row = ("all that is judged", f"{limit.times_floor:g} times the worst reference build's", "", limit.why)
+        else:
+            continue
+        rows.append((precision, *row))
+    header = ["precision", "array", "relative L2 error", "largest error / largest value", "measured"]
+    return table(header, [[cell.replace("e-0", "e-") for cell in row] for row in rows])
+
+
+SHOWS = {
+    "F": "inference",
+    "T": "train mode",
+    "S": "running statistics",
+    "P": "preprocessing",
+    "G": "gradients",
+    "O": "steps",
+    "I": "initialisation",
+}
+
+
+def subject(fault: Fault) -> str:
+    """The heading that a fault stands under."""
+    if fault.seen_in in ("I", "P"):
+        return {"I": "Initialisation", "P": "Input"}[fault.seen_in]
+    if set(fault.seen_in) <= {"G", "O"}:
+        return "Gradients" if "G" in fault.seen_in else "Training steps"
+    headings = {"conv": "Convolutions", "norm": "Norms", "block": "Blocks", "stem": "Stem", "head": "Head"}
+    return headings.get(fault.scopes[0], "Network")
+
+
+def faults() -> list[str]:
+    """The catalogue, a table for each subject."""
+    subjects: dict[str, list[Fault]] = {}
+    for fault in FAULTS.values():
+        subjects.setdefault(subject(fault), []).append(fault)
+    lines = [f"{len(FAULTS)} faults:"]
+    for heading, rows in subjects.items():
+        lines += ["", f"## {heading}", ""]
+        lines += table(
+            ["fault", "what is wrong", "where it can be", "shows in", "met in"],
+            [
+                (
+                    f"`{fault.id}`",
+                    fault.what,
+                    ", ".join(fault.scopes),
+                    ", ".join(SHOWS[letter] for letter in fault.seen_in.removesuffix("64")),
+                    fault.source.removeprefix("-"),
+                )
+                for fault in rows
+            ],
+        )
+    return lines
+
+
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "builds": builds,
+    "containers": containers,
+    "dialects": dialects,
+    "exit-codes": exit_codes,
+    "faults": faults,
+    "formats": formats,
+    "limits": limits_of_errors,
+    "variants": variants,
+}
+
+
+def updated(page: str) -> str:
+    """The text of a page with its tables as the code has them now.
+
+    Raises:
+        KeyError: If a table's name is no key of `TABLES`.
+    """
+    return MARKED.sub(lambda found: f"{found[1]}{chr(10).join(TABLES[found[2]]())}\n{found[3]}", page)
+
+
+def main() -> None:
+    """Write every table anew."""
+    for page in PAGES:
+        page.write_text(updated(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()
