@@ -14,9 +14,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from conformance.cli import BAD_INPUT, EXIT_CODES
 from conformance.compare import limits
 from conformance.faults import FAULTS, Fault
+from conformance.outcome import EXIT_CODES
 from conformance.run.implementations import BUILDS
 from impls.config import TOTAL_STRIDE, VARIANTS, ResNetConfig
 from weights_convert.containers import CONTAINERS
@@ -130,18 +130,23 @@ def containers() -> list[str]:
 
 
 def builds() -> list[str]:
-    """Further builds, each described by the first sentence of its adapter."""
+    """Further builds, each described by its environment, or else by the first sentence of its adapter."""
     rows = []
     for name, build in BUILDS.items():
-        module, _, adapter = build.adapter.partition(":")
-        spec = importlib.util.find_spec(module)
-        assert spec is not None
-        assert spec.origin is not None
-        nodes = ast.parse(Path(spec.origin).read_text()).body
-        definition = next(node for node in nodes if isinstance(node, ast.ClassDef) and node.name == adapter)
-        description = (ast.get_docstring(definition) or "").partition("\n\n")[0]
-        rows.append((f"`{name}`", " ".join(description.split())))
-    return table(["build", "how it differs"], rows)
+        settings = code(f"{variable}={value}" for variable, value in build.variables.items())
+        rows.append((f"`{name}`", settings or summary(build.adapter), "" if build.float32_only else "yes", "yes"))
+    return table(["build", "how it differs", "float64", "float32"], rows)
+
+
+def summary(adapter: str) -> str:
+    """The first paragraph of the docstring of a class, given as "module:class", without importing it."""
+    module, _, name = adapter.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    nodes = ast.parse(Path(spec.origin).read_text()).body
+    definition = next(node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name)
+    return " ".join((ast.get_docstring(definition) or "").partition("\n\n")[0].split())
 
 
 MEANINGS = {
@@ -155,7 +160,7 @@ MEANINGS = {
 
 def exit_codes() -> list[str]:
     """The exit codes of `conformance run`."""
-    codes = EXIT_CODES | {"bad input": BAD_INPUT}
+    codes = EXIT_CODES | {"bad input": 2}
     assert codes.keys() == MEANINGS.keys()
     rows = sorted((str(number), verdict, MEANINGS[verdict]) for verdict, number in codes.items())
     return table(["exit code", "verdict", "meaning"], rows)
