@@ -17,8 +17,8 @@ from conformance.cases.recipes import TASKS
 from impls.config import VARIANTS, ResNetConfig
 
 if TYPE_CHECKING:
+    from conformance.plan import Listener, NetworkPlan
     from conformance.run.implementations import Implementation
-    from conformance.suite import Network, Notify
 
 BAD_INPUT = 2
 PRECISIONS = ("float64", "float32")
@@ -122,9 +122,10 @@ def run(
     conformance run --weights resnet50.pth --variant v1.5 --images cat.jpg dog.png --report report.json
     """
     from conformance.outcome import EXIT_CODES
+    from conformance.plan import Plan
     from conformance.report.record import make_record, write_json
     from conformance.report.text import plain_console, print_record
-    from conformance.suite import Plan, run_suite
+    from conformance.suite import run_suite
 
     console = plain_console()
     with _bad_input_is_told():
@@ -268,7 +269,7 @@ def false_alarms(
 
 
 @contextlib.contextmanager
-def _counted() -> Iterator[Notify]:
+def _counted() -> Iterator[Listener]:
     """A count of the traces of the worker at work, on a terminal."""
     from rich.console import Console
 
@@ -307,12 +308,14 @@ def _implementations(
     return runnable, told, []
 
 
-def _networks(variants: Sequence[str], weights: Path | None, images: Sequence[Path], seed: int) -> dict[str, Network]:
+def _networks(
+    variants: Sequence[str], weights: Path | None, images: Sequence[Path], seed: int
+) -> dict[str, NetworkPlan]:
     """The networks to run, each with weights and inputs."""
     import weights_convert
     from conformance.cases.inputs import default_inputs, read_images
     from conformance.cases.weights import synthetic_weights
-    from conformance.suite import Network
+    from conformance.plan import NetworkPlan
 
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise ValueError(f"there is no variant {', '.join(unknown)}; the variants are {', '.join(VARIANTS)}")
@@ -326,7 +329,7 @@ def _networks(variants: Sequence[str], weights: Path | None, images: Sequence[Pa
         configs = {name: VARIANTS[name] for name in dict.fromkeys(variants or VARIANTS)}
         checkpoints = {name: synthetic_weights(config, seed) for name, config in configs.items()}
     return {
-        name: Network(
+        name: NetworkPlan(
             checkpoint.config, checkpoint, _inputs(checkpoint.config, own, default_inputs(checkpoint.config, seed))
         )
         for name, checkpoint in checkpoints.items()
@@ -379,7 +382,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Notify]:
+def _progress() -> Iterator[Listener]:
     """A bar on a terminal, a line per worker elsewhere; both on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

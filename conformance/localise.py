@@ -11,7 +11,6 @@ the moments are drawn once more, and need nothing else.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,17 +30,17 @@ from conformance.diagnose.training import GradientDiagnosis, StepsDiagnosis
 from conformance.oracle.forward import PiecewiseOracle
 from conformance.oracle.gradients import PiecewiseGradients, StepwiseTraining
 from conformance.outcome import Divergence, unlocalised
+from conformance.plan import Feed, Request, make_jobs, write_files
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
-from conformance.run.jobs import Job, run_jobs
-from conformance.run.stream import Stored, read_stream
+from conformance.run.jobs import run_jobs
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 
 if TYPE_CHECKING:
-    from conformance.suite import Files, Network, Notify, Plan
+    from conformance.plan import Files, Listener, NetworkPlan, Plan
 
 
-def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Notify) -> list[Divergence]:
+def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Listener) -> list[Divergence]:
     """Name the first wrong layer and the cause of each diverging implementation, given its first failures."""
     found: list[Divergence] = []
     activations = [first for first in firsts if first.input_matters and first.case.task == "forward"]
@@ -61,7 +60,7 @@ SMALL: dict[str, Any] = {"depths": (2, 1, 1, 1), "width": 4, "num_classes": 10}
 """The network that steps are diagnosed on; it has both kinds of block."""
 
 
-def localise_training(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
+def localise_training(plan: Plan, files: Files, first: Comparison, notify: Listener) -> Divergence:
     """Name the cause of a diverging case of gradients, of training steps or of initialisation."""
     if first.case.task == "initialisation":
         return _localise_initial(plan, files, first, notify)
@@ -75,7 +74,7 @@ def localise_training(plan: Plan, files: Files, first: Comparison, notify: Notif
     return unlocalised(first, whole.findings, note) if whole.findings else small
 
 
-def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
+def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Listener) -> Divergence:
     """By the gradients of the smallest batch, or of the same case where only that is wrong.
 
     A wrong loss that no fault of training explains is explained by the forward pass.
@@ -99,10 +98,8 @@ def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Not
     return unlocalised(first, findings, note=note)
 
 
-def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence:
+def _localise_steps(plan: Plan, first: Comparison, notify: Listener) -> Divergence:
     """On a small network: by its gradients if those are wrong there, else by its steps."""
-    from conformance.suite import write_files  # here, since it imports this module
-
     small = small_plan(plan, first)
     network = small.networks[first.case.variant]
     gradients = Case(first.case.variant, network.batch.name, "train", task="gradients")
@@ -124,7 +121,7 @@ def _localise_steps(plan: Plan, first: Comparison, notify: Notify) -> Divergence
     return unlocalised(first, findings, note=note if findings else f"{note}: it trains rightly there")
 
 
-def _localise_initial(plan: Plan, files: Files, first: Comparison, notify: Notify) -> Divergence:
+def _localise_initial(plan: Plan, files: Files, first: Comparison, notify: Listener) -> Divergence:
     """By what the port draws for the whole network."""
     network = plan.networks[first.case.variant]
     case = Case(first.case.variant, network.batch.name, "train", task="initialisation")
@@ -154,21 +151,21 @@ def small_plan(plan: Plan, first: Comparison) -> Plan:
     return replace(plan, networks={first.case.variant: network}, directory=folder)
 
 
-def examine_gradients(network: Network, case: Case, port: Mapping[str, Any]) -> list[Finding]:
+def examine_gradients(network: NetworkPlan, case: Case, port: Mapping[str, Any]) -> list[Finding]:
     """What is wrong with a port's gradients: the faults that explain them; nothing where they are right."""
     images = padded(next(input.images for input in network.inputs if input.name == case.input))
     arrays = network.weights.to("canonical").arrays
     return GradientDiagnosis(PiecewiseGradients(network.config, arrays, images, case.mode == "train"), port).findings()
 
 
-def examine_steps(network: Network, ports: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+def examine_steps(network: NetworkPlan, ports: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     """The same of a port's steps, given for each recipe the state after each of them."""
     states = {recipe: dict(_states(arrays)) for recipe, arrays in ports.items()}
     arrays = network.weights.to("canonical").arrays
     return StepsDiagnosis(StepwiseTraining(network.config, arrays, network.inputs[0].images, states)).findings()
 
 
-def examine_initial(network: Network, port: Mapping[str, Any]) -> list[Finding]:
+def examine_initial(network: NetworkPlan, port: Mapping[str, Any]) -> list[Finding]:
     """The same of what a port starts from, given the moments of each array."""
     return InitialDiagnosis(network.config, port).findings()
 
@@ -183,7 +180,7 @@ def _states(arrays: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _again(
-    plan: Plan, files: Files, first: Comparison, cases: Sequence[Case], notify: Notify
+    plan: Plan, files: Files, first: Comparison, cases: Sequence[Case], notify: Listener
 ) -> tuple[dict[Case, Trace], str]:
     """Cases of the implementation that diverges, run once more; and why they could not all be."""
     folder = plan.directory / f"again-{cases[0].slug}"
@@ -200,7 +197,7 @@ def _again(
     return traces, f"it could not be run: {shorten(reasons[0], LONGEST_REASON)}" if reasons else ""
 
 
-def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notify: Notify) -> Iterator[Divergence]:
+def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notify: Listener) -> Iterator[Divergence]:
     """The implementations that diverge in one precision, network and input: they share the oracle's folders."""
     first = group[0]
     network = plan.networks[first.case.variant]
@@ -209,15 +206,13 @@ def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notif
     truth = _stream(plan, files, folder, [ORACLE], "float64", cases, {}, notify)
     if len(truth) < len(cases):
         return
-    fed = {case.slug: str(path) for (_, case), path in truth.items()}
-    oracle = {case.mode: read_stream(path) for (_, case), path in truth.items()}
+    fed = {case: Trace.load(path) for (_, case), path in truth.items()}
+    oracle = {case.mode: trace for case, trace in fed.items()}
     floors: dict[Mode, NoiseFloors] = {}
     if first.precision == "float32":
         builds = _stream(plan, files, folder, REFERENCE_BUILDS, "float32", cases, fed, notify)
         for mode in MODES:
-            floors[mode] = noise_floors(
-                oracle[mode], [read_stream(p) for (_, c), p in builds.items() if c.mode == mode]
-            )
+            floors[mode] = noise_floors(oracle[mode], [Trace.load(p) for (_, c), p in builds.items() if c.mode == mode])
     names = {comparison.candidate for comparison in group}
     implementations = [implementation for implementation in plan.implementations if implementation.name in names]
     ports = _stream(plan, files, folder, implementations, first.precision, cases, fed, notify)
@@ -233,19 +228,19 @@ def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notif
         ]
     for path in (*truth.values(), *ports.values()):
         if path.is_dir() and not plan.keep_traces:
-            Stored(path).remove()
+            Trace.load(path).remove()
     yield from divergences
 
 
 def _port(ports: Mapping[tuple[str, Case], Path], implementation: str) -> dict[Mode, Trace]:
     """An implementation's traces by mode."""
     traced = {case.mode: path for (name, case), path in ports.items() if name == implementation}
-    return {mode: read_stream(path) if path.is_dir() else Trace.load(path) for mode, path in traced.items()}
+    return {mode: Trace.load(path) for mode, path in traced.items()}
 
 
 def examine(
     first: Comparison,
-    network: Network,
+    network: NetworkPlan,
     oracle: dict[Mode, Trace],
     port: dict[Mode, Trace],
     floors: dict[Mode, NoiseFloors],
@@ -286,28 +281,15 @@ def _stream(
     implementations: Sequence[Implementation],
     precision: str,
     cases: Sequence[Case],
-    truth: dict[str, str] | None,
-    notify: Notify,
+    feed: Feed | None,
+    notify: Listener,
 ) -> dict[tuple[str, Case], Path]:
     """Run cases layer by layer; by implementation and case, where the arrays are. What cannot run is not there."""
-    jobs = [
-        Job(
-            implementation,
-            precision,
-            cases,
-            files.networks,
-            files.inputs,
-            folder / f"{implementation.name}-{precision}",
-            "cpu" if implementation in (ORACLE, *REFERENCE_BUILDS) else plan.device,
-            timeout=plan.timeout,
-            truth=truth,
-            python=plan.interpreters.get(implementation.name, sys.executable),
-        )
-        for implementation in implementations
-    ]
+    requests = [Request(implementation, precision, cases) for implementation in implementations]
+    jobs = make_jobs(plan, requests, files, folder, feed)
     found = {}
-    for event in run_jobs(jobs, parallel=2):
+    for event in run_jobs(jobs, plan.parallel(len(jobs))):
         notify(event)
         if event.kind == "traced":
-            found[event.job.implementation.name, Case(**event.facts["case"])] = Path(event.facts["file"])
+            found[event.job.implementation.name, event.case] = event.file
     return found

@@ -2,202 +2,52 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from conformance.cases.case import MODES, Case, is_judged
-from conformance.cases.inputs import Input
-from conformance.cases.recipes import RECIPES
+from conformance.cases.case import Case, is_judged
 from conformance.compare.comparison import Comparison
 from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.localise import localise
 from conformance.outcome import Failure, Outcome
-from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
+from conformance.plan import Files, Listener, Plan, case_requests, make_jobs, write_files
+from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.jobs import Event, Job, run_jobs
 from conformance.trace import Trace
-from impls.config import ResNetConfig
-from weights_convert import Checkpoint
-
-THREADS_PER_WORKER = 4
-"""More threads than this gain little on one image; further processors run further workers."""
-
-Notify = Callable[[Event], None]
 
 
-@dataclass(frozen=True)
-class Network:
-    """One network of the run, with its weights and its inputs."""
-
-    config: ResNetConfig
-    weights: Checkpoint
-    inputs: Sequence[Input]
-
-    @property
-    def batch(self) -> Input:
-        """The smallest input of several images, or of one where none has more."""
-        return min(self.inputs, key=lambda input: (len(input.images) == 1, input.images.size))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a run is.
-
-    Attributes:
-        networks: By variant.
-        implementations: That are held against the oracle.
-        precisions: Of "float64", "float32".
-        directory: Where workers leave their traces; the caller removes it.
-        device: "cpu", "gpu" or "auto".
-        timeout: Seconds that one worker may take.
-        interpreters: Implementation name to a Python of another environment.
-        keep_traces: Whether traces stay after they are compared.
-        seed: Of weights and noise, for the report.
-        tasks: Of `conformance.cases.recipes.TASKS`.
-        threads: Of each worker; None shares the processors out.
-    """
-
-    networks: Mapping[str, Network]
-    implementations: Sequence[Implementation]
-    precisions: Sequence[str]
-    directory: Path
-    device: str = "auto"
-    timeout: float = 900.0
-    interpreters: Mapping[str, str] = field(default_factory=dict)
-    keep_traces: bool = False
-    seed: int = 0
-    tasks: Sequence[str] = ("forward",)
-    threads: int | None = None
-
-    def cases(self, precision: str) -> list[Case]:
-        """Every run of an implementation in that precision, in order.
-
-        Noise, batches and odd sizes are there to show differences of the mathematics: float64 sees them, float32 would
-        only see them less well. float32 runs what its own claim is about: pictures, or one noise where there are none.
-        """
-        cases = []
-        for variant, network in self.networks.items():
-            pictures = [input for input in network.inputs if input.is_picture] or network.inputs[:1]
-            inputs = network.inputs if precision == "float64" else pictures
-            if "forward" in self.tasks:
-                cases += [Case(variant, input.name, mode) for input in inputs for mode in MODES]
-            if "initialisation" in self.tasks and precision == "float64":
-                cases.append(Case(variant, network.batch.name, "train", task="initialisation"))
-            if network.config.num_classes:
-                cases += self._training_cases(variant, network, precision)
-        return cases
-
-    def _training_cases(self, variant: str, network: Network, precision: str) -> list[Case]:
-        """Gradients of the first input and of the smallest batch, and steps of that batch with every recipe.
-
-        In float32 gradients are those at the oracle's activations; those of the batch as they come, and the steps, are
-        reported and not judged.
-        """
-        batch = network.batch.name
-        inputs = list(dict.fromkeys([network.inputs[0].name, batch]))
-        task = {"float64": "gradients", "float32": "backward"}[precision]
-        cases = [Case(variant, name, mode, task=task) for name in inputs for mode in reversed(MODES)]
-        if precision == "float32":
-            cases.append(Case(variant, batch, "train", task="gradients"))
-        if "gradients" not in self.tasks:
-            cases = []
-        if "steps" in self.tasks:
-            cases += [Case(variant, batch, "train", task="steps", recipe=recipe) for recipe in RECIPES]
-        return cases
-
-
-def run_suite(plan: Plan, notify: Notify) -> Outcome:
+def run_suite(plan: Plan, notify: Listener) -> Outcome:
     """Run a plan: every case in every implementation; then, where one diverges, the layers of its first such case."""
     started = time.monotonic()
     files = write_files(plan)
     cases = {precision: some for precision in plan.precisions if (some := plan.cases(precision))}
-    outcome = run_cases(plan, files, cases, plan.implementations, "cases", notify)
+    outcome = run_cases(plan, files, cases, "cases", notify)
     outcome.divergences = localise(plan, files, first_failures(outcome.comparisons), notify)
     outcome.seconds = time.monotonic() - started
     return outcome
-
-
-@dataclass(frozen=True)
-class Files:
-    """The weights and inputs of a plan as workers find them."""
-
-    networks: Mapping[str, Mapping[str, Any]]
-    inputs: Mapping[str, Mapping[str, str]]
-
-
-def write_files(plan: Plan) -> Files:
-    """Write each network's weights and inputs, once for all workers."""
-    networks: dict[str, Mapping[str, Any]] = {}
-    inputs: dict[str, dict[str, str]] = {}
-    for variant, network in plan.networks.items():
-        weights = plan.directory / f"{variant}.weights.safetensors"
-        network.weights.to("canonical").save(weights)  # with its hash, which each worker's loading verifies
-        sha256 = network.weights.content_hash()
-        networks[variant] = {"config": network.config.to_dict(), "weights": str(weights), "sha256": sha256}
-        inputs[variant] = {}
-        for number, input in enumerate(network.inputs):
-            file = plan.directory / f"{variant}.input{number}.npy"
-            np.save(file, input.images)
-            inputs[variant][input.name] = str(file)
-    return Files(networks, inputs)
 
 
 def run_cases(
     plan: Plan,
     files: Files,
     cases: Mapping[str, Sequence[Case]],
-    implementations: Sequence[Implementation],
     folder: str,
-    notify: Notify,
+    notify: Listener,
 ) -> Outcome:
-    """Run cases, given by precision, in the oracle, in the reference builds for float32, and in the implementations."""
-    every_case = list(dict.fromkeys(case for some in cases.values() for case in some))
-    builds = REFERENCE_BUILDS if "float32" in cases else ()
-    pairs = [(ORACLE, "float64"), *((build, "float32") for build in builds)]
-    pairs += [
-        (implementation, precision)
-        for precision in cases
-        for implementation in implementations
-        if precision in implementation.precisions
-    ]
-    processors = os.cpu_count() or 1
-    parallel = max(1, min(len(pairs), max(2, processors // THREADS_PER_WORKER), processors))
-    jobs = [
-        Job(
-            implementation,
-            precision,
-            every_case if implementation == ORACLE else _cases_of(implementation, cases[precision]),
-            files.networks,
-            files.inputs,
-            plan.directory / folder / f"{implementation.name}-{precision}",
-            "cpu" if implementation in (ORACLE, *REFERENCE_BUILDS) else plan.device,
-            timeout=plan.timeout,
-            threads=plan.threads or max(1, processors // parallel),
-            python=plan.interpreters.get(implementation.name, sys.executable),
-        )
-        for implementation, precision in pairs
-    ]
-    jobs.sort(key=lambda job: -job.implementation.cost * len(job.cases))
-    judging = Judging(plan, {job.directory.name: job for job in jobs}, len(builds))
-    for event in run_jobs(jobs, parallel):
+    """Run cases, given by precision, in the oracle, in the reference builds for float32, and in the candidates."""
+    requests = case_requests(plan, cases)
+    every_case = requests[0].cases
+    jobs = make_jobs(plan, requests, files, plan.directory / folder)
+    judging = Judging(plan, {job.directory.name: job for job in jobs}, len(REFERENCE_BUILDS) * ("float32" in cases))
+    for event in run_jobs(jobs, plan.parallel(len(jobs))):
         judging.take(event)
         notify(event)
     order = {case: number for number, case in enumerate(every_case)}
     judging.outcome.comparisons.sort(key=lambda c: (c.candidate, c.precision, order[c.case] if c.input_matters else -1))
     return judging.outcome
-
-
-def _cases_of(implementation: Implementation, cases: Sequence[Case]) -> Sequence[Case]:
-    """Reference builds run what is judged beside them."""
-    return [case for case in cases if is_judged(case, "float32") or implementation not in REFERENCE_BUILDS]
 
 
 class Judging:
@@ -220,7 +70,7 @@ class Judging:
         name = f"{event.job.implementation.name} {event.job.precision}"
         record = self.outcome.workers.setdefault(name, {"seconds": None})
         if event.kind == "traced":
-            self._take_trace(event.job, Case(**event.facts["case"]), Path(event.facts["file"]))
+            self._take_trace(event.job, event.case, event.file)
         elif event.kind == "failed":
             self.outcome.failures.append(
                 Failure(event.job.implementation.name, event.job.precision, event.facts["reason"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from conformance.cases.case import Case
+
+ORIGIN_FILE = "origin.json"
 
 FORMAT_VERSION = 1
 """Version of the origin's fields on disk; a trace of another version is refused."""
@@ -84,16 +87,53 @@ class Origin:
 
 
 @dataclass(frozen=True, eq=False)
+class ArrayFolder(Mapping[str, np.ndarray]):
+    """Arrays in a folder, one file each, read whenever they are asked for and kept by nobody.
+
+    A run of the real network has a few hundred megabytes of activations per image; so no process holds more than the
+    one it is at.
+    """
+
+    folder: Path
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self:
+            raise KeyError(name)
+        array: np.ndarray = np.load(self._file(name))
+        return array
+
+    def __contains__(self, name: object) -> bool:
+        return self._file(str(name)).exists()
+
+    def __iter__(self) -> Iterator[str]:
+        return (file.stem for file in sorted(self.folder.glob("*.npy")))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def store(self, name: str, array: np.ndarray) -> None:
+        """Write one array."""
+        np.save(self._file(name), array)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Arrays by canonical name, in canonical axis order, and their origin.
+
+    On disk a trace is a safetensors file, or a folder where its arrays are streamed into it one by one.
 
     Attributes:
         arrays: Activations by name; in train mode also the running statistics afterwards.
         origin: How they came about.
+        path: The file or folder that it was read from.
     """
 
     arrays: Mapping[str, np.ndarray]
     origin: Origin
+    path: Path | None = None
 
     def save(self, path: Path) -> None:
         """Write the trace; the file appears under its name when it is complete."""
@@ -104,16 +144,31 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path) -> Trace:
-        """Read a trace.
+        """Read a trace from a file, or from a folder, whose arrays stay on disk until they are asked for.
 
         Raises:
             OSError: If there is no such file.
             safetensors.SafetensorError: If it is damaged.
             TraceError: If it holds no trace of this format version; the message names the file.
         """
-        with safe_open(path, framework="numpy") as file:
-            try:
+        try:
+            if path.is_dir():
+                return cls(ArrayFolder(path), Origin.from_json((path / ORIGIN_FILE).read_text()), path)
+            with safe_open(path, framework="numpy") as file:
                 origin = Origin.from_json((file.metadata() or {}).get("origin", "{}"))
-            except TraceError as error:
-                raise TraceError(f"{path}: {error}") from error
-            return cls({name: file.get_tensor(name) for name in file.keys()}, origin)  # noqa: SIM118 (no mapping)
+                return cls({name: file.get_tensor(name) for name in file.keys()}, origin, path)  # noqa: SIM118
+        except TraceError as error:
+            raise TraceError(f"{path}: {error}") from error
+
+    def remove(self) -> None:
+        """Remove the file or folder that the trace was read from; the arrays of a folder cannot be read afterwards."""
+        if self.path is not None and self.path.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def finish_folder(folder: Path, origin: Origin) -> Trace:
+    """Write the origin of the arrays in a folder, which makes it a trace; a folder without it is unfinished."""
+    (folder / ORIGIN_FILE).write_text(origin.to_json())
+    return Trace.load(folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 from conformance.cases.inputs import content_hash
 from conformance.outcome import Outcome
-from conformance.suite import Plan
+from conformance.plan import Plan
 
 Record = dict[str, Any]
 """JSON values."""

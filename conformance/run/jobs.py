@@ -1,4 +1,4 @@
-"""Running: plans a run, starts a worker process per implementation and precision, and gathers what they trace.
+"""Jobs: each runs in a worker process of its own, and the parent hears of its events as they come.
 
 Workers are started at most `parallel` at a time. One that crashes, hangs or lacks its framework costs its own
 implementation's verdict and nothing else.
@@ -15,84 +15,149 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from conformance.cases.case import Case
 from conformance.run.implementations import Implementation
 from conformance.run.switches import switches, worker_environment
+from impls.config import ResNetConfig
 
 LINES_OF_LOG = 3
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one worker is to do.
+class NetworkFiles:
+    """One network as a worker finds it.
 
     Attributes:
-        implementation: Whose adapter runs.
-        precision: In what.
+        config: Its configuration.
+        weights: Canonical safetensors file.
+        sha256: Content hash of the weights.
+        inputs: Input name to the file of its images, a NumPy array (batch, channels, height, width).
+        faults: Faults of a faulty candidate's network: ids with the names of their places.
+    """
+
+    config: ResNetConfig
+    weights: Path
+    sha256: str
+    inputs: Mapping[str, Path]
+    faults: Sequence[tuple[str, str]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "config": self.config.to_dict(),
+            "weights": str(self.weights),
+            "sha256": self.sha256,
+            "inputs": {name: str(file) for name, file in self.inputs.items()},
+            "faults": [list(fault) for fault in self.faults],
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> NetworkFiles:
+        """Read what `to_dict` returned."""
+        return cls(
+            ResNetConfig.from_dict(fields["config"]),
+            Path(fields["weights"]),
+            fields["sha256"],
+            {name: Path(file) for name, file in fields["inputs"].items()},
+            [(fault, place) for fault, place in fields["faults"]],
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one worker is given.
+
+    Attributes:
+        implementation: The candidate, the oracle or a reference build.
+        precision: "float64" or "float32".
         cases: In the order they run.
-        networks: Variant to config (plain values), weights file and the weights' content hash.
-        inputs: Variant to input name to file.
-        directory: Where job file, traces and log go; the worker's own.
+        networks: Variant to network, of at least the cases' variants.
+        directory: The worker's own folder, for job file, traces and log.
         device: "cpu", "gpu" or "auto".
         python: The interpreter.
         timeout: Seconds that the worker may take.
-        threads: Threads that its libraries may use.
+        threads: Number of threads that its libraries may use.
         variables: Environment variables beside the switches.
-        truth: Asks for activations of layers one by one, in a folder; by case, the oracle's, which each piece is fed.
+        feed: Case to the folder of the oracle's trace that its segments are fed from; where it is not None, activations
+            of forward cases with `layers` are streamed into folders.
     """
 
     implementation: Implementation
     precision: str
     cases: Sequence[Case]
-    networks: Mapping[str, Mapping[str, Any]]
-    inputs: Mapping[str, Mapping[str, str]]
+    networks: Mapping[str, NetworkFiles]
     directory: Path
-    device: str
+    device: str = "cpu"
     python: str = sys.executable
     timeout: float = 900.0
     threads: int = 1
-    truth: Mapping[str, str] | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    feed: Mapping[Case, Path] | None = None
 
     def write(self) -> Path:
-        """The job file."""
+        """Make the directory and write the job file that `read` reads."""
         self.directory.mkdir(parents=True)
         variants = {case.variant for case in self.cases}
-        file = self.directory / "job.json"
+        networks = {variant: files.to_dict() for variant, files in self.networks.items() if variant in variants}
         content = {
-            "implementation": self.implementation.name,
-            "adapter": self.implementation.adapter,
-            "packages": self.implementation.packages,
+            "implementation": asdict(self.implementation),
             "precision": self.precision,
-            "device": self.device,
-            "directory": str(self.directory),
-            "networks": {variant: network for variant, network in self.networks.items() if variant in variants},
-            "inputs": self.inputs,
-            "truth": self.truth,
             "cases": [case.to_dict() for case in self.cases],
+            "networks": networks,
+            "directory": str(self.directory),
+            "device": self.device,
+            "threads": self.threads,
+            "feed": None if self.feed is None else [[case.to_dict(), str(path)] for case, path in self.feed.items()],
         }
+        file = self.directory / "job.json"
         file.write_text(json.dumps(content, indent=1))
         return file
+
+    @classmethod
+    def read(cls, file: Path) -> Job:
+        """Read a job file; what concerns the parent alone (interpreter, timeout, variables) is not in it."""
+        content = json.loads(file.read_text())
+        feed = content["feed"]
+        return cls(
+            Implementation(**content["implementation"]),
+            content["precision"],
+            [Case(**fields) for fields in content["cases"]],
+            {variant: NetworkFiles.from_dict(fields) for variant, fields in content["networks"].items()},
+            Path(content["directory"]),
+            content["device"],
+            threads=content["threads"],
+            feed=None if feed is None else {Case(**fields): Path(path) for fields, path in feed},
+        )
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a worker said, or that became of it.
+    """Something that a worker reported, or that became of it.
 
     Attributes:
-        job: Whose.
+        job: The worker's job.
         kind: "ready", "traced", "failed" or "done".
-        facts: What the worker said with it.
+        facts: Facts that came with it, by name.
     """
 
     job: Job
     kind: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def case(self) -> Case:
+        """The case that is concerned; of "traced" events."""
+        return Case(**self.facts["case"])
+
+    @property
+    def file(self) -> Path:
+        """The file or folder of the trace; of "traced" events."""
+        return Path(self.facts["file"])
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int) -> Iterator[Event]:

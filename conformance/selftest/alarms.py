@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -21,16 +21,14 @@ from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.weights import synthetic_weights
 from conformance.compare.comparison import Comparison, nearest_to_limit
 from conformance.outcome import Failure, Outcome
+from conformance.plan import Listener, NetworkPlan, Plan, write_files
 from conformance.run.implementations import Implementation
-from conformance.run.jobs import Event
 from conformance.selftest.forward import SMALL
-from conformance.suite import Network, Plan, run_cases, write_files
+from conformance.suite import run_cases
 from impls.config import VARIANTS, ResNetConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Notify = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Draw:
         odd, even = noise_sides(self.config.head_pool)
         return {"odd": odd[:2], "even": even[:2], "square": (224, 224)}[self.setting.side]
 
-    def network(self) -> Network:
+    def network(self) -> NetworkPlan:
         """Its weights and its input.
 
         Example:
@@ -93,7 +91,7 @@ class Draw:
             (3, 3, 65, 97)
         """
         images = noise(*self.sides, self.setting.batch, self.seed, self.config.in_channels)
-        return Network(self.config, synthetic_weights(self.config, self.seed), [images])
+        return NetworkPlan(self.config, synthetic_weights(self.config, self.seed), [images])
 
 
 def draws(variants: Sequence[str], number: int, seed: int = 0, full: bool = False) -> list[Draw]:
@@ -182,7 +180,7 @@ def run_right_builds(
     *,
     seed: int = 0,
     full: bool = False,
-    notify: Notify = lambda event: None,
+    notify: Listener = lambda event: None,
 ) -> Campaign:
     """Run right builds and judge them.
 
@@ -207,13 +205,13 @@ def run_right_builds(
 
 
 def run_draws(
-    drawn: Sequence[Draw], implementations: Sequence[Implementation], folder: Path, threads: int, notify: Notify
+    drawn: Sequence[Draw], implementations: Sequence[Implementation], folder: Path, threads: int, notify: Listener
 ) -> Outcome:
     """Run every build on every draw."""
     networks = {draw.name: draw.network() for draw in drawn}
     plan = Plan(networks, implementations, PRECISIONS, folder, "cpu", timeout=7200.0, threads=threads)
     cases = [Case(name, network.inputs[0].name, mode) for name, network in networks.items() for mode in MODES]
-    return run_cases(plan, write_files(plan), dict.fromkeys(PRECISIONS, cases), implementations, "cases", notify)
+    return run_cases(plan, write_files(plan), dict.fromkeys(PRECISIONS, cases), "cases", notify)
 
 
 def print_campaign(campaign: Campaign, implementations: Sequence[Implementation], console: Console) -> None:

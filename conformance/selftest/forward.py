@@ -11,12 +11,10 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from conformance.cases.case import MODES, Case, Mode
 from conformance.cases.inputs import Input, noise, noise_sides
@@ -30,20 +28,18 @@ from conformance.faults import Injection
 from conformance.localise import examine
 from conformance.oracle.forward import PiecewiseOracle, input_name, promised_names, segment_names
 from conformance.outcome import Divergence
+from conformance.plan import Listener, NetworkPlan, Plan, Request, make_jobs, write_network
 from conformance.run.adapters import load_adapter
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
-from conformance.run.jobs import Event, Job, run_jobs
-from conformance.run.stream import Stored, finish_stream, read_stream, write_stream
+from conformance.run.jobs import NetworkFiles, run_jobs
+from conformance.run.stream import write_stream
 from conformance.selftest.training import train_injections
-from conformance.selftest.trials import Result, Trial, by_name, chosen_injections, job_networks
-from conformance.suite import Network
-from conformance.trace import Origin, Trace
+from conformance.selftest.trials import Result, Trial, by_name, chosen_injections, faulty_networks
+from conformance.trace import Origin, Trace, finish_folder
 from impls.config import VARIANTS
 
 SMALL: dict[str, Any] = {"depths": (2, 2, 2, 2), "width": 8, "num_classes": 10}
 """A network of every kind of block, twice in each stage, that runs in milliseconds."""
-
-Notify = Callable[[Event], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +47,9 @@ class Bench:
     """What every injection is run on: a small network, an input, and what the oracle and right builds make of them."""
 
     variant: str
-    network: Network
+    network: NetworkPlan
     directory: Path
-    weights: Path
-    input: Path
+    files: NetworkFiles
     plain: Mapping[Mode, Trace]
     layers: Mapping[Mode, Trace]
     plain_floors: Mapping[Mode, NoiseFloors]
@@ -112,9 +107,8 @@ def make_bench(variant: str, seed: int, directory: Path, size: Mapping[str, Any]
     checkpoint = synthetic_weights(config, seed)
     height, width, _ = noise_sides(config.head_pool)[1]  # even: SAME padding shows
     images = noise(height, width, 2, seed, config.in_channels)
-    weights, input = directory / "weights.safetensors", directory / "input.npy"
-    checkpoint.save(weights)
-    np.save(input, images.images)
+    network = NetworkPlan(config, checkpoint, [images])
+    files = write_network(network, directory, "network")
     plain: dict[Mode, Trace] = {}
     layers: dict[Mode, Trace] = {}
     plain_floors: dict[Mode, NoiseFloors] = {}
@@ -124,20 +118,19 @@ def make_bench(variant: str, seed: int, directory: Path, size: Mapping[str, Any]
         for implementation, precision in ((ORACLE, "float64"), *((build, "float32") for build in REFERENCE_BUILDS)):
             adapter = load_adapter(implementation.adapter)
             adapter.prepare("cpu", precision)
-            adapter.build(config, weights)
+            adapter.build(config, files.weights)
             folder = directory / f"{implementation.name}-{mode}"
             given = directory / f"{ORACLE.name}-{mode}" if implementation != ORACLE else None
             write_stream(adapter, images.images, train, folder, given)
             origin = Origin(Case(variant, images.name, mode), implementation.name, precision)
-            finish_stream(folder, origin)
+            finish_folder(folder, origin)
             Trace(adapter.run(images.images, train, False), origin).save(folder.with_suffix(".plain"))
         plain[mode] = Trace.load(directory / f"{ORACLE.name}-{mode}.plain")
-        layers[mode] = read_stream(directory / f"{ORACLE.name}-{mode}")
+        layers[mode] = Trace.load(directory / f"{ORACLE.name}-{mode}")
         builds = [directory / f"{build.name}-{mode}" for build in REFERENCE_BUILDS]
         plain_floors[mode] = noise_floors(plain[mode], [Trace.load(build.with_suffix(".plain")) for build in builds])
-        layers_floors[mode] = noise_floors(layers[mode], [read_stream(build) for build in builds])
-    network = Network(config, checkpoint, [images])
-    return Bench(variant, network, directory, weights, input, plain, layers, plain_floors, layers_floors)
+        layers_floors[mode] = noise_floors(layers[mode], [Trace.load(build) for build in builds])
+    return Bench(variant, network, directory, files, plain, layers, plain_floors, layers_floors)
 
 
 def selftest(
@@ -147,7 +140,7 @@ def selftest(
     *,
     seed: int = 0,
     everywhere: bool = False,
-    notify: Notify = lambda event: None,
+    notify: Listener = lambda event: None,
 ) -> Result:
     """Inject faults into implementations and judge what the suite makes of them.
 
@@ -182,33 +175,31 @@ def run_injections(
     implementation: Implementation,
     precision: str,
     injections: Sequence[Injection],
-    notify: Notify,
+    notify: Listener,
     result: Result,
 ) -> Iterator[tuple[dict[Mode, Trace], dict[Mode, Trace], Injection | None]]:
     """Each injection's traces, plain and fed piece by piece, as soon as they are all there; the right build's too."""
     by_key = by_name(injections)
-    networks = job_networks(bench.network, bench.weights, by_key)
-    inputs = {key: {bench.images.name: str(bench.input)} for key in by_key}
+    networks = faulty_networks(bench.files, by_key)
     cases = [Case(key, bench.images.name, mode, layers) for key in by_key for layers in (False, True) for mode in MODES]
-    truth = {case.slug: str(bench.directory / f"{ORACLE.name}-{case.mode}") for case in cases if case.layers}
-    folder = bench.directory / f"{implementation.name}-{precision}"
-    job = Job(implementation, precision, cases, networks, inputs, folder, "cpu", threads=1, truth=truth)
+    feed = {case: bench.layers[case.mode] for case in cases if case.layers}
+    plan = Plan({}, [implementation], [], bench.directory, device="cpu", threads=1)
+    jobs = make_jobs(plan, [Request(implementation, precision, cases)], networks, bench.directory, feed)
     waiting: dict[str, dict[bool, dict[Mode, Trace]]] = {}
-    for event in run_jobs([job], parallel=1):
+    for event in run_jobs(jobs, parallel=1):
         notify(event)
         if event.kind == "failed":
             result.failures.append(f"{implementation.name} ({precision}) could not run: {event.facts['reason']}")
         if event.kind != "traced":
             continue
-        case, path = Case(**event.facts["case"]), Path(event.facts["file"])
+        case = event.case
         traces = waiting.setdefault(case.variant, {False: {}, True: {}})
-        traces[case.layers][case.mode] = read_stream(path) if path.is_dir() else Trace.load(path)
+        traces[case.layers][case.mode] = Trace.load(event.file)
         if all(len(traces[layers]) == len(MODES) for layers in (False, True)):
             plain, layers = waiting.pop(case.variant).values()
             yield plain, layers, by_key[case.variant]
-            for trace in layers.values():
-                if isinstance(trace.arrays, Stored):
-                    trace.arrays.remove()
+            for trace in (*plain.values(), *layers.values()):
+                trace.remove()
 
 
 def judge(

@@ -14,8 +14,6 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from conformance.cases.case import MOMENTS, Case
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import RECIPES, STEPS
@@ -24,13 +22,13 @@ from conformance.compare.comparison import Comparison
 from conformance.compare.traces import compare_traces
 from conformance.faults import Injection
 from conformance.localise import examine_gradients, examine_initial, examine_steps, small_config
+from conformance.plan import Listener, NetworkPlan, Plan, Request, make_jobs, write_network
 from conformance.run.adapters import Adapter, load_adapter
 from conformance.run.implementations import ORACLE, Implementation
-from conformance.run.jobs import Job, run_jobs
-from conformance.run.worker import TASKS
+from conformance.run.jobs import NetworkFiles, run_jobs
+from conformance.run.tasks import TASKS
 from conformance.selftest.faulty import FaultyAdapter
-from conformance.selftest.trials import RIGHT, Result, Trial, by_name, chosen_injections, job_networks
-from conformance.suite import Network, Notify
+from conformance.selftest.trials import RIGHT, Result, Trial, by_name, chosen_injections, faulty_networks
 from conformance.trace import Origin, Trace
 from impls.config import VARIANTS, ResNetConfig
 
@@ -55,23 +53,15 @@ class TrainingBench:
 
     Attributes:
         network: With one input.
+        files: Its weights and input on disk.
         directory: Where its files are.
         tasks: Whose faults are injected.
     """
 
-    network: Network
+    network: NetworkPlan
+    files: NetworkFiles
     directory: Path
     tasks: Sequence[str]
-
-    @property
-    def weights(self) -> Path:
-        """The file of its weights."""
-        return self.directory / "weights.safetensors"
-
-    @property
-    def input(self) -> Path:
-        """The file of its input."""
-        return self.directory / "input.npy"
 
     def cases(self, key: str) -> list[Case]:
         """Of every task, and of steps with every recipe."""
@@ -87,7 +77,7 @@ class TrainingBench:
         """The right one."""
         adapter = load_adapter(ORACLE.adapter)
         adapter.prepare("cpu", "float64")
-        adapter.build(self.network.config, self.weights)
+        adapter.build(self.network.config, self.files.weights)
         return adapter
 
     @cached_property
@@ -97,14 +87,13 @@ class TrainingBench:
 
     def trace(self, adapter: Adapter, case: Case) -> Trace:
         """A case run in this process."""
-        network = {"config": self.network.config.to_dict(), "weights": self.weights}
-        arrays = TASKS[case.task](adapter, case, self.network.inputs[0].images, network)
+        arrays = TASKS[case.task](adapter, case, self.network.inputs[0].images, self.files)
         return Trace(arrays, Origin(case, ORACLE.name, "float64"))
 
     def expected(self, injection: Injection) -> dict[str, Comparison]:
         """By task and recipe, the first array that is wrong in the oracle with a fault; none where nothing is."""
         wrong = FaultyAdapter(copy(self.oracle), [(injection.fault.id, injection.place.name)])
-        wrong.build(self.network.config, self.weights)
+        wrong.build(self.network.config, self.files.weights)
         tasks = [case for case in self.cases(RIGHT) if case.task == injection.fault.task]
         found = {case.words: self.failures({case.words: self.trace(wrong, case)}) for case in tasks}
         return {what: failures[0] for what, failures in found.items() if failures}
@@ -148,12 +137,8 @@ def training_benches(variant: str, seed: int, directory: Path) -> Iterator[Train
 def make_training_bench(config: ResNetConfig, seed: int, directory: Path, tasks: Sequence[str]) -> TrainingBench:
     """A network with synthetic weights, which are written with its input."""
     height, width, _ = noise_sides(config.head_pool)[1]
-    network = Network(config, synthetic_weights(config, seed), [noise(height, width, 2, seed, config.in_channels)])
-    bench = TrainingBench(network, directory, tasks)
-    directory.mkdir(exist_ok=True)
-    network.weights.save(bench.weights)
-    np.save(bench.input, network.inputs[0].images)
-    return bench
+    network = NetworkPlan(config, synthetic_weights(config, seed), [noise(height, width, 2, seed, config.in_channels)])
+    return TrainingBench(network, write_network(network, directory, "network"), directory, tasks)
 
 
 def train_injections(
@@ -163,7 +148,7 @@ def train_injections(
     seed: int,
     everywhere: bool,
     directory: Path,
-    notify: Notify,
+    notify: Listener,
     result: Result,
 ) -> None:
     """Inject all faults but the forward pass's into an implementation, and judge what the suite makes of them."""
@@ -187,42 +172,32 @@ def run_training(
     bench: TrainingBench,
     implementation: Implementation,
     injections: Sequence[Injection],
-    notify: Notify,
+    notify: Listener,
     result: Result,
 ) -> Iterator[tuple[Traces, Injection | None, Mapping[str, Comparison]]]:
     """Each injection's traces and what is expected of it, as soon as they are all there; the right build's first."""
     by_key = by_name(injections)
-    networks = job_networks(bench.network, bench.weights, by_key)
+    networks = faulty_networks(bench.files, by_key)
     cases: dict[str, list[Case]] = {}
     expected = {key: bench.expected(injection) if injection else {} for key, injection in by_key.items()}
     for key, injection in by_key.items():
         shown = [case for case in bench.cases(key) if not injection or case.words in expected[key]]
         cases[key] = shown or bench.cases(key)[:1]
-    inputs = {key: {bench.network.inputs[0].name: str(bench.input)} for key in by_key}
-    jobs = [
-        Job(
-            implementation,
-            "float64",
-            [case for key in keys for case in cases[key]],
-            networks,
-            inputs,
-            bench.directory / f"{implementation.name}-{number}",
-            "cpu",
-            threads=1,
-            variables=QUICKLY_COMPILED,
-        )
-        for number, keys in enumerate(batched(by_key, AT_A_TIME))
-    ]
+    plan = Plan({}, [implementation], [], bench.directory, device="cpu", threads=1, variables=QUICKLY_COMPILED)
+    jobs = []
+    for number, keys in enumerate(batched(by_key, AT_A_TIME)):
+        request = Request(implementation, "float64", [case for key in keys for case in cases[key]])
+        jobs += make_jobs(plan, [request], networks, bench.directory / str(number))
     waiting: dict[str, dict[str, Trace]] = {}
     for event in run_jobs(jobs, parallel=1):
         notify(event)
         if event.kind == "failed":
             result.failures.append(f"{implementation.name} (training) could not run: {event.facts['reason']}")
         if event.kind == "traced":
-            case, path = Case(**event.facts["case"]), Path(event.facts["file"])
+            case, trace = event.case, Trace.load(event.file)
             traces = waiting.setdefault(case.variant, {})
-            traces[case.words] = Trace.load(path)
-            path.unlink()
+            traces[case.words] = trace
+            trace.remove()
             if len(traces) == len(cases[case.variant]):
                 yield waiting.pop(case.variant), by_key[case.variant], expected[case.variant]
 

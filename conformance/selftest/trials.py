@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from conformance.compare.comparison import Comparison
 from conformance.faults import FAULTS, Fault, Injection, Place
-from conformance.suite import Network
+from conformance.run.jobs import NetworkFiles
 from impls.config import ResNetConfig
 
 RIGHT = "right"
@@ -131,19 +129,14 @@ def by_name(injections: Sequence[Injection]) -> dict[str, Injection | None]:
     return {RIGHT: None} | {f"{injection.fault.id}@{injection.place.name}": injection for injection in injections}
 
 
-def job_networks(
-    network: Network, weights: Path, named: Mapping[str, Injection | None]
-) -> dict[str, Mapping[str, Any]]:
-    """The networks of a job: one and the same, with each injection's fault.
+def faulty_networks(right: NetworkFiles, injections: Mapping[str, Injection | None]) -> dict[str, NetworkFiles]:
+    """Make the networks of a job: one and the same, with each injection's fault.
 
     Args:
-        network: The right one.
-        weights: The file that holds its weights.
-        named: As `by_name` gives them.
+        right: Files of the correct network.
+        injections: Names and injections as `by_name` returns them.
     """
-    right = {"config": network.config.to_dict(), "weights": str(weights), "sha256": network.weights.content_hash()}
-    faults = {
-        name: {"faults": [[injection.fault.id, injection.place.name]]} if injection else {}
-        for name, injection in named.items()
+    return {
+        name: replace(right, faults=[(injection.fault.id, injection.place.name)]) if injection else right
+        for name, injection in injections.items()
     }
-    return {name: right | fault for name, fault in faults.items()}

@@ -17,10 +17,10 @@ from conformance.compare.forward import judge_noise
 from conformance.compare.limits import FLOAT32
 from conformance.compare.noise import NoiseFloor
 from conformance.outcome import Failure, Outcome, unlocalised
+from conformance.plan import NetworkPlan, Plan
 from conformance.report.record import make_record
 from conformance.report.text import plain_console, print_record
 from conformance.run.implementations import IMPLEMENTATIONS, Implementation
-from conformance.suite import Network, Plan
 from impls.config import ResNetConfig
 
 CONFIG = ResNetConfig(depths=(1, 1, 1, 1), width=4, num_classes=6)
@@ -35,7 +35,7 @@ def comparison(error: float, name: str = "logits", floor: NoiseFloor = FLOOR) ->
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    network = Network(CONFIG, synthetic_weights(CONFIG, seed=0), [noise(32, 32, 1, seed=0)])
+    network = NetworkPlan(CONFIG, synthetic_weights(CONFIG, seed=0), [noise(32, 32, 1, seed=0)])
     return Plan({"v1.5": network}, [IMPLEMENTATIONS["torch"]], ["float32"], Path("nowhere"))
 
 

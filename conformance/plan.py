@@ -1,0 +1,343 @@
+"""Plans: what a run consists of, the files that workers read, and the jobs that workers are given.
+
+Every run of a candidate goes through `make_jobs` and `run_jobs`: the cases of a run, the further runs that localisation
+and diagnosis ask for (`rerunner`), and the injections of the self-test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from conformance.cases.case import MODES, Case, is_judged
+from conformance.cases.inputs import Input
+from conformance.cases.recipes import RECIPES
+from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
+from conformance.run.jobs import Event, Job, NetworkFiles, run_jobs
+from conformance.trace import Trace
+from impls.config import ResNetConfig
+from weights_convert import Checkpoint
+
+THREADS_PER_WORKER = 4
+"""More threads than this gain little on one image; further processors run further workers."""
+
+Listener = Callable[[Event], None]
+"""Is told every event of every worker, to show progress."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkPlan:
+    """One network of a run, with its weights and its inputs."""
+
+    config: ResNetConfig
+    weights: Checkpoint
+    inputs: Sequence[Input]
+
+    @property
+    def batch(self) -> Input:
+        """The smallest input of several images, or of one where none has more."""
+        return min(self.inputs, key=lambda input: (len(input.images) == 1, input.images.size))
+
+    def images(self, name: str) -> np.ndarray:
+        """Images of the input of that name: (batch, channels, height, width).
+
+        Raises:
+            KeyError: If there is no such input.
+        """
+        return {input.name: input.images for input in self.inputs}[name]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run is.
+
+    Attributes:
+        networks: Variant to network.
+        implementations: Candidates, which are compared with the oracle.
+        precisions: Of "float64", "float32".
+        directory: Where workers leave their traces; the caller removes it.
+        device: "cpu", "gpu" or "auto".
+        timeout: Seconds that one worker may take.
+        interpreters: Implementation name to a Python of another environment.
+        keep_traces: Whether traces stay after they are compared.
+        seed: Seed of weights and noise, for the report.
+        tasks: Of `conformance.cases.recipes.TASKS`.
+        threads: Number of threads of each worker; None shares the processors out.
+        variables: Environment variables of the workers, beside those that precision and device need.
+    """
+
+    networks: Mapping[str, NetworkPlan]
+    implementations: Sequence[Implementation]
+    precisions: Sequence[str]
+    directory: Path
+    device: str = "auto"
+    timeout: float = 900.0
+    interpreters: Mapping[str, str] = field(default_factory=dict)
+    keep_traces: bool = False
+    seed: int = 0
+    tasks: Sequence[str] = ("forward",)
+    threads: int | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def cases(self, precision: str) -> list[Case]:
+        """Every case of a candidate in that precision, in the order they run."""
+        return [
+            case
+            for variant, network in self.networks.items()
+            for task, make_cases in CASES.items()
+            if ASKED_AS.get(task, task) in self.tasks
+            for case in make_cases(variant, network, precision)
+        ]
+
+    def parallel(self, jobs: int) -> int:
+        """Number of workers that run at a time, of that many jobs."""
+        processors = os.cpu_count() or 1
+        return max(1, min(jobs, max(2, processors // THREADS_PER_WORKER), processors))
+
+
+def forward_cases(variant: str, network: NetworkPlan, precision: str) -> list[Case]:
+    """Forward runs of every input in float64, of pictures alone in float32; each in both modes.
+
+    Noise, batches and odd sizes are there to show differences of the mathematics: float64 sees them, float32 would
+    only see them less well. float32 runs what its own claim is about: pictures, or one noise where there are none.
+    """
+    pictures = [input for input in network.inputs if input.is_picture] or network.inputs[:1]
+    inputs = network.inputs if precision == "float64" else pictures
+    return [Case(variant, input.name, mode) for input in inputs for mode in MODES]
+
+
+def gradient_cases(variant: str, network: NetworkPlan, precision: str) -> list[Case]:
+    """Gradients of the first input and the smallest batch in float64; of that batch, not to be judged, in float32."""
+    if not network.config.num_classes:
+        return []
+    if precision == "float32":
+        return [Case(variant, network.batch.name, "train", task="gradients")]
+    return _differentiated(variant, network, "gradients")
+
+
+def backward_cases(variant: str, network: NetworkPlan, precision: str) -> list[Case]:
+    """Gradients at the oracle's activations, which float32 is judged by."""
+    if not network.config.num_classes or precision != "float32":
+        return []
+    return _differentiated(variant, network, "backward")
+
+
+def _differentiated(variant: str, network: NetworkPlan, task: str) -> list[Case]:
+    inputs = dict.fromkeys([network.inputs[0].name, network.batch.name])
+    return [Case(variant, name, mode, task=task) for name in inputs for mode in reversed(MODES)]
+
+
+def step_cases(variant: str, network: NetworkPlan, precision: str) -> list[Case]:
+    """Training steps of the smallest batch, with every recipe."""
+    if not network.config.num_classes:
+        return []
+    return [Case(variant, network.batch.name, "train", task="steps", recipe=recipe) for recipe in RECIPES]
+
+
+def initial_cases(variant: str, network: NetworkPlan, precision: str) -> list[Case]:
+    """Initial weights, in float64 alone: what is drawn does not depend on the precision."""
+    return [Case(variant, network.batch.name, "train", task="initialisation")] if precision == "float64" else []
+
+
+CASES: dict[str, Callable[[str, NetworkPlan, str], list[Case]]] = {
+    "forward": forward_cases,
+    "initialisation": initial_cases,
+    "backward": backward_cases,
+    "gradients": gradient_cases,
+    "steps": step_cases,
+}
+"""Task to the cases of a network in a precision, in the order they run."""
+
+ASKED_AS = {"backward": "gradients"}
+"""Task to the one that a user asks for it by, where that is another."""
+
+
+Files = Mapping[str, NetworkFiles]
+"""Weights and inputs of networks by variant, as files that workers read."""
+
+
+def write_files(plan: Plan) -> Files:
+    """Write each network's weights and inputs, once for all workers."""
+    return {variant: write_network(network, plan.directory, variant) for variant, network in plan.networks.items()}
+
+
+def write_network(network: NetworkPlan, directory: Path, name: str) -> NetworkFiles:
+    """Write a network's weights and inputs into a directory, under file names that start with `name`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = directory / f"{name}.weights.safetensors"
+    network.weights.to("canonical").save(weights)  # with its hash, which each worker's loading verifies
+    inputs = {}
+    for number, input in enumerate(network.inputs):
+        inputs[input.name] = directory / f"{name}.input{number}.npy"
+        np.save(inputs[input.name], input.images)
+    return NetworkFiles(network.config, weights, network.weights.content_hash(), inputs)
+
+
+class Request(NamedTuple):
+    """Cases that one worker is to run: one candidate, oracle or reference build in one precision."""
+
+    implementation: Implementation
+    precision: str
+    cases: Sequence[Case]
+
+
+Feed = Mapping[Case, Trace]
+"""The oracle's streamed activations by case; see `Rerun`."""
+
+
+def make_jobs(
+    plan: Plan,
+    requests: Sequence[Request],
+    networks: Files,
+    folder: Path,
+    feed: Feed | None = None,
+) -> list[Job]:
+    """Make the jobs of some requests, the longest first: the only place where a `Job` is built.
+
+    Args:
+        plan: Device, timeout, threads, interpreters and variables.
+        requests: One per worker.
+        networks: Variant to files, of all variants of the cases.
+        folder: Each worker gets a new folder in it.
+        feed: How activations of forward cases with `layers` are handed out; see `Rerun`.
+    """
+    processors = os.cpu_count() or 1
+    threads = plan.threads or max(1, processors // plan.parallel(len(requests)))
+    jobs = [
+        Job(
+            implementation,
+            precision,
+            cases,
+            networks,
+            folder / f"{implementation.name}-{precision}",
+            device="cpu" if implementation in (ORACLE, *REFERENCE_BUILDS) else plan.device,
+            python=plan.interpreters.get(implementation.name, sys.executable),
+            timeout=plan.timeout,
+            threads=threads,
+            variables=plan.variables,
+            feed=None if feed is None else {case: trace.path for case, trace in feed.items() if trace.path},
+        )
+        for implementation, precision, cases in requests
+    ]
+    return sorted(jobs, key=lambda job: -job.implementation.cost * len(job.cases))
+
+
+def case_requests(plan: Plan, cases: Mapping[str, Sequence[Case]]) -> list[Request]:
+    """Make the requests of cases by precision: oracle, for float32 the reference builds, and the plan's candidates."""
+    requests = [Request(ORACLE, "float64", list(dict.fromkeys(case for some in cases.values() for case in some)))]
+    if "float32" in cases:
+        judged = [case for case in cases["float32"] if is_judged(case, "float32")]
+        requests += [Request(build, "float32", judged) for build in REFERENCE_BUILDS]
+    return requests + [
+        Request(implementation, precision, cases[precision])
+        for precision in cases
+        for implementation in plan.implementations
+        if precision in implementation.precisions
+    ]
+
+
+@dataclass(frozen=True)
+class TracedRun:
+    """What became of one candidate's further run.
+
+    Attributes:
+        traces: Case to trace, of the cases that ran.
+        failure: Why not all of them ran; empty where they did.
+    """
+
+    traces: Mapping[Case, Trace]
+    failure: str = ""
+    folder: Path | None = None
+
+    def discard(self) -> None:
+        """Remove the traces from disk, unless the plan keeps traces; streamed arrays cannot be read afterwards."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Rerun(Protocol):
+    """Run cases once more, in one worker per implementation: what localisation and diagnosis ask for runs by."""
+
+    def __call__(
+        self,
+        implementations: Sequence[Implementation],
+        precision: str,
+        cases: Sequence[Case],
+        network: NetworkPlan,
+        feed: Feed | None = None,
+    ) -> dict[str, TracedRun]:
+        """Run cases of one network.
+
+        Starting a worker costs the import of a framework: give all cases of a question at once. The signature has
+        room for probes (a layer, an input of any size, stop after it) as a further keyword.
+
+        Args:
+            implementations: Candidates, `ORACLE` or `REFERENCE_BUILDS`; each runs all cases.
+            precision: "float64" or "float32".
+            cases: All of one variant.
+            network: A network of the plan, or another one (a small network of the variant), whose files are then
+                written first.
+            feed: How activations of forward cases with `layers` leave the worker. None: as return value of the
+                candidate's own function, in one file, as in an ordinary run. A mapping: streamed one by one into a
+                folder, if the candidate has taps; in the cases that the mapping holds, each segment is fed the oracle's
+                activation from that trace (`trace.origin.fed` tells). `{}` streams without feeding, which makes the
+                traces that other runs are fed with.
+
+        Returns:
+            Implementation name to run. Call `discard` when its traces are no longer needed.
+
+        Example:
+            Feed a candidate the oracle's activations::
+
+                truth = rerun([ORACLE], "float64", cases, network, feed={})[ORACLE.name]
+                fed = rerun([candidate], "float64", cases, network, feed=truth.traces)[candidate.name]
+        """
+
+
+def rerunner(plan: Plan, files: Files, notify: Listener) -> Rerun:
+    """Make the function by which localisation and diagnosis run cases once more: see `Rerun`.
+
+    Args:
+        plan: Device, timeout, threads and interpreters; where traces go and whether they stay.
+        files: The plan's networks as `write_files` left them.
+        notify: Hears every event of the workers.
+    """
+    numbers = count(1)
+    written = {id(network): files[variant] for variant, network in plan.networks.items()}
+    kept: list[NetworkPlan] = []  # so that no other network gets the id of one whose files are written
+
+    def rerun(
+        implementations: Sequence[Implementation],
+        precision: str,
+        cases: Sequence[Case],
+        network: NetworkPlan,
+        feed: Feed | None = None,
+    ) -> dict[str, TracedRun]:
+        (variant,) = {case.variant for case in cases}
+        folder = plan.directory / f"rerun-{next(numbers)}"
+        if id(network) not in written:
+            kept.append(network)
+            written[id(network)] = write_network(network, folder / "network", variant)
+        requests = [Request(implementation, precision, cases) for implementation in implementations]
+        jobs = make_jobs(plan, requests, {variant: written[id(network)]}, folder, feed)
+        traces: dict[str, dict[Case, Trace]] = {job.implementation.name: {} for job in jobs}
+        failures = dict.fromkeys(traces, "")
+        for event in run_jobs(jobs, plan.parallel(len(jobs))):
+            notify(event)
+            name = event.job.implementation.name
+            if event.kind == "traced":
+                traces[name][event.case] = Trace.load(event.file)
+            elif event.kind == "failed":
+                failures[name] = event.facts["reason"]
+        folders = {job.implementation.name: None if plan.keep_traces else job.directory for job in jobs}
+        return {name: TracedRun(traces[name], failures[name], folders[name]) for name in traces}
+
+    return rerun
