@@ -28,7 +28,7 @@ def mixed_run(conformance, small_weights, tmp_path_factory):
         ("hanging", "longer than --timeout 15 allows"),
         ("crashing", "RuntimeError: the sky fell"),
         ("exiting", "exit code 7"),
-        ("imprecise", "a matrix product is computed in tf32"),
+        ("imprecise", "a matrix product is computed in float16"),
         ("absent", "No module named 'no_such_module'"),
     ],
 )
