@@ -27,8 +27,9 @@ from conformance.compare.traces import compare_traces
 from conformance.diagnose.forward import Diagnosis, Exhibit, Finding
 from conformance.diagnose.initial import InitialDiagnosis
 from conformance.diagnose.training import GradientDiagnosis, StepsDiagnosis
-from conformance.oracle.forward import PiecewiseOracle
-from conformance.oracle.gradients import PiecewiseGradients, StepwiseTraining
+from conformance.oracle.forward import SegmentedOracle
+from conformance.oracle.gradients import SegmentedGradients
+from conformance.oracle.steps import StepwiseTraining
 from conformance.outcome import Divergence, unlocalised
 from conformance.plan import Feed, Request, make_jobs, write_files
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
@@ -155,7 +156,7 @@ def examine_gradients(network: NetworkPlan, case: Case, port: Mapping[str, Any])
     """What is wrong with a port's gradients: the faults that explain them; nothing where they are right."""
     images = padded(next(input.images for input in network.inputs if input.name == case.input))
     arrays = network.weights.to("canonical").arrays
-    return GradientDiagnosis(PiecewiseGradients(network.config, arrays, images, case.mode == "train"), port).findings()
+    return GradientDiagnosis(SegmentedGradients(network.config, arrays, images, case.mode == "train"), port).findings()
 
 
 def examine_steps(network: NetworkPlan, ports: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
@@ -268,7 +269,7 @@ def examine(
         for one in (MODES if fed else (mode,))
         if one in port
     ]
-    piecewise = PiecewiseOracle(network.config, network.weights.to("canonical").arrays, first.precision)
+    piecewise = SegmentedOracle(network.config, network.weights.to("canonical").arrays, first.precision)
     findings = list(Diagnosis(piecewise, exhibits, fed=fed).findings())
     note = "" if findings else "too little to be told from rounding by any fault"
     return Divergence(first, worst.name, worst.reason, fed, findings, note=note)

@@ -30,8 +30,8 @@ def segment_names(config: ResNetConfig) -> list[str]:
     """List the segments of a network in the order they run.
 
     Example:
-        >>> segment_names(ResNetConfig(depths=(1, 2)))
-        ['stem', 'stage1.0', 'stage2.0', 'stage2.1', 'head']
+        >>> segment_names(ResNetConfig(depths=(1, 2, 1, 1)))[:5]
+        ['stem', 'stage1.0', 'stage2.0', 'stage2.1', 'stage3.0']
     """
     return ["stem", *(block.name for block in config.blocks()), "head"]
 

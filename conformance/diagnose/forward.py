@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from conformance.cases.segments import input_name, promised_names, segment_names, segment_of
 from conformance.faults import FAULTS, Fault, Injection, Parameter
-from conformance.oracle.forward import PiecewiseOracle, Stopped, input_name, promised_names, segment_names, segment_of
+from conformance.oracle.forward import SegmentedOracle, Stopped
 
 Array = np.ndarray
 
@@ -278,7 +279,7 @@ class Diagnosis:
         fed: Whether the port's pieces were fed the oracle's input; if not, only the first wrong one can be judged.
     """
 
-    oracle: PiecewiseOracle
+    oracle: SegmentedOracle
     exhibits: Sequence[Exhibit]
     faults: Sequence[Fault] = field(default_factory=lambda: [f for f in FAULTS.values() if f.task == "forward"])
     fed: bool = True

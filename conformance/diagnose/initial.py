@@ -16,13 +16,13 @@ from zlib import crc32
 
 import numpy as np
 
+from conformance.cases.segments import segment_of
 from conformance.cases.sketch import moments
 from conformance.compare.comparison import Verdict
 from conformance.compare.initial import judge_initial
 from conformance.diagnose.forward import MOST_FAULTS, Finding, newton
 from conformance.diagnose.training import of_task
 from conformance.faults import Fault, Injection, Substitution, edited_module
-from conformance.oracle.forward import segment_of
 from impls.config import BLANK, ResNetConfig
 from weights_convert.shapes import expected_shapes
 

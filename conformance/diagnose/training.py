@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import MOMENTS, OFFSET, Case, Mode, expected_names
+from conformance.cases.segments import segment_of
 from conformance.diagnose.forward import MOST_FAULTS, NEARER, Finding, Together, distance, newton, told, told_together
 from conformance.faults import FAULTS, Fault, Injection
-from conformance.oracle.forward import Stopped, segment_of
-from conformance.oracle.gradients import PiecewiseGradients, StepwiseTraining, fits
+from conformance.oracle.forward import Stopped
+from conformance.oracle.gradients import SegmentedGradients
+from conformance.oracle.steps import StepwiseTraining, fits
 from impls.config import ResNetConfig
 
 Array = np.ndarray
@@ -79,7 +81,7 @@ class GradientDiagnosis:
         faults: The catalogue's of gradients.
     """
 
-    oracle: PiecewiseGradients
+    oracle: SegmentedGradients
     port: Mapping[str, Array]
     faults: Sequence[Fault] = field(default_factory=lambda: of_task("gradients"))
 
@@ -140,14 +142,14 @@ class GradientDiagnosis:
         singles = (attempt for attempt in self.tried(name) if len(attempt.together) == 1)
         nearest = min(singles, key=lambda attempt: attempt.left, default=None)
         if nearest is None or nearest.left > NEARER * left:
-            return [Finding(name, self.segment(name), (), left)]
-        return [Finding(name, self.segment(name), (), nearest.left, nearest.together[0])]
+            return [Finding(name, segment_of(name), (), left)]
+        return [Finding(name, segment_of(name), (), nearest.left, nearest.together[0])]
 
     def named(self, name: str, attempts: Sequence[Attempt]) -> list[Finding]:
         """The attempts that explain the most."""
         reach = max(attempt.reach for attempt in attempts)
         best = [attempt for attempt in attempts if attempt.reach == reach]
-        return told_together(name, self.segment(name), [attempt.together for attempt in best], best[0].error)
+        return told_together(name, segment_of(name), [attempt.together for attempt in best], best[0].error)
 
     def explaining(self, name: str) -> list[Attempt]:
         """What explains the first wrong array."""
@@ -181,7 +183,7 @@ class GradientDiagnosis:
     def hypotheses(self, name: str) -> Iterator[Injection]:
         """Every fault that could show first at an array."""
         order = self.oracle.segments
-        here = order.index(self.segment(name))
+        here = order.index(segment_of(name))
         near = order[max(0, here - 1) : here + 1]
         for fault in self.faults:
             for place in fault.places(self.oracle.config):
@@ -243,17 +245,13 @@ class GradientDiagnosis:
         best = max((self.attempt(one, name) for one in found), key=lambda one: (one.reach, -one.left), default=None)
         return best if best and best.reach != self.names.index(name) + 1 else None
 
-    def segment(self, name: str) -> str:
-        """The piece of an array."""
-        return "head" if name == "loss" else segment_of(name.removeprefix("gradient."))
-
     def _run(self, together: Together, see: Any) -> None:
         """The gradients with faults and those known, from the first fault's piece on."""
         order = self.oracle.segments
         places = (injection.place for injection in together)
         start = min((order[0] if one.scope == "network" else segment_of(one.name) for one in places), key=order.index)
         with np.errstate(all="ignore"):
-            self.oracle.run([*self.known, *together], start, self.entering.get(start), see)
+            self.oracle.run([*self.known, *together], see, start, self.entering.get(start))
 
     def know(self, known: list[Injection]) -> None:
         """Take faults as known; what the oracle computes with them is expected."""
@@ -268,7 +266,7 @@ class GradientDiagnosis:
             if segment in behind:
                 self.entering[behind[segment]] = dy
 
-        self.oracle.run(self.known, order[0], None, keep)
+        self.oracle.run(self.known, keep)
 
     def _left(self, name: str, expected: Array) -> float:
         """How far the port's array is from another; of one that may be noise, beside the layer's weight."""
@@ -304,7 +302,7 @@ class StepsDiagnosis:
     @cached_property
     def names(self) -> Mapping[str, list[str]]:
         """By recipe, every array of a step in order."""
-        return {recipe: [*step_names(recipe, self.oracle.config)] for recipe in self.oracle.port}
+        return {recipe: [*step_names(recipe, self.oracle.config)] for recipe in self.oracle.states}
 
     def findings(self) -> list[Finding]:
         """The faults that together explain every step, or the admission that none are known."""
@@ -383,7 +381,7 @@ class StepsDiagnosis:
 
         def residual(value: float) -> Array | None:
             found = self.step(recipe, number, *beside, replace(last, value=value))
-            port = self.oracle.port[recipe][number].get(name)
+            port = self.oracle.states[recipe][number].get(name)
             return np.ravel(found[name] - port) if found and name in found and fits(port, found[name]) else None
 
         for start in parameter.starts:
@@ -434,7 +432,7 @@ class StepsDiagnosis:
     def errors(self, injections: Sequence[Injection]) -> dict[At, float]:
         """How far every array of every step is from the oracle's with the known faults and others."""
         errors: dict[At, float] = {}
-        for recipe, states in self.oracle.port.items():
+        for recipe, states in self.oracle.states.items():
             with np.errstate(all="ignore"):
                 steps = self.oracle.steps(recipe, [*self.known, *injections])
                 for number, (found, port) in enumerate(zip(steps, states.values(), strict=True), start=1):
@@ -444,7 +442,7 @@ class StepsDiagnosis:
     def distances(self, recipe: str, number: int, *injections: Injection) -> dict[At, float]:
         """The same of one step."""
         found = self.step(recipe, number, *injections)
-        return {} if found is None else self._apart(recipe, number, found, self.oracle.port[recipe][number])
+        return {} if found is None else self._apart(recipe, number, found, self.oracle.states[recipe][number])
 
     def step(self, recipe: str, number: int, *injections: Injection) -> dict[str, Array] | None:
         """The oracle's state after a step, with faults; None where they cannot be."""

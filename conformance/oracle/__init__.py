@@ -1,1 +1,1 @@
-"""The oracle in pieces, right or with faults in it."""
+"""The NumPy network in float64, right or with faults in it: segment by segment, gradient by gradient, step by step."""

@@ -1,68 +1,38 @@
-"""The oracle in pieces: stem, blocks and head, each run alone on a given input, right or with faults in it.
+"""The oracle's forward pass, segment by segment: stem, blocks and head, each run alone, right or with faults in it.
 
-Fed the oracle's own input, a piece errs by its own fault and not by those before it; and a fault is tried on one piece
-in a few milliseconds. Weights are widened and pieces are built only as far as they are run.
+A segment that is fed the oracle's own input shows its own faults and none of those before it, and a fault is tried on
+one segment in a few milliseconds. Weights are widened, and segments are built, only as far as they are run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from conformance.cases.case import activation_names, statistic_names
-from conformance.faults import Arrays, Graft, Injection, edited_module, grafts
+from conformance.cases.case import statistic_names
+from conformance.cases.segments import segment_of
+from conformance.faults import Arrays, Graft, Injection, Substitution, edited_module, grafts
 from impls.config import BLANK, TOTAL_STRIDE, ResNetConfig
 from impls.paths import follow
-from impls.taps import within
+from impls.taps import Tap, within
 from weights_convert.shapes import expected_shapes
 
 Array = np.ndarray
 ORACLE_MODULE = "impls.numpy.resnet"
-BLOCK = re.compile(r"stage\d+\.\d+")
 
 
-def segment_of(name: str) -> str:
-    """The piece that an activation, a statistic or an array belongs to.
-
-    Example:
-        >>> [segment_of(name) for name in ("bn1.running_var", "stage1.0.conv2", "stage1.0", "logits", "fc.weight")]
-        ['stem', 'stage1.0', 'stage1.0', 'head', 'head']
-    """
-    block = BLOCK.match(name)
-    if block:
-        return block.group()
-    return "head" if name.split(".")[0] in ("pool", "logits", "fc", "head") else "stem"
-
-
-def segment_names(config: ResNetConfig) -> list[str]:
-    """The pieces of a network in the order they run."""
-    return ["stem", *(block.name for block in config.blocks()), "head"]
-
-
-def input_name(segment: str, config: ResNetConfig) -> str | None:
-    """The activation that a piece takes; None for the images.
+class WidenedArrays(Mapping[str, Array]):
+    """Canonical arrays converted to another dtype when they are read; those in `changed` are returned in their place.
 
     Example:
-        >>> input_name("stage1.0", ResNetConfig()), input_name("stem", ResNetConfig())
-        ('stem', None)
+        >>> widened = WidenedArrays({"fc.bias": np.zeros(2, np.float32)}, "float64")
+        >>> widened["fc.bias"].dtype
+        dtype('float64')
     """
-    before = segment_names(config)[: segment_names(config).index(segment)]
-    return before[-1] if before else None
-
-
-def promised_names(segment: str, config: ResNetConfig, train: bool) -> list[str]:
-    """The activations and, in train mode, the statistics of a piece, in the order of computation."""
-    names = [*activation_names(config, layers=True), *(statistic_names(config) if train else [])]
-    return [name for name in names if segment_of(name) == segment]
-
-
-class Widened(Mapping[str, Array]):
-    """Arrays in another dtype, converted when they are asked for; changed ones come first."""
 
     def __init__(self, arrays: Arrays, dtype: str) -> None:
         self.arrays, self.dtype = arrays, dtype
@@ -78,29 +48,52 @@ class Widened(Mapping[str, Array]):
         return len(self.arrays)
 
 
-def faulty_weights(arrays: Arrays, injections: Sequence[Injection], config: ResNetConfig, dtype: str) -> Widened:
-    """The arrays of a network with faults, those of the right one widened."""
-    widened = Widened(arrays, dtype)
+def faulty_weights(
+    arrays: Arrays, injections: Sequence[Injection], config: ResNetConfig, dtype: str
+) -> Mapping[str, Array]:
+    """Apply the faults of the weights, one after the other, to a network's canonical arrays, in the given dtype."""
+    widened = WidenedArrays(arrays, dtype)
     for injection in injections:
         widened.changed.update(injection.weights(widened, config))
     return widened
 
 
+def build_network(
+    config: ResNetConfig, arrays: Arrays, names: Iterable[str] = (), edits: tuple[Substitution, ...] = ()
+) -> Any:
+    """Build the oracle's network from its text, right or edited, and set its arrays.
+
+    Args:
+        config: The network.
+        arrays: Canonical arrays, in the dtype to compute in.
+        names: Which arrays to set; all of them if empty. The others are not to be used.
+        edits: Substitutions in the text of the model.
+    """
+    module = edited_module(ORACLE_MODULE, edits)
+    model = module.ResNet(module.Bottleneck, config.depths, config.num_classes, config=config, rng=BLANK)
+    for name in names or expected_shapes(config):
+        set_array(model, name, arrays[name])
+    return model
+
+
+def set_array(model: Any, name: str, array: Array) -> None:
+    """Set one array of an oracle's network by its canonical name."""
+    path, _, leaf = name.rpartition(".")
+    setattr(follow(model, path), leaf, array)
+
+
 class Stopped(Exception):
-    """Raised by a tap when nothing after it is wanted."""
-
-
-Tap = Callable[[str, Array], None]
+    """Raised by a function that watches the oracle when nothing after the present array is wanted."""
 
 
 @dataclass(frozen=True, eq=False)
-class PiecewiseOracle:
-    """A network whose pieces can be run one by one.
+class SegmentedOracle:
+    """A network whose segments can be run one by one.
 
     Attributes:
         config: The network.
         arrays: Its canonical arrays, of any dtype.
-        dtype: What to compute in: float64 is the oracle.
+        dtype: The dtype to compute in; float64 for the oracle proper.
     """
 
     config: ResNetConfig
@@ -113,22 +106,25 @@ class PiecewiseOracle:
         entering: Array,
         train: bool,
         injections: Sequence[Injection] = (),
-        tap: Tap = lambda name, value: None,
+        watch: Callable[[str, Array], None] = lambda name, value: None,
     ) -> dict[str, Array]:
-        """A piece's activations by canonical name, every layer's; in train mode its running statistics afterwards.
+        """Run one segment and return every layer's activation and, in train mode, the running statistics after it.
 
         Args:
-            segment: Which piece.
-            entering: Its input: the images for the stem, else the oracle's activation before it.
+            segment: "stem", a block ("stage1.0") or "head".
+            entering: The segment's input: the images for the stem, else the output of the segment before it.
             train: Whether norms use the batch's statistics.
-            injections: Faults; those that do not touch the piece change nothing.
-            tap: Sees each activation; may raise `Stopped`, which ends the run early.
+            injections: Faults; those that do not touch the segment change nothing.
+            watch: Called with the name and value of each activation; may raise `Stopped`, which ends the run early.
+
+        Returns:
+            Arrays by canonical name, as far as the segment was run.
         """
-        found: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
 
         def keep(name: str, value: Array) -> Array:
-            found[name] = value
-            tap(name, value)
+            arrays[name] = value
+            watch(name, value)
             return value
 
         model = self.build(segment, injections)
@@ -140,81 +136,80 @@ class PiecewiseOracle:
         try:
             RUN.get(segment, run_block)(model, segment, x, keep, self.config)
         except Stopped:
-            return found
+            return arrays
         if train:
-            wanted = [name for name in statistic_names(self.config) if segment_of(name) == segment]
-            found |= {name: follow(model, name) for name in wanted}
-        return found
+            statistics = [name for name in statistic_names(self.config) if segment_of(name) == segment]
+            arrays |= {name: follow(model, name) for name in statistics}
+        return arrays
 
     def build(self, segment: str, injections: Sequence[Injection] = ()) -> Any:
-        """The oracle's network, in which only the piece's arrays are filled, with the faults in place."""
+        """Build the oracle's network with the faults in place; only the arrays of the segment are set."""
         arrays = faulty_weights(self.arrays, injections, self.config, self.dtype)
-        run = {segment, "stem"} if segment == "head" else {segment}  # the head is reached through the stem
-        names = [name for name in expected_shapes(self.config) if segment_of(name) in run]
-        pieces = grafts(injections, "numpy")
-        whole = next((piece for piece in pieces if piece.whole), None)
-        model = self._filled(whole, names, arrays)
-        for piece in pieces:
-            if not piece.whole and segment_of(piece.place.name) == segment:
-                become(follow(model, piece.place.name), follow(self._filled(piece, names, arrays), piece.place.name))
-        return model
+        needed = {segment, "stem"} if segment == "head" else {segment}  # the head is reached through the stem
+        names = [name for name in expected_shapes(self.config) if segment_of(name) in needed]
 
-    def _filled(self, piece: Graft | None, names: Sequence[str], arrays: Arrays) -> Any:
-        """A network from the text and configuration of a piece, with some of its arrays."""
-        module = edited_module(ORACLE_MODULE, piece.edits if piece else ())
-        config = replace(self.config, **(piece.configured if piece else {}))
-        model = module.ResNet(module.Bottleneck, config.depths, config.num_classes, config=config, rng=BLANK)
-        for name in names:
-            path, _, leaf = name.rpartition(".")
-            setattr(follow(model, path), leaf, arrays[name])
+        def faulty(graft: Graft) -> Any:
+            return build_network(replace(self.config, **graft.configured), arrays, names, graft.edits)
+
+        wrong = grafts(injections, "numpy")
+        whole = next((graft for graft in wrong if graft.whole), None)
+        model = faulty(whole) if whole else build_network(self.config, arrays, names)
+        for graft in wrong:
+            path = graft.place.name
+            if not graft.whole and segment_of(path) == segment:
+                become(follow(model, path), follow(faulty(graft), path))
         return model
 
 
 def become(old: Any, new: Any) -> None:
-    """Turn one layer, block or network into another in place: its class and all it holds.
+    """Turn one layer, block or network into another in place: its class and its attributes.
 
-    Whoever refers to the old one, a framework's own register of layers too, finds the new one there.
+    Whatever refers to the old object, such as a framework's register of layers, refers to the new one afterwards.
     """
     object.__setattr__(old, "__class__", type(new))
     object.__setattr__(old, "__dict__", vars(new))
 
 
 def norms(model: Any, segment: str) -> Iterator[Any]:
-    """The norms of a piece; a wrong text's have a class of their own, so they are known by what they have."""
+    """Iterate over the norms of a segment.
+
+    They are recognised by `running_var`, since an edited text has classes of its own.
+    """
     owner = model if segment in ("stem", "head") else follow(model, segment)
     yield from (layer for layer in vars(owner).values() if hasattr(layer, "running_var"))
 
 
-class _Ended(Exception):
-    """The stem is over."""
+class _StemEnded(Exception):
+    """Raised when the stem's output has been computed."""
 
 
-def run_stem(model: Any, segment: str, x: Array, keep: Callable[[str, Array], Array], config: ResNetConfig) -> None:
-    """Up to the max pool."""
+def run_stem(model: Any, segment: str, x: Array, tap: Tap[Array], config: ResNetConfig) -> None:
+    """Run the network on images up to the max pool."""
 
     def until_pool(name: str, value: Array) -> Array:
-        keep(name, value)
+        tap(name, value)
         if name == "stem":
-            raise _Ended
+            raise _StemEnded
         return value
 
-    with contextlib.suppress(_Ended):
+    with contextlib.suppress(_StemEnded):
         model(x, tap=until_pool)
 
 
-def run_block(model: Any, segment: str, x: Array, keep: Callable[[str, Array], Array], config: ResNetConfig) -> None:
-    """One block."""
-    keep(segment, follow(model, segment)(x, tap=within(segment, keep)))
+def run_block(model: Any, segment: str, x: Array, tap: Tap[Array], config: ResNetConfig) -> None:
+    """Run one block on its input."""
+    tap(segment, follow(model, segment)(x, tap=within(segment, tap)))
 
 
-def run_head(model: Any, segment: str, x: Array, keep: Callable[[str, Array], Array], config: ResNetConfig) -> None:
-    """Pool and classifier: the network without blocks, in which `x` takes the place of the stem's output."""
+def run_head(model: Any, segment: str, x: Array, tap: Tap[Array], config: ResNetConfig) -> None:
+    """Run pool and classifier: a network without blocks, in which `x` takes the place of the stem's output."""
     model.blocks = lambda: iter(())
     side = (config.head_pool or 1) * TOTAL_STRIDE
     model(
         np.zeros((1, config.in_channels, side, side), x.dtype),
-        tap=lambda name, value: keep(name, value) if segment_of(name) == "head" else x if name == "stem" else value,
+        tap=lambda name, value: tap(name, value) if segment_of(name) == "head" else x if name == "stem" else value,
     )
 
 
 RUN = {"stem": run_stem, "head": run_head}
+"""How each segment that is no block is run."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from conformance.cases.case import MODES, Case, Mode
 from conformance.cases.inputs import Input, noise, noise_sides
+from conformance.cases.segments import input_name, promised_names, segment_names
 from conformance.cases.weights import synthetic_weights
 from conformance.compare.comparison import Comparison
 from conformance.compare.limits import ACTIVATIONS_FLOAT64
@@ -26,7 +27,7 @@ from conformance.compare.traces import compare_traces
 from conformance.diagnose.forward import distance
 from conformance.faults import Injection
 from conformance.localise import examine
-from conformance.oracle.forward import PiecewiseOracle, input_name, promised_names, segment_names
+from conformance.oracle.forward import SegmentedOracle
 from conformance.outcome import Divergence
 from conformance.plan import Listener, NetworkPlan, Plan, Request, make_jobs, write_network
 from conformance.run.adapters import load_adapter
@@ -63,8 +64,8 @@ class Bench:
     def expected(self, injection: Injection) -> str:
         """The first layer that differs in the oracle with the fault; empty if none does."""
         config, precision = self.network.config, injection.fault.precision
-        oracle = PiecewiseOracle(config, self.network.weights.arrays, precision)
-        right = PiecewiseOracle(config, self.network.weights.arrays, precision)
+        oracle = SegmentedOracle(config, self.network.weights.arrays, precision)
+        right = SegmentedOracle(config, self.network.weights.arrays, precision)
         for mode in MODES:
             for segment in segment_names(config):
                 source = input_name(segment, config)
@@ -84,7 +85,7 @@ class Bench:
                 return self._expected_statistic(injection, oracle)
         return ""
 
-    def _expected_statistic(self, injection: Injection, oracle: PiecewiseOracle) -> str:
+    def _expected_statistic(self, injection: Injection, oracle: SegmentedOracle) -> str:
         """The first running statistic that differs, where no activation does."""
         config, layers = self.network.config, self.layers["train"].arrays
         for segment in segment_names(config):

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from conformance.cases.inputs import noise, noise_sides
+from conformance.cases.segments import input_name, promised_names, segment_names, segment_of
 from conformance.cases.weights import synthetic_weights
 from conformance.diagnose.forward import Diagnosis, Exhibit, distance
 from conformance.faults import FAULTS, EditError, Injection, Substitution, find_fault, grafts, places
 from conformance.faults.edit import edited, model_text
 from conformance.faults.fault import FRAMEWORKS
-from conformance.oracle.forward import PiecewiseOracle, input_name, promised_names, segment_names, segment_of
+from conformance.oracle.forward import SegmentedOracle
 from conformance.selftest.trials import chosen_places
 from impls.config import VARIANTS
 from impls.numpy import resnet
@@ -87,7 +88,7 @@ class Specimen:
                 found |= self.oracle().run(segment, self.entering(segment, train), train)
 
     def oracle(self, dtype="float64"):
-        return PiecewiseOracle(self.config, self.weights.arrays, dtype)
+        return SegmentedOracle(self.config, self.weights.arrays, dtype)
 
     def entering(self, segment, train):
         source = input_name(segment, self.config)

@@ -10,21 +10,15 @@ import pytest
 from conformance.cases.case import labels_for, padded, training_batches
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import LOSS, RECIPES, STEPS
+from conformance.cases.segments import segment_of
 from conformance.cases.weights import synthetic_weights
 from conformance.diagnose.forward import distance
 from conformance.diagnose.training import GradientDiagnosis, StepsDiagnosis, told_together
 from conformance.faults import FAULTS, EditError, Injection, find_fault, places
 from conformance.localise import small_config
-from conformance.oracle.forward import segment_of
-from conformance.oracle.gradients import (
-    PiecewiseGradients,
-    StepwiseTraining,
-    filled,
-    put,
-    recipe_with,
-    state_of,
-    training_with,
-)
+from conformance.oracle.forward import WidenedArrays, build_network, set_array
+from conformance.oracle.gradients import SegmentedGradients, recipe_with, training_with
+from conformance.oracle.steps import StepwiseTraining, state_of
 from conformance.selftest.trials import chosen_places
 from impls.config import VARIANTS
 from impls.numpy.training import gradients
@@ -54,11 +48,11 @@ class Specimen:
         return Injection(find_fault(id), {known.name: known for known in places(self.config)}[place], value)
 
     def oracle(self):
-        return PiecewiseGradients(self.config, self.arrays, padded(self.images), train=True)
+        return SegmentedGradients(self.config, self.arrays, padded(self.images), train=True)
 
     def gradients(self, injections=()):
         found = {}
-        self.oracle().run(injections, "head", None, lambda segment, dy, own: found.update(own))
+        self.oracle().run(injections, lambda segment, dy, arrays: found.update(arrays))
         return found
 
     def explain_gradients(self, port, **options):
@@ -70,13 +64,13 @@ class Specimen:
 
     def run(self, name, injections):
         configured = {field: value for one in injections for field, value in one.configured.items()}
-        model = filled(replace(self.config, **configured), self.arrays)
+        model = build_network(replace(self.config, **configured), WidenedArrays(self.arrays, "float64"))
         training = training_with(injections).Training(model, recipe_with(RECIPES[name], injections))
         for images, labels in training_batches(self.images.astype(np.float64), self.config.num_classes, STEPS):
             value = training.step(images, labels)
             state = rounded_anew(state_of(training))
             for array in expected_shapes(self.config):
-                put(model, array, state[array].copy())
+                set_array(model, array, state[array].copy())
             for slot, held in training.slots.items():
                 held |= {parameter: state[f"{slot}.{parameter}"].copy() for parameter in held}
             yield state | {"loss": np.array([value])}
@@ -118,7 +112,7 @@ def wrong_names(specimen, injections):
 
 class TestGradients:
     def test_in_pieces_they_are_the_oracles(self, specimen):
-        model = filled(specimen.config, specimen.arrays).train()
+        model = build_network(specimen.config, WidenedArrays(specimen.arrays, "float64")).train()
         value, found = gradients(model, padded(specimen.images.astype(np.float64)), labels_for(2, 10), LOSS)
         pieces = specimen.gradients()
         assert pieces.pop("loss") == value
@@ -133,7 +127,7 @@ class TestGradients:
             if fault.harmless_at(place, specimen.config):
                 assert wrong == []
                 continue
-            shown = "head" if wrong[0] == "loss" else segment_of(wrong[0].removeprefix("gradient."))
+            shown = segment_of(wrong[0])
             here = 0 if place.scope == "network" else order.index(segment_of(place.name))
             assert order.index(shown) in (here, here + 1)
 
