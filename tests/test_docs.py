@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -48,13 +50,16 @@ class Example:
         return f"{self.page}:{self.line}"
 
 
+BLOCKS = [
+    Example(page, token.map[0] + 1, token.info, token.content)
+    for page, text in PAGES.items()
+    for token in MarkdownIt().parse(text)
+    if token.type == "fence"
+]
+
+
 def examples(language):
-    return [
-        Example(page, token.map[0] + 1, token.info, token.content)
-        for page, text in PAGES.items()
-        for token in MarkdownIt().parse(text)
-        if token.type == "fence" and token.info == language
-    ]
+    return [block for block in BLOCKS if block.language == language]
 
 
 def commands(example):
@@ -156,6 +161,30 @@ def run_commands(page):
     for words in [words for e in SH if e.page == page for words in commands(e) if is_run(words)]:
         result = CliRunner().invoke(COMMANDS[words[0]], words[1:])
         assert result.exit_code == 0, (words, result.output, result.exception)
+
+
+def pairs():
+    """Blocks of commands, each with the block of text after it that shows what a faulty candidate's run prints."""
+    return [(sh, text) for sh, text in pairwise(BLOCKS) if text.language == "text" and "diverges (" in text.text]
+
+
+def wording(output):
+    """A text without its numbers and line breaks."""
+    return re.sub(r"\d[\d.]*(e[-+]?\d+)?", "#", " ".join(output.split()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("shell", "shown"), pairs(), ids=lambda example: str(example))
+def test_what_is_shown_is_what_is_printed(shell, shown):
+    """The wording of the diagnosis; its numbers are those of one machine."""
+    printed = ""
+    for words in commands(shell):
+        done = subprocess.run([sys.executable, "-m", "conformance.cli", *words[1:]], capture_output=True, text=True)
+        assert done.returncode == 1, done.stderr[-2000:]
+        printed += done.stdout
+    for divergence in re.split(r"\n(?=\w+ diverges)", shown.text):
+        assert wording(divergence) in wording(printed)
 
 
 def batch(framework):
