@@ -10,28 +10,35 @@ from typing import Any
 
 import pytest
 
-from benchmarks import models
-from benchmarks.models import (
-    CONTENDERS,
-    ENGINES,
+from benchmarks.models import measure, tables
+from benchmarks.models.__main__ import main
+from benchmarks.models.measure import (
     SAME_OUTPUT,
-    WAYS,
     Budget,
-    Comparison,
-    Contender,
     Plan,
     Row,
     best_peer,
     calls_per_turn,
     check_outputs,
-    comparison_record,
-    comparisons,
-    contenders_of,
     quartiles,
     ratios,
-    way_of,
-    write_atomically,
+    run,
 )
+from benchmarks.models.report import comparison_record, not_installed, write_atomically
+from benchmarks.models.tables import (
+    BATCHES,
+    CONTENDERS,
+    FAMILIES,
+    PRECISIONS,
+    TASKS,
+    WAYS,
+    Comparison,
+    Contender,
+    comparisons,
+    contenders_of,
+    way_of,
+)
+from benchmarks.models.worker import ENGINES
 from impls.config import VARIANTS
 
 COMPARISON = Comparison("torch", "v1.5", "eager", "inference", 8, "float32")
@@ -45,16 +52,19 @@ def row(name: str, *rounds: list[float], output: list[float] | None = None) -> R
 class TestTables:
     def test_each_row_names_what_exists(self):
         for contender in CONTENDERS:
-            assert contender.family in ENGINES
+            assert contender.family in FAMILIES
             assert contender.variant in VARIANTS
             assert contender.requires
             ways = {way.name for way in WAYS if way.family == contender.family}
             assert set(contender.ways or ways) <= ways
         for way in WAYS:
-            assert way.family in ENGINES
-            assert set(way.tasks) <= set(models.TASKS)
-            assert set(way.devices) <= set(models.BATCHES)
+            assert way.family in FAMILIES
+            assert set(way.tasks) <= set(TASKS)
+            assert set(way.devices) <= set(BATCHES)
             assert set(way.precisions) <= set(SAME_OUTPUT)
+
+    def test_each_family_has_an_engine(self):
+        assert set(ENGINES) == set(FAMILIES)
 
     def test_no_row_stands_twice(self):
         assert len({(each.family, each.name, each.variant) for each in CONTENDERS}) == len(CONTENDERS)
@@ -62,7 +72,7 @@ class TestTables:
 
     @pytest.mark.parametrize("device", ["cpu", "gpu"])
     def test_every_comparison_has_ours_and_a_peer(self, device: str):
-        chosen = comparisons(device, models.BATCHES[device], models.PRECISIONS[device], models.TASKS, list(ENGINES))
+        chosen = comparisons(device, BATCHES[device], PRECISIONS[device], TASKS, FAMILIES)
         assert len(set(chosen)) == len(chosen)
         for comparison in chosen:
             names = [contender.name for contender in contenders_of(comparison)]
@@ -70,7 +80,7 @@ class TestTables:
             assert len(names) > 1, comparison
 
     def test_a_card_begins_with_what_matters_most(self):
-        chosen = comparisons("gpu", (256, 32, 1), ("float32", "tf32", "bfloat16"), models.TASKS, ["torch", "jax"])
+        chosen = comparisons("gpu", (256, 32, 1), ("float32", "tf32", "bfloat16"), TASKS, ["torch", "jax"])
         first = [each for each in chosen if way_of(each).rank == 0]
         assert chosen[: len(first)] == first
         stages = [(each.batch == 1, each.task == "training") for each in first]
@@ -94,8 +104,8 @@ class TestTables:
 
     def test_what_is_not_installed_is_said(self, monkeypatch: pytest.MonkeyPatch):
         absent = replace(CONTENDERS[1], requires=("torch", "a_module_that_nobody_has"))
-        monkeypatch.setattr(models, "CONTENDERS", (CONTENDERS[0], absent))
-        assert models.not_installed([COMPARISON]) == [
+        monkeypatch.setattr(tables, "CONTENDERS", (CONTENDERS[0], absent))
+        assert not_installed([COMPARISON]) == [
             {
                 "family": "torch",
                 "name": absent.name,
@@ -132,7 +142,7 @@ class TestArithmetic:
         assert "images_per_second" not in on_cpu["rows"][0]
 
     def test_short_calls_are_many(self):
-        assert calls_per_turn([0.001]) == models.MOST_CALLS
+        assert calls_per_turn([0.001]) == measure.MOST_CALLS
         assert calls_per_turn([0.05, 0.01]) == 3
         assert calls_per_turn([2.0]) == 1
         assert calls_per_turn([]) == 1
@@ -168,7 +178,10 @@ class TestBudget:
         assert not budget.affords("unknown")
 
     @pytest.mark.parametrize("device", ["cpu", "gpu"])
-    def test_a_run_leaves_out_what_does_not_fit(self, device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    @pytest.mark.parametrize("seconds", [130.0, float("inf")])
+    def test_a_run_leaves_out_what_does_not_fit(
+        self, device: str, seconds: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ):
         """Inference costs 30 s, a training step 60 s: a comparison that does not fit makes room for one that does."""
         clock, started, ended = Clock(), [], []
 
@@ -183,14 +196,14 @@ class TestBudget:
             def end(self) -> None:
                 ended.append(self.comparison)
 
-        monkeypatch.setattr(models, "Group", Group)
+        monkeypatch.setattr(measure, "Group", Group)
         inference = [replace(COMPARISON, batch=batch) for batch in (1, 2, 3)]
         training = [replace(COMPARISON, task="training", batch=batch) for batch in (1, 2)]
         chosen, measured = [inference[0], *training, *inference[1:]], []
-        budget = Budget(130.0, clock)
-        left_out = models.run(chosen, Plan(device, 1, 1.0, tmp_path), budget, lambda each, rows: measured.append(each))
-        assert measured == [inference[0], training[0], inference[1]]
-        assert left_out == [training[1], inference[2]]
+        budget = Budget(seconds, clock)
+        left_out = run(chosen, Plan(device, 1, 1.0, tmp_path), budget, lambda each, rows: measured.append(each))
+        assert left_out == ([] if seconds == float("inf") else [training[1], inference[2]])
+        assert measured == [each for each in chosen if each not in left_out]
         assert sorted(map(str, ended)) == sorted(map(str, started))
 
 
@@ -208,7 +221,7 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """One image through the plain functional network and ours, one round, in real workers."""
     out, picture = tmp_path / "results.json", tmp_path / "results.svg"
     arguments = ["--families", "jax", "--ways", "jit", "--tasks", "inference", "--batches", "1", "--rounds", "1"]
-    models.main([*arguments, "--out", str(out), "--plot", str(picture)])
+    main([*arguments, "--out", str(out), "--plot", str(picture)])
     document = json.loads(out.read_text())
     assert document["complete"]
     assert document["left_out"] == []
