@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -178,7 +179,7 @@ def limits_of_errors() -> list[str]:
         else:
             continue
         rows.append((precision, *row))
-    header = ["precision", "array", "relative L2 error", "largest error / largest value", "measured"]
+    header = ["precision", "array", "relative L2 error", "largest error / largest value", "reason"]
     return table(header, [[cell.replace("e-0", "e-") for cell in row] for row in rows])
 
 
@@ -203,12 +204,21 @@ def subject(fault: Fault) -> str:
     return headings.get(fault.scopes[0], "Network")
 
 
+def task(fault: Fault) -> str:
+    """The first task that shows a fault."""
+    marks = {"I": "initialisation", "G": "gradients", "O": "training steps alone"}
+    return next((name for mark, name in marks.items() if mark in fault.seen_in), "a forward pass")
+
+
 def faults() -> list[str]:
     """The catalogue, a table for each subject."""
     subjects: dict[str, list[Fault]] = {}
     for fault in FAULTS.values():
         subjects.setdefault(subject(fault), []).append(fault)
-    lines = [f"{len(FAULTS)} faults:"]
+    shown = Counter(map(task, FAULTS.values()))
+    lines = [
+        f"{len(FAULTS)} faults, by what shows them: {', '.join(f'{count} {name}' for name, count in shown.items())}."
+    ]
     for heading, rows in subjects.items():
         lines += ["", f"## {heading}", ""]
         lines += table(
