@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from conformance.compare import limits
-from conformance.faults import FAULTS, Fault
+from conformance.faults import FAULTS
+from conformance.faults.rows import SUBJECTS
 from conformance.outcome import EXIT_CODES
 from conformance.run.implementations import BUILDS
 from impls.config import TOTAL_STRIDE, VARIANTS, ResNetConfig
@@ -183,55 +184,33 @@ def limits_of_errors() -> list[str]:
     return table(header, [[cell.replace("e-0", "e-") for cell in row] for row in rows])
 
 
-SHOWS = {
-    "F": "inference",
-    "T": "train mode",
-    "S": "running statistics",
-    "P": "preprocessing",
-    "G": "gradients",
-    "O": "steps",
-    "I": "initialisation",
+SHOWN = {
+    "forward": "a forward pass",
+    "gradients": "gradients",
+    "steps": "training steps alone",
+    "initialisation": "initialisation",
 }
-
-
-def subject(fault: Fault) -> str:
-    """The heading that a fault stands under."""
-    if fault.seen_in in ("I", "P"):
-        return {"I": "Initialisation", "P": "Input"}[fault.seen_in]
-    if set(fault.seen_in) <= {"G", "O"}:
-        return "Gradients" if "G" in fault.seen_in else "Training steps"
-    headings = {"conv": "Convolutions", "norm": "Norms", "block": "Blocks", "stem": "Stem", "head": "Head"}
-    return headings.get(fault.scopes[0], "Network")
-
-
-def task(fault: Fault) -> str:
-    """The first task that shows a fault."""
-    marks = {"I": "initialisation", "G": "gradients", "O": "training steps alone"}
-    return next((name for mark, name in marks.items() if mark in fault.seen_in), "a forward pass")
 
 
 def faults() -> list[str]:
     """The catalogue, a table for each subject."""
-    subjects: dict[str, list[Fault]] = {}
-    for fault in FAULTS.values():
-        subjects.setdefault(subject(fault), []).append(fault)
-    shown = Counter(map(task, FAULTS.values()))
+    shown = Counter(SHOWN[fault.task] for fault in FAULTS.values())
     lines = [
         f"{len(FAULTS)} faults, by what shows them: {', '.join(f'{count} {name}' for name, count in shown.items())}."
     ]
-    for heading, rows in subjects.items():
-        lines += ["", f"## {heading}", ""]
+    for subject in SUBJECTS:
+        lines += ["", f"## {(subject.__doc__ or '').partition(':')[0]}", ""]
         lines += table(
             ["fault", "what is wrong", "where it can be", "shows in", "met in"],
             [
                 (
                     f"`{fault.id}`",
                     fault.what,
-                    ", ".join(fault.scopes),
-                    ", ".join(SHOWS[letter] for letter in fault.seen_in.removesuffix("64")),
+                    str(fault.condition),
+                    ", ".join(seen.value for seen in fault.seen_in),
                     fault.source.removeprefix("-"),
                 )
-                for fault in rows
+                for fault in subject.ROWS
             ],
         )
     return lines

@@ -23,7 +23,7 @@ import numpy as np
 from conformance.cases.case import MOMENTS, OFFSET, Case, Mode, expected_names
 from conformance.cases.segments import segment_of
 from conformance.diagnose.forward import MOST_FAULTS, NEARER, Finding, Together, distance, newton, told, told_together
-from conformance.faults import FAULTS, Fault, Injection
+from conformance.faults import FAULTS, Fault, Injection, Seen
 from conformance.oracle.forward import Stopped
 from conformance.oracle.gradients import SegmentedGradients
 from conformance.oracle.steps import StepwiseTraining, fits
@@ -470,7 +470,7 @@ def most(kept: Explaining) -> Explaining:
 
 def statistical() -> list[Fault]:
     """The faults of running statistics that are a fact of the configuration."""
-    return [fault for fault in of_task("forward") if "S" in fault.seen_in and fault.config]
+    return [fault for fault in of_task("forward") if Seen.STATISTICS in fault.seen_in and fault.config]
 
 
 def step_names(recipe: str, config: ResNetConfig) -> Iterator[str]:

@@ -3,21 +3,20 @@
 Nothing here imports a framework.
 """
 
-from conformance.faults.catalogue import FAULTS, find_fault
-from conformance.faults.edit import EditError, edited_module, framework_of
+from conformance.faults.edit import EditError, Substitution, edited_module, framework_of
 from conformance.faults.fault import (
     Arrays,
     Fault,
     Graft,
     Injection,
     Parameter,
-    Place,
-    Substitution,
+    Seen,
     grafts,
     initial_edits,
-    places,
     training_edits,
 )
+from conformance.faults.place import Place, places
+from conformance.faults.rows import FAULTS, find_fault
 
 __all__ = [
     "FAULTS",
@@ -28,6 +27,7 @@ __all__ = [
     "Injection",
     "Parameter",
     "Place",
+    "Seen",
     "Substitution",
     "edited_module",
     "find_fault",

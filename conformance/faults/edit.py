@@ -1,7 +1,13 @@
-"""How the text of a model or of its training goes wrong: substitutions in a file, and the module that this makes.
+"""Text edits: how the text of a model or of its training goes wrong, and the module that the wrong text makes.
 
-The four model files are line for line alike, so most structural bugs are one substitution in all of them. Where helpers
-differ, a row carries a substitution for each framework; one that it lacks is a bug that this framework cannot have.
+The four model files read alike line for line, so most faults of structure are one substitution for all of them. Where a
+line is each framework's own, a row says it for each; a framework that a row leaves out cannot have the fault.
+
+Example:
+    >>> replaced("return relu(y + x)", "return relu(y)")["keras"]
+    (Substitution(old='return relu(y + x)', new='return relu(y)'),)
+    >>> list(replaced("x = pool(x)", torch="x = x.amax((2, 3))", flax="x = x.max((1, 2))"))
+    ['torch', 'flax']
 """
 
 from __future__ import annotations
@@ -10,15 +16,71 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from conformance.faults.fault import Edits, Substitution, in_all
+FRAMEWORKS = ("numpy", "torch", "flax", "keras")
 
-QUARANTINE = Substitution("@registered\n", '@keras.saving.register_keras_serializable(package="resnet_parity_fault")\n')
-"""Keras keeps a register of classes by name: the wrong ones must not take the right ones' place in it."""
+VALUE = "THE_VALUE"
+"""Stands in a new text for the value of the fault's parameter."""
+
+HERE = "AT_THIS_PLACE"
+"""Stands in NumPy's new text of gradients for the question whether the layer or block `name` is the fault's place."""
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """A text in a file, and the one that replaces it; `old` must stand in the file exactly once."""
+
+    old: str
+    new: str
+
+
+Edits = tuple[Substitution, ...]
+FrameworkEdits = Mapping[str, Edits]
+Line = str | Mapping[str, str]
+"""A text of the model files: the same in all four, or that of each framework."""
+
+
+def by_framework(**pairs: tuple[str, str] | Sequence[tuple[str, str]]) -> FrameworkEdits:
+    """Substitutions for each framework: one pair (old, new), or several that are made one after the other."""
+    return {framework: tuple(_substitutions(own)) for framework, own in pairs.items()}
+
+
+def _substitutions(pairs: tuple[str, str] | Sequence[tuple[str, str]]) -> Iterator[Substitution]:
+    """Each pair of texts as a substitution."""
+    match pairs:
+        case (str(old), str(new)):
+            yield Substitution(old, new)
+        case _:
+            yield from (Substitution(old, new) for old, new in pairs)
+
+
+def replaced(line: Line, new: str = "", **texts: str) -> FrameworkEdits:
+    """Replace one line: by the same text in all frameworks that have it, or by each framework's own.
+
+    Args:
+        line: The right text.
+        new: The wrong text, if it is the same in all frameworks.
+        texts: The wrong text of each framework that can have the fault, if it is not.
+    """
+    old = dict.fromkeys(FRAMEWORKS, line) if isinstance(line, str) else line
+    wrong = texts or dict.fromkeys(old, new)
+    return by_framework(**{framework: (old[framework], text) for framework, text in wrong.items()})
+
+
+def together(*several: FrameworkEdits) -> FrameworkEdits:
+    """Substitutions of several kinds, one after the other, in the frameworks that have them all."""
+    shared = [framework for framework in FRAMEWORKS if all(framework in one for one in several)]
+    return {framework: tuple(edit for one in several for edit in one[framework]) for framework in shared}
+
+
+def before(line: str, *new: str) -> tuple[str, str]:
+    """Lines put before another, which stays, so that several faults can be put before the same line."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return line, "".join(f"{indent}{text}\n" for text in new) + line
 
 
 class EditError(ValueError):
@@ -28,19 +90,28 @@ class EditError(ValueError):
 def edited(text: str, edits: Sequence[Substitution], where: str) -> str:
     """The text with the substitutions made, one after the other.
 
+    Args:
+        text: The right text.
+        edits: What to replace.
+        where: Name of the text, for the message of an error.
+
     Raises:
-        EditError: If one does not match as often as it says.
+        EditError: If the old text of one does not stand there exactly once.
 
     Example:
         >>> edited("return relu(y + x)", [Substitution("relu(y + x)", "y + x")], "a model")
         'return y + x'
     """
     for edit in edits:
-        found = text.count(edit.old)
-        if found != edit.count:
-            raise EditError(f"{where}: {edit.old!r} stands there {found} times, where {edit.count} are expected")
+        times = text.count(edit.old)
+        if times != 1:
+            raise EditError(f"{where}: {edit.old!r} stands there {times} times, where it should stand once")
         text = text.replace(edit.old, edit.new)
     return text
+
+
+QUARANTINE = Substitution("@registered\n", '@keras.saving.register_keras_serializable(package="resnet_parity_fault")\n')
+"""Keras keeps a register of classes by name: the wrong ones must not take the right ones' place in it."""
 
 
 def framework_of(module: str) -> str:
@@ -53,17 +124,26 @@ def framework_of(module: str) -> str:
     return module.split(".")[1]
 
 
-def model_text(module: str) -> str:
-    """The text of a model's file, or of its training's; nothing is imported."""
-    package, _, name = module.rpartition(".")
+def module_path(module: str) -> Path:
+    """The file of a module of `impls`; nothing is imported.
+
+    Example:
+        >>> module_path("impls.torch.resnet").parts[-3:]
+        ('impls', 'torch', 'resnet.py')
+    """
     spec = importlib.util.find_spec("impls")
     if spec is None or spec.origin is None:
         raise EditError("the package impls has no files")
-    return (Path(spec.origin).parent / package.rpartition(".")[2] / f"{name}.py").read_text()
+    return Path(spec.origin).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+
+def model_text(module: str) -> str:
+    """The text of a model's file, or of its training's; nothing is imported."""
+    return module_path(module).read_text()
 
 
 @cache
-def edited_module(module: str, edits: tuple[Substitution, ...]) -> ModuleType:
+def edited_module(module: str, edits: Edits) -> ModuleType:
     """A fresh module from a model's text with the substitutions made; without any, the model's own module.
 
     Raises:
@@ -71,8 +151,7 @@ def edited_module(module: str, edits: tuple[Substitution, ...]) -> ModuleType:
     """
     if not edits:
         return importlib.import_module(module)
-    text = model_text(module)
-    text = edited(text, edits, module).replace(QUARANTINE.old, QUARANTINE.new)
+    text = edited(model_text(module), edits, module).replace(QUARANTINE.old, QUARANTINE.new)
     wrong = ModuleType(f"{module}_with_fault_{len(_WRONG)}")
     _WRONG.append(wrong)
     sys.modules[wrong.__name__] = wrong  # classes are looked up there by their module's name
@@ -81,161 +160,3 @@ def edited_module(module: str, edits: tuple[Substitution, ...]) -> ModuleType:
 
 
 _WRONG: list[ModuleType] = []
-
-
-def replaced(old: str, new: str, count: int = 1) -> Mapping[str, Edits]:
-    """One substitution, the same in all four files."""
-    return in_all(Substitution(old, new, count))
-
-
-def by_framework(**edits: tuple[str, str] | Sequence[tuple[str, str]]) -> Mapping[str, Edits]:
-    """Substitutions of their own for each framework: one pair (old, new), or several."""
-    return {framework: tuple(_substitutions(own)) for framework, own in edits.items()}
-
-
-def _substitutions(edits: tuple[str, str] | Sequence[tuple[str, str]]) -> Iterator[Substitution]:
-    """One pair of texts, or several, as substitutions."""
-    pairs: Any = [edits] if isinstance(edits[0], str) else edits
-    for old, new in pairs:
-        yield Substitution(old, new)
-
-
-NORM_1 = 'y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))'
-NORM_2 = 'y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))'
-NORM_3 = 'y = tap("bn3", self.bn3(tap("conv3", self.conv3(y))))'
-SHORTCUT = 'x = tap("downsample_bn", self.downsample_bn(tap("downsample_conv", self.downsample_conv(x))))'
-SUM = "return relu(y + x)"
-STEM = 'x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))'
-POOL = 'x = tap("stem", max_pool(x, self.config))'
-HEAD_POOL = 'x = tap("pool", average_pool(x, self.config))'
-LOGITS = 'return tap("logits", self.fc(x))'
-"""The lines of the forward pass."""
-
-NUMPY_POOL = "windows(pad(x, 3, 2, config.same_padding, -np.inf), 3, 2).max((4, 5))"
-TORCH_POOL = "return max_pool2d(x, 3, 2, padding=1)"
-FLAX_POOL = "((1, 1), (1, 1)))"
-KERAS_POOL = 'ops.max_pool(pad(x, 3, -float("inf")), 3, 2, "valid", "channels_last")'
-NUMPY_STATISTICS = "mean, variance = self.running_mean, self.running_var"
-TORCH_NORM = "layer = BatchNorm("
-TORCH_NORM_HEAD = "def norm(channels"
-FLAX_CALL = "y = super().__call__(x)"
-KERAS_CALL = "y = super().call(x, training=training, mask=mask)"
-"""Those of the helpers, which are each framework's own."""
-
-
-def torch_norm(name: str, body: str) -> list[tuple[str, str]]:
-    """A subclass of the model's own batch norm that does otherwise, and its use in `norm`."""
-    forward = "".join(f"        {line}\n" for line in body.splitlines())
-    text = f"class {name}(BatchNorm):\n    def forward(self, x):\n{forward}\n\n"
-    return [(TORCH_NORM_HEAD, text + TORCH_NORM_HEAD), (TORCH_NORM, f"layer = {name}(")]
-
-
-POOL_VALID = by_framework(
-    numpy=(NUMPY_POOL, "windows(x, 3, 2).max((4, 5))"),
-    torch=(TORCH_POOL, "return max_pool2d(x, 3, 2)"),
-    flax=(FLAX_POOL, "((0, 0), (0, 0)))"),
-    keras=(KERAS_POOL, 'ops.max_pool(x, 3, 2, "valid", "channels_last")'),
-)
-POOL_CEIL = by_framework(
-    numpy=(
-        NUMPY_POOL,
-        "windows(np.pad(x, [(0, 0), (0, 0), (1, 2), (1, 2)], constant_values=-np.inf), 3, 2).max((4, 5))",
-    ),
-    torch=(TORCH_POOL, "return max_pool2d(x, 3, 2, padding=1, ceil_mode=True)"),
-    flax=(FLAX_POOL, "((1, 2), (1, 2)))"),
-    keras=(
-        KERAS_POOL,
-        'ops.max_pool(ops.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)), constant_values=-float("inf")), 3, 2, "valid", '
-        '"channels_last")',
-    ),
-)
-POOL_ZERO = by_framework(
-    numpy=("-np.inf", "0.0"),
-    torch=(TORCH_POOL, "return max_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 3, 2)"),
-    flax=(
-        'return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((1, 1), (1, 1)))',
-        'return nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")',
-    ),
-    keras=('-float("inf")', "0.0"),
-)
-POOL_AVERAGE = by_framework(
-    numpy=(NUMPY_POOL, "windows(pad(x, 3, 2, config.same_padding), 3, 2).mean((4, 5))"),
-    torch=(TORCH_POOL, "return avg_pool2d(x, 3, 2, padding=1)"),
-    flax=(
-        'return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((1, 1), (1, 1)))',
-        "return avg_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))",
-    ),
-    keras=(KERAS_POOL, 'ops.average_pool(pad(x, 3, 0.0), 3, 2, "valid", "channels_last")'),
-)
-HEAD_MAX = by_framework(
-    numpy=(HEAD_POOL, 'x = tap("pool", x.max((2, 3)))'),
-    torch=(HEAD_POOL, 'x = tap("pool", x.amax((2, 3)))'),
-    flax=(HEAD_POOL, 'x = tap("pool", x.max((1, 2)))'),
-    keras=(HEAD_POOL, 'x = tap("pool", ops.max(x, (1, 2)))'),
-)
-SOFTMAX = by_framework(
-    numpy=(LOGITS, 'x = np.exp(self.fc(x))\n        return tap("logits", x / x.sum(1, keepdims=True))'),
-    torch=(LOGITS, 'return tap("logits", self.fc(x).softmax(1))'),
-    flax=(LOGITS, 'return tap("logits", jax.nn.softmax(self.fc(x)))'),
-    keras=(LOGITS, 'return tap("logits", ops.softmax(self.fc(x)))'),
-)
-STEM_SAME = by_framework(
-    numpy=("config.same_padding and kernel == 3", "kernel == 7"),
-    torch=(
-        ("config.same_padding and kernel == 3", "kernel == 7"),
-        ("pad_same(x, 3, 2, 0.0)", "pad_same(x, self.kernel_size[0], 2, 0.0)"),
-    ),
-    flax=("config.same_padding and kernel == 3", "kernel == 7"),
-    keras=("config.same_padding and kernel == 3", "kernel == 7"),
-)
-NORM_FROZEN = by_framework(
-    numpy=("if self.training:", "if False:"),
-    torch=torch_norm("FrozenBatchNorm", "self.training = False\nreturn super().forward(x)"),
-    flax=(
-        (FLAX_CALL, "y = super().__call__(x, use_running_average=True)"),
-        ("if not self.use_running_average:", "if False:"),
-    ),
-    keras=(
-        (KERAS_CALL, "y = super().call(x, training=False, mask=mask)"),
-        ("if training and self.trainable:", "if False:"),
-    ),
-)
-NORM_BY_BATCH = by_framework(
-    numpy=(NUMPY_STATISTICS, "mean, variance = self.moments(x)"),
-    torch=torch_norm(
-        "BatchNormByBatch",
-        "if self.training:\n"
-        "    return super().forward(x)\n"
-        "return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)",
-    ),
-    flax=(
-        FLAX_CALL,
-        "if self.use_running_average:\n"
-        "            mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))\n"
-        "            y = (x - mean) / jnp.sqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]\n"
-        "        else:\n"
-        "            y = super().__call__(x)",
-    ),
-    keras=(
-        KERAS_CALL,
-        "if not training:\n"
-        "            mean, variance = ops.mean(x, (0, 1, 2)), ops.var(x, (0, 1, 2))\n"
-        "            return (x - mean) / ops.sqrt(variance + self.epsilon) * self.gamma + self.beta\n"
-        "        y = super().call(x, training=training, mask=mask)",
-    ),
-)
-VARIANCE_FAST = by_framework(
-    numpy=("values.var(1)", "(values**2).mean(1) - values.mean(1) ** 2"),
-    flax=("use_fast_variance=False", "use_fast_variance=True"),
-)
-
-
-def in_ten_bits(layer: str, value: str) -> tuple[str, str]:
-    """A layer whose input keeps 10 bits behind the point, as TF32 has them, by Dekker's splitting.
-
-    Exact in float32 (24 - 13 = 11 significant bits), and so what a TF32 unit sees of an activation.
-    """
-    return f"self.{layer}({value})", f"self.{layer}({value} * 8193 - ({value} * 8193 - {value}))"
-
-
-TF32 = in_all(*(Substitution(*in_ten_bits(layer, value)) for layer, value in (("conv2", "y"), ("conv3", "y"))))

@@ -1,117 +1,59 @@
 """What a fault is: a row that says what goes wrong, where it can, and how to make it happen in any implementation.
 
-A row changes one of seven things, in one way for all implementations: the weights (a function on canonical arrays), the
-configuration, the text of the model (the four files are one text), the images, the recipe of training, the text of
-training, or the model's text in what it draws where no weights are given. Of a fault of gradients it is the model's
-text in the frameworks, which differentiate that, and the text of training in NumPy, where the gradients are written
-out. An `Injection` is a fault at one place; the oracle and the frameworks are injected with the same one.
+A row changes one of seven things, in the same way for all implementations: the weights (a function of canonical
+arrays), the configuration, the text of the model (the four files read alike), the images, the recipe of training, the
+text of training, or the text of the model where it draws initial weights. A fault of gradients changes two texts: that
+of the model in the frameworks, which differentiate it, and that of training in NumPy, where the gradients are written
+out. An `Injection` is a fault at one place; the oracle and the frameworks are given the same one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
+from conformance.faults.edit import HERE, VALUE, Edits, FrameworkEdits
+from conformance.faults.place import NETWORK, WITH_CLASSES, Place, Scope, Where, networks_without, places
+from conformance.faults.remedies import Remedies
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 
-Scope = Literal["conv", "norm", "block", "stem", "head", "network", "input"]
 Arrays = Mapping[str, np.ndarray]
+WeightsChange = Callable[[Arrays, Place, ResNetConfig, float], Arrays]
+ImagesChange = Callable[[np.ndarray, float], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a fault can be.
+class Seen(Enum):
+    """Where a check can notice a fault."""
 
-    Attributes:
-        name: Canonical name of the layer ("stage1.0.conv2", "fc") or block ("stage1.0"), or "stem", "head", "network",
-            "input".
-        scope: What kind of thing it is; the classifier is of scope "head".
-        kernel, stride, in_channels, out_channels: Of a convolution; of a block the stride and both channels.
-        projects: Of a block: whether its shortcut has a convolution.
-        following: Of a block, or of a layer in it: the same thing in the next block if its arrays have the same shapes.
-    """
-
-    name: str
-    scope: Scope
-    kernel: int = 0
-    stride: int = 1
-    in_channels: int = 0
-    out_channels: int = 0
-    projects: bool = False
-    following: str = ""
-
-
-def places(config: ResNetConfig) -> Iterator[Place]:
-    """Every place of a network, in the order it runs; the whole network and its input come first.
-
-    Example:
-        >>> [place.name for place in places(ResNetConfig())][:6]
-        ['input', 'network', 'stem', 'conv1', 'bn1', 'stage1.0']
-    """
-    yield from (Place("input", "input"), Place("network", "network"), Place("stem", "stem"))
-    yield from (Place("conv1", "conv", 7, 2, config.in_channels, config.width), Place("bn1", "norm"))
-    blocks = list(config.blocks())
-    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
-        twin = ""
-        if after is not None and (after.in_channels, after.channels) == (block.in_channels, block.channels):
-            twin = after.name
-        name, inside, outside = block.name, block.channels, block.out_channels
-        yield Place(name, "block", 0, block.stride, block.in_channels, outside, block.projects, twin)
-        strides = (block.stride, 1) if config.strided_layer == "conv1" else (1, block.stride)
-        convolutions = [
-            ("conv1", "bn1", 1, strides[0], block.in_channels, inside),
-            ("conv2", "bn2", 3, strides[1], inside, inside),
-            ("conv3", "bn3", 1, 1, inside, outside),
-        ]
-        if block.projects:
-            convolutions.append(("downsample_conv", "downsample_bn", 1, block.stride, block.in_channels, outside))
-        for conv, norm, kernel, stride, inputs, outputs in convolutions:
-            inner = after is not None and after.channels == block.channels and not conv.startswith("downsample")
-            same = [f"{after.name}.{layer}" if after and inner else "" for layer in (conv, norm)]
-            if conv == "conv1" and not twin:
-                same[0] = ""
-            yield Place(f"{name}.{conv}", "conv", kernel, stride, inputs, outputs, following=same[0])
-            yield Place(f"{name}.{norm}", "norm", following=same[1])
-    yield Place("head", "head")
-
-
-@dataclass(frozen=True)
-class Substitution:
-    """Text of a model file replaced by another; `old` must stand in the file exactly `count` times."""
-
-    old: str
-    new: str
-    count: int = 1
-
-
-Edits = Sequence[Substitution]
-FRAMEWORKS = ("numpy", "torch", "flax", "keras")
-
-
-def in_all(*edits: Substitution) -> Mapping[str, Edits]:
-    """The same substitutions in each of the four files, which are line for line alike."""
-    return dict.fromkeys(FRAMEWORKS, edits)
+    FORWARD = "inference mode"
+    FORWARD_FLOAT64 = "inference mode (float64 only)"
+    FORWARD_TRAIN = "train mode"
+    STATISTICS = "running statistics"
+    PREPROCESSING = "preprocessing"
+    GRADIENTS = "gradients"
+    STEPS = "training steps"
+    INITIALISATION = "initial weights"
 
 
 class _Parameter:
-    """Stands in a row's configuration or recipe for the fault's continuous parameter."""
+    """Stands in a row's configuration or recipe for the value of the fault's parameter."""
+
+    def __repr__(self) -> str:
+        return "PARAMETER"
 
 
 PARAMETER = _Parameter()
-VALUE = "THE_VALUE"
-"""Stands for it in the text of training, and in that of what is drawn."""
-
-HERE = "AT_THIS_PLACE"
-"""Stands in NumPy's text of gradients for the question whether the layer or block `name` is the fault's place."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number that a fault does not know beforehand and the diagnosis estimates.
+    """A number in a fault that is not known beforehand, and that the diagnosis estimates.
 
     Attributes:
         name: What it is called ("eps").
@@ -126,82 +68,73 @@ class Parameter:
     positive: bool = True
 
 
-@dataclass(frozen=True)
-class Remedies:
-    """What to do about it, one sentence for each framework."""
-
-    torch: str
-    flax: str
-    keras: str
-
-
-WeightsChange = Callable[[Arrays, Place, ResNetConfig, float], Arrays]
-ImagesChange = Callable[[np.ndarray, float], np.ndarray]
-
-
-def everywhere(place: Place, config: ResNetConfig) -> bool:
-    """A fault that can be at every place of its scopes."""
-    return True
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fault:
     """One porting bug.
 
     Attributes:
         id: Its name.
-        what: One line.
-        scopes: The kinds of place that it can be at.
-        seen_in: Where a check can notice it: F inference-mode forward, T train-mode forward, S running statistics,
-            P preprocessing, G gradients, O optimizer steps, I initialisation.
-        source: Where people met it; "-" if the catalogue's own.
-        remedies: What to do.
-        weights: Changes canonical arrays: (arrays, place, config, parameter) to those that change.
-        config: Fields of `ResNetConfig` that are wrong.
-        sources: By framework, how the text of its model is wrong.
-        images: Changes the images, (batch, channels, height, width): (images, parameter) to images.
-        recipe: Fields of a training recipe that are wrong: a value, or a function (recipe, parameter) to one.
-        training: By framework, how the text of its training is wrong.
-        initial: By framework, how the text of its model is wrong in what a network is drawn from.
-        keeps: Whether it keeps something of one training step for the next, beside what the optimizer should.
-        where: Whether it can be at a place of its scopes, in a network.
+        what: What is wrong, in one line.
+        where: The places where it can be.
+        remedies: What to do about it, in each framework.
+        source: Where people met it: issues ("keras#16363"), libraries, papers; "-" if no report is known.
+        seen_in: Where a check can notice it.
+        weights: Changes canonical arrays: a function of (arrays, place, config, parameter) to the arrays that differ.
+        config: Wrong fields of `ResNetConfig`; a network that has these values anyway cannot have the fault.
+        model: Substitutions in the text of the model, by framework.
+        images: Changes images of (batch, channels, height, width): a function of (images, parameter) to images.
+        recipe: Wrong fields of a training recipe: a value, or a function of (recipe, parameter) to one.
+        training: Substitutions in the text of training, by framework.
+        initial: Substitutions in the text of the model that change what initial weights are drawn from, by framework.
+        keeps: Whether it hands something from one training step to the next, beside the optimizer's own state.
         precision: The lowest-cost precision in which it shows.
         harmless: Why it changes nothing, and when it would; empty for a fault that has an effect.
-        harmless_where: The places and networks of which that is true.
+        harmless_where: The places where that is so; None for all.
         parameter: The number in it that is not known beforehand.
     """
 
     id: str
     what: str
-    scopes: tuple[Scope, ...]
-    seen_in: str
-    source: str
+    where: Where
     remedies: Remedies
+    source: str = "-"
+    seen_in: tuple[Seen, ...] = (Seen.FORWARD,)
     weights: WeightsChange | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-    sources: Mapping[str, Edits] = field(default_factory=dict)
+    model: FrameworkEdits = field(default_factory=dict)
     images: ImagesChange | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Edits] = field(default_factory=dict)
-    initial: Mapping[str, Edits] = field(default_factory=dict)
+    training: FrameworkEdits = field(default_factory=dict)
+    initial: FrameworkEdits = field(default_factory=dict)
     keeps: bool = False
-    where: Callable[[Place, ResNetConfig], bool] = everywhere
     precision: Literal["float64", "float32"] = "float64"
     harmless: str = ""
-    harmless_where: Callable[[Place, ResNetConfig], bool] = everywhere
+    harmless_where: Where | None = None
     parameter: Parameter | None = None
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The kinds of place that it can be at."""
+        return self.where.scopes
+
+    @property
+    def condition(self) -> Where:
+        """The places where it can be, in networks whose configuration it would change."""
+        fixed = {name: value for name, value in self.config.items() if value is not PARAMETER}
+        return self.where & networks_without(**fixed) if fixed else self.where
 
     def places(self, config: ResNetConfig) -> list[Place]:
         """Where the fault can be in a network, in the order it runs."""
-        return [place for place in places(config) if place.scope in self.scopes and self.where(place, config)]
+        condition = self.condition
+        return [place for place in places(config) if condition.holds(place, config)]
 
     def harmless_at(self, place: Place, config: ResNetConfig) -> str:
         """Why the fault changes nothing at a place; empty where it has an effect."""
-        return self.harmless if self.harmless and self.harmless_where(place, config) else ""
+        return self.harmless if self.harmless_where is None or self.harmless_where.holds(place, config) else ""
 
     def can_be_in(self, framework: str) -> bool:
-        """Whether it can happen in a framework: where its text is to be wrong, it must say how."""
-        texts = self.sources.keys() | self.training.keys() | self.initial.keys()
+        """Whether a framework can have the fault: if a text is to be wrong, the row must say how."""
+        texts = self.model.keys() | self.training.keys() | self.initial.keys()
         return not texts or framework in texts
 
     @property
@@ -211,7 +144,17 @@ class Fault:
             return "initialisation"
         if not (self.recipe or self.training):
             return "forward"
-        return "gradients" if "G" in self.seen_in else "steps"
+        return "gradients" if Seen.GRADIENTS in self.seen_in else "steps"
+
+
+gradient_fault = partial(Fault, seen_in=(Seen.GRADIENTS,))
+"""A fault of gradients that no forward pass shows: `model` is for the frameworks, `training` for NumPy."""
+
+loss_fault = partial(Fault, where=NETWORK & WITH_CLASSES, seen_in=(Seen.GRADIENTS, Seen.STEPS))
+"""A fault of the loss, which gradients show."""
+
+step_fault = partial(Fault, where=NETWORK & WITH_CLASSES, seen_in=(Seen.STEPS,))
+"""A fault of the optimizer, the schedule or the step, which the state after some steps shows."""
 
 
 @dataclass(frozen=True)
@@ -230,15 +173,14 @@ class Injection:
     value: float | None = None
 
     def __str__(self) -> str:
-        if self.place.scope == "network" and self.fault.task != "forward" and not self.fault.sources:
-            return self.fault.id
-        if self.place.scope == "network":
-            return f"{self.fault.id} everywhere"
-        return f"{self.fault.id} at {self.place.name}"
+        if self.place.scope != "network":
+            return f"{self.fault.id} at {self.place.name}"
+        of_network = self.fault.task == "forward" or self.fault.model
+        return f"{self.fault.id} everywhere" if of_network else self.fault.id
 
     @property
     def parameter(self) -> float:
-        """The value of the fault's parameter: the given one, or the one that the self-test injects."""
+        """The value of the fault's parameter: this injection's own, or the one that the self-test injects."""
         if self.value is not None or self.fault.parameter is None:
             return self.value or 0.0
         return self.fault.parameter.injected
@@ -249,7 +191,7 @@ class Injection:
         return {name: self.parameter if value is PARAMETER else value for name, value in self.fault.config.items()}
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """What becomes of a recipe.
+        """The wrong recipe that the fault makes of a right one.
 
         Raises:
             ValueError: If the parameter's value is one with which nothing can be trained.
@@ -270,15 +212,16 @@ class Injection:
             return getattr(recipe, name) and self.parameter
         return value(recipe, self.parameter) if callable(value) else value
 
-    def training(self, framework: str) -> tuple[Substitution, ...]:
-        """How the text of a framework's training is wrong, at the place and with the parameter's value."""
+    def training(self, framework: str) -> Edits:
+        """Substitutions in the text of a framework's training, for this place and parameter."""
         return self._filled(self.fault.training.get(framework, ()))
 
-    def initial(self, framework: str) -> tuple[Substitution, ...]:
-        """The same of what a framework's model is drawn from."""
+    def initial(self, framework: str) -> Edits:
+        """Substitutions in the text that a framework's initial weights are drawn by, for this parameter."""
         return self._filled(self.fault.initial.get(framework, ()))
 
-    def _filled(self, edits: Edits) -> tuple[Substitution, ...]:
+    def _filled(self, edits: Edits) -> Edits:
+        """Substitutions with this place and this parameter's value for what stands for them."""
         here = f"(name == {self.place.name!r})" if self.place.scope in ("conv", "norm", "block") else "True"
         return tuple(
             replace(edit, new=edit.new.replace(HERE, here).replace(VALUE, repr(self.parameter))) for edit in edits
@@ -289,7 +232,7 @@ class Injection:
         return {} if self.fault.weights is None else self.fault.weights(arrays, self.place, config, self.parameter)
 
     def images(self, images: np.ndarray) -> np.ndarray:
-        """The images that the network sees."""
+        """The images that the network sees, (batch, channels, height, width)."""
         if self.fault.images is None:
             return images
         return np.ascontiguousarray(self.fault.images(images, self.parameter))
@@ -297,10 +240,16 @@ class Injection:
 
 @dataclass(frozen=True)
 class Graft:
-    """A piece of the network that is built wrongly: from another text, from another configuration."""
+    """A part of the network that is built wrongly: from another text, from another configuration.
+
+    Attributes:
+        place: The part.
+        edits: Substitutions in the text of the model.
+        configured: Wrong fields of the configuration.
+    """
 
     place: Place
-    edits: tuple[Substitution, ...]
+    edits: Edits
     configured: Mapping[str, Any]
 
     @property
@@ -310,25 +259,25 @@ class Graft:
 
 
 def grafts(injections: Sequence[Injection], framework: str) -> list[Graft]:
-    """The pieces to build, the largest first; what several faults do to one piece is done to it together."""
-    pieces: dict[str, Graft] = {}
+    """The parts to build wrongly, the largest first; several faults of one part are built into it together."""
+    parts: dict[str, Graft] = {}
     for injection in injections:
         fault = injection.fault
-        if fault.sources.get(framework) or fault.config:
-            new = Graft(injection.place, tuple(fault.sources.get(framework, ())), injection.configured)
+        if fault.model.get(framework) or fault.config:
+            new = Graft(injection.place, fault.model.get(framework, ()), injection.configured)
             key = "network" if new.whole else new.place.name
-            old = pieces.get(key, replace(new, edits=(), configured={}))
-            pieces[key] = replace(
+            old = parts.get(key, replace(new, edits=(), configured={}))
+            parts[key] = replace(
                 new, edits=(*old.edits, *new.edits), configured=dict(old.configured) | dict(new.configured)
             )
-    return sorted(pieces.values(), key=lambda graft: (not graft.whole, graft.place.scope != "block"))
+    return sorted(parts.values(), key=lambda graft: (not graft.whole, graft.place.scope != "block"))
 
 
-def training_edits(injections: Sequence[Injection], framework: str) -> tuple[Substitution, ...]:
-    """How the text of training is wrong, by all faults together."""
+def training_edits(injections: Sequence[Injection], framework: str) -> Edits:
+    """Substitutions in the text of a framework's training, of all faults together."""
     return tuple(edit for injection in injections for edit in injection.training(framework))
 
 
-def initial_edits(injections: Sequence[Injection], framework: str) -> tuple[Substitution, ...]:
-    """How the text of what a model is drawn from is wrong, by all faults together."""
+def initial_edits(injections: Sequence[Injection], framework: str) -> Edits:
+    """Substitutions in the text that a framework's initial weights are drawn by, of all faults together."""
     return tuple(edit for injection in injections for edit in injection.initial(framework))

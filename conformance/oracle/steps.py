@@ -16,7 +16,7 @@ import numpy as np
 
 from conformance.cases.case import statistic_names, training_batches
 from conformance.cases.recipes import RECIPES, STEPS
-from conformance.faults import Arrays, Injection
+from conformance.faults import Arrays, Injection, Seen
 from conformance.oracle.forward import WidenedArrays, build_network, set_array
 from conformance.oracle.gradients import recipe_with, training_with
 from impls.config import ResNetConfig
@@ -111,7 +111,7 @@ def fits(array: Array | None, reference: Array) -> bool:
 
 def leaves_gradients(injection: Injection) -> bool:
     """Whether a fault leaves gradients and running statistics as they are."""
-    return injection.fault.task == "steps" and "S" not in injection.fault.seen_in
+    return injection.fault.task == "steps" and Seen.STATISTICS not in injection.fault.seen_in
 
 
 def state_of(training: Any) -> dict[str, Array]:

@@ -57,7 +57,7 @@ def test_another_draw_is_red(drawn_run):
     assert divergence["reason"].startswith("drawn from something else: variance ")
     assert causes(divergence) == [["init-torch"], []]  # its norms start from what a file holds
     assert causes(two) == [["init-he-normal"], ["init-classifier-keras"]]
-    assert "as if init-torch (convolutions left as torch.nn draws them" in done.stdout
+    assert "as if init-torch (convolutions are left as torch.nn draws them" in done.stdout
     assert re.search(r"explains the port to within \d\.\d standard errors", " ".join(done.stdout.split()))
     assert own(report, "broken")["initial.conv1.bias"]["reason"] == "not 0 throughout, as it should start"
     assert "broken diverges" in done.stdout

@@ -13,9 +13,9 @@ from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.segments import input_name, promised_names, segment_names, segment_of
 from conformance.cases.weights import synthetic_weights
 from conformance.diagnose.forward import Diagnosis, Exhibit, distance
-from conformance.faults import FAULTS, EditError, Injection, Substitution, find_fault, grafts, places
-from conformance.faults.edit import edited, model_text
-from conformance.faults.fault import FRAMEWORKS
+from conformance.faults import FAULTS, EditError, Injection, Seen, Substitution, find_fault, grafts, places
+from conformance.faults.edit import FRAMEWORKS, edited, model_text
+from conformance.faults.rows import SUBJECTS
 from conformance.oracle.forward import SegmentedOracle
 from conformance.selftest.trials import chosen_places
 from impls.config import VARIANTS
@@ -132,20 +132,24 @@ def test_every_bug_that_people_met_is_there():
     assert len(FORWARD) >= 60
 
 
+def test_each_id_is_that_of_one_row():
+    assert sorted(FAULTS) == sorted(fault.id for subject in SUBJECTS for fault in subject.ROWS)
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_row_is_well_formed(fault):
     assert fault.what
     assert fault.source
-    assert set(fault.seen_in) <= set("FTSPGOI64")
-    kinds = (fault.weights, fault.config, fault.sources, fault.images, fault.recipe, fault.training, fault.initial)
-    assert sum(map(bool, kinds)) == (2 if fault.sources and fault.training else 1)
+    assert set(fault.seen_in) <= set(Seen)
+    kinds = (fault.weights, fault.config, fault.model, fault.images, fault.recipe, fault.training, fault.initial)
+    assert sum(map(bool, kinds)) == (2 if fault.model and fault.training else 1)
     for sentence in vars(fault.remedies).values():
         assert sentence.endswith(".")
     assert any(fault.places(config) for config in VARIANTS.values())
-    assert set(fault.sources) | set(fault.training) | set(fault.initial) <= set(FRAMEWORKS)
-    assert "numpy" in (fault.training or fault.sources or fault.initial or {"numpy"})
+    assert set(fault.model) | set(fault.training) | set(fault.initial) <= set(FRAMEWORKS)
+    assert "numpy" in (fault.training or fault.model or fault.initial or {"numpy"})
     place = next(place for config in VARIANTS.values() for place in fault.places(config))
-    for framework, edits in fault.sources.items():
+    for framework, edits in fault.model.items():
         compile(edited(model_text(f"impls.{framework}.resnet"), edits, framework), framework, "exec")
     for framework in fault.training:
         edits = Injection(fault, place).training(framework)
@@ -156,7 +160,7 @@ def test_a_row_is_well_formed(fault):
 
 
 def test_a_substitution_that_does_not_match_is_an_error():
-    with pytest.raises(EditError, match=r"'y - x' stands there 0 times, where 1 are expected"):
+    with pytest.raises(EditError, match=r"'y - x' stands there 0 times, where it should stand once"):
         edited("y + x", [Substitution("y - x", "y")], "a model")
     with pytest.raises(EditError, match="2 times"):
         edited("y + x + x", [Substitution("x", "y")], "a model")

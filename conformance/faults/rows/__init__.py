@@ -1,0 +1,46 @@
+"""The rows of the catalogue, by subject: a fault is one row, and its subject's module is where to read and add it.
+
+Subjects, and rows within one, stand with the likelier and cheaper to test first: this is the order in which the
+diagnosis names faults that it cannot tell apart.
+"""
+
+from __future__ import annotations
+
+from conformance.faults.fault import Fault
+from conformance.faults.rows import (
+    adam,
+    block,
+    clipping,
+    conv,
+    gradients,
+    head,
+    initial,
+    input,
+    kinks,
+    loss,
+    network,
+    norm,
+    schedule,
+    sgd,
+    step,
+)
+
+SUBJECTS = (
+    *(conv, norm, block, network, head, input),
+    *(gradients, kinks, loss, sgd, adam, clipping, schedule, step, initial),
+)
+"""The modules of rows; the first line of a module's docstring says what its subject is."""
+
+FAULTS: dict[str, Fault] = {fault.id: fault for subject in SUBJECTS for fault in subject.ROWS}
+"""Every fault by its id."""
+
+
+def find_fault(id: str) -> Fault:
+    """The fault of an id.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if id not in FAULTS:
+        raise ValueError(f"there is no fault {id!r}; the faults are {', '.join(FAULTS)}")
+    return FAULTS[id]

@@ -1,0 +1,168 @@
+"""Residual blocks: the stride's layer, ReLUs too many or too few, the shortcut, layers in each other's place, TF32."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from conformance.faults.array_changes import exchanged, exchanged_with_following, norms_exchanged
+from conformance.faults.edit import replaced, together
+from conformance.faults.fault import Fault
+from conformance.faults.model_lines import BN1, BN2, SHORTCUT, SUM, without_relu
+from conformance.faults.place import NETWORK, Where, at, networks
+from conformance.faults.remedies import NAMES, RELU, STRIDE, Remedies
+from impls.config import EXPANSION
+
+RELU_EACH = Remedies(
+    torch="These weights belong to a network with relu after bn3 too, before the addition.",
+    flax="These weights belong to a network with nnx.relu after bn3 too, before the addition.",
+    keras="These weights belong to a network with ops.relu after bn3 too, before the addition.",
+)
+PROJECTION = Remedies(
+    torch="Add the shortcut: downsample_conv and downsample_bn, without a relu, where shapes differ; else x itself.",
+    flax="Add the shortcut: downsample_conv and downsample_bn, without a relu, where shapes differ; else x itself.",
+    keras="Add the shortcut: downsample_conv and downsample_bn, without a relu, where shapes differ; else x itself.",
+)
+PRECISION = Remedies(
+    torch="Set fp32_precision of torch.backends.cudnn.conv and torch.backends.cuda.matmul to 'ieee'.",
+    flax="Set JAX_DEFAULT_MATMUL_PRECISION=highest.",
+    keras="Call tf.config.experimental.enable_tensor_float_32_execution(False).",
+)
+ONE_OR_ALL = at("block") | NETWORK
+STRIDED = at("block", stride=2) | NETWORK
+PROJECTING = at("block", projects=True) | NETWORK
+LIKE_SHAPES = Where(
+    "whose conv3 and downsample_conv have kernels of the same shape",
+    lambda place, config: place.in_channels * EXPANSION == place.out_channels,
+)
+IDENTITY_AFTER_RELU = at("block", projects=False) & networks(relu_before_addition=True)
+NEVER_NEGATIVE = "both sides of the addition passed a ReLU, so the sum is never negative; a projected shortcut may be"
+
+
+def in_ten_bits(layer: str) -> tuple[str, str]:
+    """The call of a layer, and one whose input keeps ten bits behind the point, as TF32 has them.
+
+    Dekker's splitting is exact in float32 (24 - 13 = 11 significant bits), and so what a TF32 unit sees of `y`.
+    """
+    return f"self.{layer}(y)", f"self.{layer}(y * 8193 - (y * 8193 - y))"
+
+
+relu_fault = partial(Fault, where=ONE_OR_ALL, remedies=RELU)
+shortcut_fault = partial(Fault, where=PROJECTING, remedies=PROJECTION)
+order_fault = partial(Fault, where=at("block", projects=True), remedies=NAMES)
+
+ROWS = (
+    Fault(
+        id="stride-1x1",
+        what="the stride is on the first 1x1, where the weights want it on the 3x3",
+        where=STRIDED,
+        config={"strided_layer": "conv1"},
+        source="vision#191, mxnet#8740, mlcommons/training#432",
+        remedies=STRIDE,
+    ),
+    Fault(
+        id="stride-3x3",
+        what="the stride is on the 3x3, where the weights want it on the first 1x1",
+        where=STRIDED,
+        config={"strided_layer": "conv2"},
+        source="vision#191, mxnet#8740",
+        remedies=STRIDE,
+    ),
+    relu_fault(
+        id="relu-missing",
+        what="no ReLU after bn1",
+        model=replaced(BN1, without_relu(BN1)),
+    ),
+    relu_fault(
+        id="relu-missing-2",
+        what="no ReLU after bn2",
+        model=replaced(BN2, without_relu(BN2)),
+    ),
+    relu_fault(
+        id="relu-before-add",
+        what="a ReLU too many, before the addition",
+        config={"relu_before_addition": True},
+        source="the tutorial; benchmark_resnet_classif PR#29",
+    ),
+    Fault(
+        id="relu-before-add-missing",
+        what="no ReLU before the addition, in a network that has one there",
+        where=ONE_OR_ALL,
+        config={"relu_before_addition": False},
+        source="the tutorial",
+        remedies=RELU_EACH,
+    ),
+    relu_fault(
+        id="relu-after-missing",
+        what="no ReLU after the addition",
+        model=replaced(SUM, "return y + x"),
+        harmless=NEVER_NEGATIVE,
+        harmless_where=IDENTITY_AFTER_RELU,
+    ),
+    relu_fault(
+        id="relu-on-branch",
+        what="the last ReLU is on the residual branch, not on the sum",
+        model=replaced(SUM, "return relu(y) + x"),
+        harmless=NEVER_NEGATIVE,
+        harmless_where=IDENTITY_AFTER_RELU,
+    ),
+    relu_fault(
+        id="relu-first",
+        what="the ReLU is before bn1, not after it",
+        model=replaced(BN1, 'y = tap("bn1", self.bn1(relu(tap("conv1", self.conv1(x)))))'),
+    ),
+    relu_fault(
+        id="relu-leaky",
+        what="a leaky ReLU, of slope 0.01, after bn2",
+        model=replaced(BN2, f"{without_relu(BN2)}\n        y = relu(y) - 0.01 * relu(-y)"),
+    ),
+    shortcut_fault(
+        id="shortcut-missing",
+        what="the shortcut is not added",
+        where=ONE_OR_ALL,
+        model=replaced(SUM, "return relu(y)"),
+    ),
+    shortcut_fault(
+        id="shortcut-bn-missing",
+        what="the batch norm of the projected shortcut was left out",
+        model=replaced(SHORTCUT, 'x = tap("downsample_conv", self.downsample_conv(x))'),
+    ),
+    shortcut_fault(
+        id="shortcut-relu",
+        what="a ReLU on the projected shortcut",
+        model=replaced(SHORTCUT, f"{SHORTCUT}\n            x = relu(x)"),
+    ),
+    order_fault(
+        id="layer-order",
+        what="copied by order: the kernels of conv3 and of the shortcut, of the same shape, are in each other's place",
+        where=at("block", projects=True) & LIKE_SHAPES,
+        weights=exchanged(("conv3.weight", "downsample_conv.weight")),
+        source="tensorflow#33459",
+    ),
+    order_fault(
+        id="norm-order",
+        what="the norms of conv3 and of the shortcut are in each other's place",
+        weights=norms_exchanged("bn3", "downsample_bn"),
+        source="tensorflow#33459",
+    ),
+    order_fault(
+        id="norm-order-inner",
+        what="bn1 and bn2 are in each other's place",
+        where=at("block"),
+        weights=norms_exchanged("bn1", "bn2"),
+    ),
+    order_fault(
+        id="block-order",
+        what="the block and the next one are in each other's place: names sorted as text put 10 before 2",
+        where=at("block", followed=True),
+        weights=exchanged_with_following,
+    ),
+    Fault(
+        id="tf32-leak",
+        what="TF32 is in force where float32 was asked for: products see 10 bits of an activation",
+        where=ONE_OR_ALL,
+        model=together(replaced(*in_ten_bits("conv2")), replaced(*in_ten_bits("conv3"))),
+        precision="float32",
+        source="pytorch#58434, jax#12008, zea#607",
+        remedies=PRECISION,
+    ),
+)

@@ -1,0 +1,112 @@
+"""The head: what it pools, the classifier's matrix and bias, what it returns."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conformance.faults.array_changes import changed, left_at, scaled
+from conformance.faults.edit import replaced
+from conformance.faults.fault import Fault, Parameter
+from conformance.faults.model_lines import HEAD_POOL, LOGITS
+from conformance.faults.place import WITH_CLASSES, at
+from conformance.faults.remedies import BIAS, DTYPE, Remedies
+
+POOLED = Remedies(
+    torch="Average over the whole map: x.mean((2, 3)), or AdaptiveAvgPool2d(1).",
+    flax="Average over the whole map: x.mean((1, 2)).",
+    keras="Average over the whole map: GlobalAveragePooling2D, pooling='avg'.",
+)
+MATRIX = Remedies(
+    torch="fc.weight is (classes, features): transpose a dense kernel of (features, classes), and keep all rows.",
+    flax="fc.kernel is (features, classes): transpose a Linear weight of (classes, features), and keep all columns.",
+    keras="fc.kernel is (features, classes): transpose a Linear weight of (classes, features), and keep all columns.",
+)
+BACKGROUND = Remedies(
+    torch="Drop the background class, row 0 of 1001, from fc.weight and fc.bias.",
+    flax="Drop the background class, column 0 of 1001, from fc.kernel and entry 0 of fc.bias.",
+    keras="Drop the background class, column 0 of 1001, from fc.kernel and entry 0 of fc.bias.",
+)
+OUTPUT = Remedies(
+    torch="Return logits: softmax belongs to the loss (cross_entropy) or to the caller.",
+    flax="Return logits: softmax belongs to the loss (optax's with logits) or to the caller.",
+    keras="Return logits: classifier_activation=None, and from_logits=True in the loss.",
+)
+CLASSIFIER = at("head") & WITH_CLASSES
+
+ROWS = (
+    Fault(
+        id="head-max",
+        what="the head takes the largest value of the map, not its mean",
+        where=at("head"),
+        model=replaced(
+            HEAD_POOL,
+            numpy='x = tap("pool", x.max((2, 3)))',
+            torch='x = tap("pool", x.amax((2, 3)))',
+            flax='x = tap("pool", x.max((1, 2)))',
+            keras='x = tap("pool", ops.max(x, (1, 2)))',
+        ),
+        source="keras.applications",
+        remedies=POOLED,
+    ),
+    Fault(
+        id="fc-bias-dropped",
+        what="the classifier's bias was left out",
+        where=CLASSIFIER,
+        weights=left_at(bias=0.0),
+        remedies=BIAS,
+    ),
+    Fault(
+        id="classes-1001",
+        what="the weights have a background class first: logits are shifted by one",
+        where=CLASSIFIER,
+        weights=changed("weight", "bias", by=lambda array: np.roll(array, 1, axis=0)),
+        source="mlcommons/inference",
+        remedies=BACKGROUND,
+    ),
+    Fault(
+        id="fc-reshaped",
+        what="the classifier's matrix was reshaped, not transposed",
+        where=CLASSIFIER,
+        weights=changed("weight", by=lambda matrix: matrix.T.reshape(matrix.shape)),
+        remedies=MATRIX,
+    ),
+    Fault(
+        id="fc-half",
+        what="the classifier's weights were rounded to float16",
+        where=CLASSIFIER,
+        weights=changed("weight", by=lambda matrix: matrix.astype(np.float16)),
+        remedies=DTYPE,
+    ),
+    Fault(
+        id="softmax-included",
+        what="the network returns probabilities, not logits",
+        where=CLASSIFIER,
+        model=replaced(
+            LOGITS,
+            numpy='x = np.exp(self.fc(x))\n        return tap("logits", x / x.sum(1, keepdims=True))',
+            torch='return tap("logits", self.fc(x).softmax(1))',
+            flax='return tap("logits", jax.nn.softmax(self.fc(x)))',
+            keras='return tap("logits", ops.softmax(self.fc(x)))',
+        ),
+        source="keras.applications",
+        remedies=OUTPUT,
+    ),
+    Fault(
+        id="flatten-order",
+        what="the features before the classifier are flattened in the order of NHWC, where the weights want NCHW",
+        where=CLASSIFIER,
+        # Both kinds of head pool leave a map of one pixel.
+        weights=changed("weight", by=lambda w: w.reshape(len(w), -1, 1, 1).transpose(0, 2, 3, 1).reshape(w.shape)),
+        source="keras#9696, MMdnn#595",
+        remedies=MATRIX,
+        harmless="the pooled map is one pixel, and both orders of it are the same; a larger map would be out of order",
+    ),
+    Fault(
+        id="logits-scaled",
+        what="logits are multiplied by some factor: a temperature",
+        where=CLASSIFIER,
+        weights=scaled("weight", "bias"),
+        parameter=Parameter("factor", injected=1.5, starts=(0.5, 1.1, 2.0)),
+        remedies=OUTPUT,
+    ),
+)

@@ -1,0 +1,166 @@
+"""The images: wrong preprocessing, as a function of images that were prepared rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from conformance.cases.inputs import IMAGENET_MEAN, IMAGENET_STD
+from conformance.faults.fault import Fault, ImagesChange, Parameter, Seen
+from conformance.faults.place import at, networks
+from conformance.faults.remedies import DTYPE, PIXELS, Remedies
+
+Array = np.ndarray
+
+LAYOUT = Remedies(
+    torch="Turn NHWC into NCHW with permute(0, 3, 1, 2), never with reshape or view.",
+    flax="Turn NCHW into NHWC with transpose(0, 2, 3, 1), never with reshape.",
+    keras="Turn NCHW into NHWC with transpose(0, 2, 3, 1), never with reshape.",
+)
+RESIZING = Remedies(
+    torch="Resize with antialias=True to 256 and crop the centre 224, as the weights were evaluated.",
+    flax="Resize with jax.image.resize(antialias=True) to 256 and crop the centre 224.",
+    keras="Resize with antialias=True (tf.image's default is False) to 256 and crop the centre 224.",
+)
+MEAN, STD = (np.reshape(values, (1, 3, 1, 1)).astype(np.float64) for values in (IMAGENET_MEAN, IMAGENET_STD))
+CAFFE_MEANS = np.reshape((103.939, 116.779, 123.68), (1, 3, 1, 1))
+"""Of blue, green and red, over ImageNet in 0..255: what keras.applications subtracts in its mode "caffe"."""
+
+ZOOM = 0.875
+"""224 of 256 pixels: the part of the image that another crop fraction may leave."""
+
+
+def prepared(change: Callable[[Array], Array]) -> ImagesChange:
+    """A change of the prepared images, (batch, channels, height, width); the dtype stays."""
+    return lambda images, _: change(images).astype(images.dtype)
+
+
+def pixels(change: Callable[[Array], Array]) -> ImagesChange:
+    """Wrong preparation of the pixels, which are recovered from the prepared images: RGB in 0..1, float64."""
+    return lambda images, _: change(images * STD + MEAN).astype(images.dtype)
+
+
+def reshaped(images: Array) -> Array:
+    """Read the numbers of NCHW in the order of NHWC, and bring these to NCHW."""
+    batch, channels, height, width = images.shape
+    return images.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
+
+
+def aliased(images: Array) -> Array:
+    """Shrink by picking every second pixel, and show each twice."""
+    rows, columns = (np.arange(size) // 2 * 2 for size in images.shape[2:])
+    return images[:, :, rows][:, :, :, columns]
+
+
+def zoomed(images: Array) -> Array:
+    """Enlarge the middle of the image to the whole, bilinearly."""
+    for axis in (2, 3):
+        size = images.shape[axis]
+        positions = (np.arange(size) - (size - 1) / 2) * ZOOM + (size - 1) / 2
+        lower = np.floor(positions).astype(int).clip(0, max(size - 2, 0))
+        upper = (lower + 1).clip(0, size - 1)
+        share = (positions - lower).reshape([-1 if axis == a else 1 for a in range(4)])
+        images = images.take(lower, axis) * (1 - share) + images.take(upper, axis) * share
+    return images
+
+
+image_fault = partial(Fault, where=at("input"), seen_in=(Seen.PREPROCESSING,), remedies=PIXELS)
+colour_fault = partial(image_fault, where=at("input") & networks(in_channels=3))
+
+ROWS = (
+    colour_fault(
+        id="bgr",
+        what="the images are BGR, not RGB",
+        images=prepared(lambda images: images[:, ::-1]),
+        source="keras#10279, keras-io#1185",
+    ),
+    colour_fault(
+        id="caffe-means",
+        what="the images are BGR in 0..255 minus Caffe's means, not normalised by mean and standard deviation",
+        images=pixels(lambda rgb: rgb[:, ::-1] * 255 - CAFFE_MEANS),
+        source="classification_models#4",
+    ),
+    colour_fault(
+        id="scale-255",
+        what="the images are 0..255, where 0..1 is normalised",
+        images=pixels(lambda rgb: (rgb * 255 - MEAN) / STD),
+    ),
+    colour_fault(
+        id="scale-255-twice",
+        what="the images were divided by 255 twice",
+        images=pixels(lambda rgb: (rgb / 255 - MEAN) / STD),
+    ),
+    colour_fault(
+        id="normalised-twice",
+        what="the images were normalised twice: in the loader and in the model",
+        images=pixels(lambda rgb: ((rgb - MEAN) / STD - MEAN) / STD),
+        source="flaxmodels normalises inside",
+    ),
+    colour_fault(
+        id="not-normalised",
+        what="the images are 0..1, not normalised",
+        images=pixels(lambda rgb: rgb),
+    ),
+    colour_fault(
+        id="scaled-around-zero",
+        what="the images are -1..1, as in mode 'tf' of keras.applications",
+        images=pixels(lambda rgb: rgb * 2 - 1),
+    ),
+    colour_fault(
+        id="std-missing",
+        what="the mean was subtracted from the images, but they were not divided by the standard deviation",
+        images=pixels(lambda rgb: rgb - MEAN),
+    ),
+    colour_fault(
+        id="nchw-reshaped",
+        what="the images were reshaped, not transposed, from NCHW to NHWC",
+        images=prepared(reshaped),
+        remedies=LAYOUT,
+    ),
+    colour_fault(
+        id="image-turned",
+        what="height and width of the images are exchanged",
+        images=prepared(lambda images: images.swapaxes(2, 3)),
+        remedies=LAYOUT,
+    ),
+    colour_fault(
+        id="image-mirrored",
+        what="the images are mirrored left to right",
+        images=prepared(lambda images: images[..., ::-1]),
+        remedies=LAYOUT,
+    ),
+    colour_fault(
+        id="image-half",
+        what="the images were rounded to float16",
+        images=prepared(lambda images: images.astype(np.float16)),
+        remedies=DTYPE,
+    ),
+    colour_fault(
+        id="resize-antialias",
+        what="the images were resized without antialiasing (here: by picking pixels)",
+        images=prepared(aliased),
+        source="vision#2950, vision#6506",
+        remedies=RESIZING,
+    ),
+    colour_fault(
+        id="crop-pct",
+        what="another crop fraction (here: 7/8 of the image, enlarged)",
+        images=prepared(zoomed),
+        source="keras-hub's timm loader ignores it",
+        remedies=RESIZING,
+    ),
+    image_fault(
+        id="image-scaled",
+        what="the images are multiplied by some factor",
+        images=lambda images, factor: (images * factor).astype(images.dtype),
+        parameter=Parameter("factor", injected=0.3, starts=(0.5, 2.0, 255.0)),
+    ),
+    image_fault(
+        id="image-shifted",
+        what="some number is added to the images",
+        images=lambda images, number: (images + number).astype(images.dtype),
+        parameter=Parameter("number", injected=0.4, starts=(-0.5, 0.5), positive=False),
+    ),
+)

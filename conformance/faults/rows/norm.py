@@ -1,0 +1,263 @@
+"""Batch norms: arrays exchanged or not loaded, another eps or decay of statistics, the wrong mode."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from conformance.faults.array_changes import (
+    changed,
+    exchanged,
+    exchanged_with_following,
+    left_at,
+    scaled,
+    variance_changed,
+)
+from conformance.faults.edit import by_framework, replaced
+from conformance.faults.fault import PARAMETER, Fault, Parameter, Seen
+from conformance.faults.model_lines import NORM_CALL, torch_norm
+from conformance.faults.place import NETWORK, at
+from conformance.faults.remedies import FOLDED, NAMES, Remedies
+
+LOADED = Remedies(
+    torch="Load with strict=True, so that a missing weight, bias, running_mean or running_var is an error.",
+    flax="Restore nnx.BatchStat (mean, var) as well as nnx.Param (scale, bias), and compare the paths of both.",
+    keras="Set gamma, beta, moving_mean and moving_variance of every norm, and use no skip_mismatch.",
+)
+LEAVES = Remedies(
+    torch="weight is the scale, bias the offset, running_mean and running_var the statistics: map each by name.",
+    flax="scale and bias are nnx.Param, mean and var nnx.BatchStat: map each by name.",
+    keras="Keras orders gamma, beta, moving_mean, moving_variance: map each by name.",
+)
+EPS = Remedies(
+    torch="Set eps of nn.BatchNorm2d to the eps that the weights were trained with (its default is 1e-5).",
+    flax="Set epsilon of nnx.BatchNorm to the eps that the weights were trained with (its default is 1e-5).",
+    keras="Set epsilon of BatchNormalization to the eps that the weights were trained with (its default is 1e-3).",
+)
+DECAY = Remedies(
+    torch="momentum of nn.BatchNorm2d is the share of the new statistic: 0.1 where the others say 0.9.",
+    flax="momentum of nnx.BatchNorm is the share of the old statistic: 0.9 where PyTorch says 0.1 (default 0.99).",
+    keras="momentum of BatchNormalization is the share of the old one: 0.9 where PyTorch says 0.1 (default 0.99).",
+)
+VARIANCE = Remedies(
+    torch="nn.BatchNorm2d stores the unbiased variance already: do not correct it again.",
+    flax="nnx.BatchNorm stores the biased variance: multiply the batch's by n / (n - 1) in a subclass.",
+    keras="BatchNormalization stores the biased variance: multiply the batch's by n / (n - 1) in a subclass.",
+)
+MODE = Remedies(
+    torch="Call model.train() to train and model.eval() to infer, and freeze no norm in between.",
+    flax="Call model.train() to train and model.eval() to infer: both set use_running_average.",
+    keras="Hand training=True or False down to every BatchNormalization, and leave its trainable True.",
+)
+ONE_OR_ALL = at("norm") | NETWORK
+leaf_fault = partial(Fault, where=at("norm"), remedies=LEAVES)
+loading_fault = partial(Fault, where=at("norm"), remedies=LOADED)
+eps_fault = partial(Fault, where=ONE_OR_ALL, remedies=EPS)
+decay_fault = partial(Fault, where=ONE_OR_ALL, seen_in=(Seen.STATISTICS,), remedies=DECAY)
+
+ROWS = (
+    leaf_fault(
+        id="mean-offset-swap",
+        what="running mean and offset are exchanged",
+        weights=exchanged(("running_mean", "bias")),
+    ),
+    leaf_fault(
+        id="scale-var-swap",
+        what="scale and running variance are exchanged",
+        weights=exchanged(("weight", "running_var")),
+    ),
+    leaf_fault(
+        id="scale-offset-swap",
+        what="scale and offset are exchanged",
+        weights=exchanged(("weight", "bias")),
+    ),
+    leaf_fault(
+        id="var-is-deviation",
+        what="a standard deviation was loaded as the running variance",
+        weights=changed("running_var", by=np.sqrt),
+    ),
+    leaf_fault(
+        id="var-is-inverse",
+        what="an inverse standard deviation, 1 / sqrt(variance + eps), was loaded as the running variance",
+        weights=variance_changed(lambda variance, eps: 1 / np.sqrt(variance + eps)),
+    ),
+    loading_fault(
+        id="norm-not-loaded",
+        what="running mean and variance were left at 0 and 1",
+        weights=left_at(running_mean=0.0, running_var=1.0),
+    ),
+    loading_fault(
+        id="mean-not-loaded",
+        what="the running mean was left at 0",
+        weights=left_at(running_mean=0.0),
+    ),
+    loading_fault(
+        id="var-not-loaded",
+        what="the running variance was left at 1",
+        weights=left_at(running_var=1.0),
+    ),
+    loading_fault(
+        id="scale-not-loaded",
+        what="the scale was left at 1: scale=False, or a name that did not match",
+        weights=left_at(weight=1.0),
+    ),
+    loading_fault(
+        id="offset-not-loaded",
+        what="the offset was left at 0: center=False, or a name that did not match",
+        weights=left_at(bias=0.0),
+    ),
+    Fault(
+        id="norm-order-following",
+        what="the norm and that of the next block, which has the same shapes, are in each other's place",
+        where=at("norm", followed=True),
+        weights=exchanged_with_following,
+        source="tensorflow#33459",
+        remedies=NAMES,
+    ),
+    eps_fault(
+        id="eps-keras",
+        what="eps 1e-3, Keras's default",
+        config={"norm_eps": 1e-3},
+        source="nn-transfer#3, keras-yolo3#451",
+    ),
+    eps_fault(
+        id="eps-1.001",
+        what="eps 1.001e-5, that of keras.applications, for 1e-5",
+        seen_in=(Seen.FORWARD_FLOAT64,),
+        config={"norm_eps": 1.001e-5},
+        source="keras.applications",
+    ),
+    eps_fault(
+        id="eps-1e-5",
+        what="eps 1e-5, the usual default, where the weights want another",
+        seen_in=(Seen.FORWARD_FLOAT64,),
+        config={"norm_eps": 1e-5},
+        source="keras.applications",
+    ),
+    eps_fault(
+        id="eps-zero",
+        what="no eps: it was forgotten when the norm was folded or written by hand",
+        seen_in=(Seen.FORWARD_FLOAT64,),
+        model=replaced("config.norm_eps", "1e-30"),
+    ),
+    eps_fault(
+        id="eps-outside-root",
+        what="eps is added to the standard deviation, not to the variance",
+        where=at("norm"),
+        seen_in=(Seen.FORWARD_FLOAT64,),
+        # A variance of which sqrt(variance + eps) is sqrt(right variance) + eps.
+        weights=variance_changed(lambda variance, eps: (np.sqrt(variance) + eps) ** 2 - eps),
+    ),
+    decay_fault(
+        id="momentum-inverted",
+        what="running statistics keep 0.1 of the old value at a step, where 0.9 is meant",
+        config={"norm_decay": 0.1},
+        source="transformers#19454, flaxmodels, EfficientNet-PyTorch#3",
+    ),
+    decay_fault(
+        id="momentum-099",
+        what="running statistics keep 0.99 of the old value at a step, the default of Flax and Keras",
+        config={"norm_decay": 0.99},
+        source="bonsai, keras.applications",
+    ),
+    Fault(
+        id="var-biased",
+        what="the running variance is not corrected by n / (n - 1)",
+        where=ONE_OR_ALL,
+        seen_in=(Seen.STATISTICS,),
+        config={"norm_variance": "biased"},
+        source="pytorch#1410, keras#16363, tensorflow#55545",
+        remedies=VARIANCE,
+    ),
+    Fault(
+        id="bn-frozen",
+        what="the batch norm is in inference mode while the network is trained",
+        where=ONE_OR_ALL,
+        seen_in=(Seen.FORWARD_TRAIN, Seen.STATISTICS),
+        model=by_framework(
+            numpy=("if self.training:", "if False:"),
+            torch=torch_norm("FrozenBatchNorm", "self.training = False\nreturn super().forward(x)"),
+            flax=(
+                (NORM_CALL["flax"], "y = super().__call__(x, use_running_average=True)"),
+                ("if not self.use_running_average:", "if False:"),
+            ),
+            keras=(
+                (NORM_CALL["keras"], "y = super().call(x, training=False, mask=mask)"),
+                ("if training and self.trainable:", "if False:"),
+            ),
+        ),
+        source="pytorch2keras#13",
+        remedies=MODE,
+    ),
+    Fault(
+        id="bn-batch-stats",
+        what="the batch's statistics are used in inference",
+        where=ONE_OR_ALL,
+        model=by_framework(
+            numpy=(NORM_CALL["numpy"], "mean, variance = self.moments(x)"),
+            torch=torch_norm(
+                "BatchNormByBatch",
+                "if self.training:\n"
+                "    return super().forward(x)\n"
+                "return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)",
+            ),
+            flax=(
+                NORM_CALL["flax"],
+                "if self.use_running_average:\n"
+                "            mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))\n"
+                "            y = (x - mean) / jnp.sqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]\n"
+                "        else:\n"
+                "            y = super().__call__(x)",
+            ),
+            keras=(
+                NORM_CALL["keras"],
+                "if not training:\n"
+                "            mean, variance = ops.mean(x, (0, 1, 2)), ops.var(x, (0, 1, 2))\n"
+                "            return (x - mean) / ops.sqrt(variance + self.epsilon) * self.gamma + self.beta\n"
+                "        y = super().call(x, training=training, mask=mask)",
+            ),
+        ),
+        source="xla#806, flax#2279",
+        remedies=MODE,
+    ),
+    Fault(
+        id="bn-fast-variance",
+        what="the variance is computed as E[x^2] - E[x]^2",
+        where=ONE_OR_ALL,
+        seen_in=(Seen.FORWARD_TRAIN,),
+        model=by_framework(
+            numpy=("values.var(1)", "(values**2).mean(1) - values.mean(1) ** 2"),
+            flax=("use_fast_variance=False", "use_fast_variance=True"),
+        ),
+        source="keras#18795",
+        remedies=VARIANCE,
+        harmless="equal in exact arithmetic; it loses digits only where a mean is large beside its deviation",
+    ),
+    eps_fault(
+        id="eps-other",
+        what="an eps that is no known one",
+        config={"norm_eps": PARAMETER},
+        parameter=Parameter("eps", injected=3.7e-4, starts=(1e-6, 1e-4, 1e-2)),
+    ),
+    decay_fault(
+        id="momentum-other",
+        what="running statistics keep another share of the old value than any known one",
+        config={"norm_decay": PARAMETER},
+        parameter=Parameter("decay", injected=0.73, starts=(0.5, 0.95), positive=False),
+    ),
+    leaf_fault(
+        id="caffe-factor",
+        what="running statistics were not divided by the factor that Caffe's files store beside them",
+        weights=scaled("running_mean", "running_var"),
+        parameter=Parameter("factor", injected=999.982, starts=(0.5, 2.0, 1000.0)),
+    ),
+    Fault(
+        id="scale-scaled",
+        what="the norm's scale is multiplied by some factor",
+        where=at("norm"),
+        weights=scaled("weight"),
+        parameter=Parameter("factor", injected=0.8, starts=(0.5, 1.1, 2.0, 30.0)),
+        remedies=FOLDED,
+    ),
+)
