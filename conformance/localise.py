@@ -1,23 +1,24 @@
-"""Localisation: the first wrong layer of a port and, by the catalogue of faults, why it is wrong.
+"""Localisation: the first wrong layer of a candidate and, by the catalogue of faults, why it is wrong.
 
-The oracle runs the diverging case once more and leaves every layer's activation in a folder. The port runs it too, and
-after each piece (stem, block) goes on from the oracle's own activation: a piece that still diverges then is wrong by
-itself, not by what came before. No process holds more than one activation beside what its forward pass needs.
+Forward runs: the oracle runs the diverging case once more and leaves every layer's activation in a folder. The
+candidate runs it too, and after each segment goes on from the oracle's own activation: a segment that still diverges is
+wrong by itself, not by what came before. No process holds more than one activation beside what its forward pass needs.
 
-A diverging case of gradients is run once more on the smallest batch, one of training steps on a small network of the
-same variant: what an optimizer does wrongly, it does wrongly there too, and a hundred times as fast. Of initialisation
-the moments are drawn once more, and need nothing else.
+Gradients are taken once more of the smallest batch. Training steps are taken once more on a small network of the same
+variant: what an optimizer does wrongly, it does wrongly there too, in a hundredth of the time. Initial weights are
+drawn once more.
+
+Nothing here starts a worker: candidates run through the function `rerun` that localisation is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from conformance.cases.case import MODES, Case, Mode, padded
+from conformance.cases.case import MODES, Case, Mode, is_judged, padded
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import RECIPES, STEPS
 from conformance.cases.weights import synthetic_weights
@@ -31,266 +32,287 @@ from conformance.oracle.forward import SegmentedOracle
 from conformance.oracle.gradients import SegmentedGradients
 from conformance.oracle.steps import StepwiseTraining
 from conformance.outcome import Divergence, unlocalised
-from conformance.plan import Feed, Request, make_jobs, write_files
+from conformance.plan import NetworkPlan, Rerun, TracedRun
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
-from conformance.run.jobs import run_jobs
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 
-if TYPE_CHECKING:
-    from conformance.plan import Files, Listener, NetworkPlan, Plan
+LONGEST_REASON = 160
+"""Characters of a worker's message that a note repeats."""
+
+TRAINED_SIZE: dict[str, Any] = {"depths": (2, 1, 1, 1), "width": 4, "num_classes": 10}
+"""Size of the network that training steps are diagnosed on; it has both kinds of block."""
 
 
-def localise(plan: Plan, files: Files, firsts: Sequence[Comparison], notify: Listener) -> list[Divergence]:
-    """Name the first wrong layer and the cause of each diverging implementation, given its first failures."""
-    found: list[Divergence] = []
-    activations = [first for first in firsts if first.input_matters and first.case.task == "forward"]
-    for key in dict.fromkeys((c.precision, c.case.variant, c.case.input) for c in activations):
-        group = [c for c in activations if (c.precision, c.case.variant, c.case.input) == key]
-        found += _localise_group(plan, files, group, notify)
-    trained = [first for first in firsts if first.case.task != "forward" and first.precision == "float64"]
-    found += [localise_training(plan, files, first, notify) for first in trained]
-    by_first = {(d.first.candidate, d.first.case.variant): d for d in found}
+@dataclass(frozen=True)
+class Localiser:
+    """What localisation knows of a run, and the function through which candidates run once more.
+
+    Attributes:
+        networks: The run's networks by variant.
+        candidates: The run's candidates by name.
+        tasks: The tasks of the run.
+        seed: Seed of the small network's weights and input.
+        rerun: Runs cases once more.
+    """
+
+    networks: Mapping[str, NetworkPlan]
+    candidates: Mapping[str, Implementation]
+    tasks: Sequence[str]
+    seed: int
+    rerun: Rerun
+
+    def network(self, first: Comparison) -> NetworkPlan:
+        """The network in which a comparison failed."""
+        return self.networks[first.case.variant]
+
+    def run_again(self, first: Comparison, cases: Sequence[Case], network: NetworkPlan) -> TracedRun:
+        """Run cases once more by the candidate of a failed comparison, in its precision."""
+        candidate = self.candidates[first.candidate]
+        run = self.rerun([candidate], first.precision, cases, network)[candidate.name]
+        run.discard()
+        return run
+
+
+def localise(localiser: Localiser, firsts: Sequence[Comparison]) -> list[Divergence]:
+    """Name the first wrong layer and the cause of each divergence.
+
+    Args:
+        localiser: What is known of the run.
+        firsts: The first failed comparison of each candidate and variant that diverges.
+
+    Returns:
+        A divergence for each of them, in their order. What has no limit (training in float32, which fails where it is
+        NaN or infinite alone) and what does not depend on the input is not examined further.
+    """
+    by_task: dict[str, list[Comparison]] = {}
+    for first in firsts:
+        if first.name != "parameters" and is_judged(first.case, first.precision):
+            by_task.setdefault(first.case.task, []).append(first)
+    divergences = [d for task, failed in by_task.items() for d in LOCALISERS[task](localiser, failed)]
+    by_first = {(d.first.candidate, d.first.case.variant): d for d in divergences}
     return [by_first.get((first.candidate, first.case.variant)) or unlocalised(first) for first in firsts]
 
 
-LONGEST_REASON = 160
-"""Letters of what a worker says."""
-
-SMALL: dict[str, Any] = {"depths": (2, 1, 1, 1), "width": 4, "num_classes": 10}
-"""The network that steps are diagnosed on; it has both kinds of block."""
-
-
-def localise_training(plan: Plan, files: Files, first: Comparison, notify: Listener) -> Divergence:
-    """Name the cause of a diverging case of gradients, of training steps or of initialisation."""
-    if first.case.task == "initialisation":
-        return _localise_initial(plan, files, first, notify)
-    if first.case.task == "gradients":
-        return _localise_gradients(plan, files, first, notify)
-    small = _localise_steps(plan, first, notify)
-    if small.findings or "gradients" in plan.tasks:
-        return small
-    whole = _localise_gradients(plan, files, first, notify)
-    note = f"{small.note}; diagnosed by the gradients of the whole network"
-    return unlocalised(first, whole.findings, note) if whole.findings else small
+def localise_forward(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
+    """Localise in forward runs; candidates that diverge in one precision, network and input share the oracle's run."""
+    groups: dict[tuple[str, str, str], list[Comparison]] = {}
+    for first in firsts:
+        groups.setdefault((first.precision, first.case.variant, first.case.input), []).append(first)
+    for group in groups.values():
+        yield from localise_layers(localiser, localiser.network(group[0]), group)
 
 
-def _localise_gradients(plan: Plan, files: Files, first: Comparison, notify: Listener) -> Divergence:
-    """By the gradients of the smallest batch, or of the same case where only that is wrong.
+def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[Comparison]) -> list[Divergence]:
+    """Localise in the layers of one network and input: each segment is fed the oracle's own activation.
 
-    A wrong loss that no fault of training explains is explained by the forward pass.
+    A candidate that is right segment by segment, or that cannot be fed, is judged by the layers of a whole run: it errs
+    by small errors that add up, or its adapter errs in a whole run alone.
     """
-    network = plan.networks[first.case.variant]
+    case, precision = group[0].case, group[0].precision
+    cases = [Case(case.variant, case.input, mode, layers=True) for mode in MODES]
+    truth = localiser.rerun([ORACLE], "float64", cases, network, feed={})[ORACLE.name]
+    runs, floors = [truth], {}
+    if precision == "float32" and not truth.failure:
+        builds = list(localiser.rerun(REFERENCE_BUILDS, precision, cases, network, truth.traces).values())
+        runs += builds
+        if not any(build.failure for build in builds):
+            floors = {
+                case.mode: noise_floors(trace, [build.traces[case] for build in builds])
+                for case, trace in truth.traces.items()
+            }
+    if truth.failure or (precision == "float32" and not floors):
+        return [unlocalised(first) for first in group]
+
+    def run(feed: Mapping[Case, Trace] | None, names: Sequence[str]) -> dict[str, dict[Mode, Trace]]:
+        """Run the candidates of those names; their traces by mode."""
+        candidates = [localiser.candidates[name] for name in names]
+        again = localiser.rerun(candidates, precision, cases, network, feed) if candidates else {}
+        runs.extend(again.values())
+        return {name: _by_mode(traced) for name, traced in again.items()}
+
+    traces = run(truth.traces, [first.candidate for first in group])
+    oracle = _by_mode(truth)
+    divergences = {c.candidate: examine_layers(c, network, oracle, traces[c.candidate], floors) for c in group}
+    whole = run(None, [name for name, divergence in divergences.items() if not divergence.fed])
+    for first in group:
+        if first.candidate in whole:
+            divergences[first.candidate] = examine_layers(first, network, oracle, whole[first.candidate], floors)
+    for traced in runs:
+        traced.discard()
+    return list(divergences.values())
+
+
+def _by_mode(run: TracedRun) -> dict[Mode, Trace]:
+    return {case.mode: trace for case, trace in run.traces.items()}
+
+
+def localise_gradients(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
+    """Localise in gradients of the smallest batch or, where they are right, of the diverging case itself."""
+    for first in firsts:
+        yield diagnose_gradients(localiser, first)
+
+
+def diagnose_gradients(localiser: Localiser, first: Comparison) -> Divergence:
+    """Diagnose gradients; a wrong loss that no fault of training explains is explained by the forward pass."""
+    network = localiser.network(first)
     findings: list[Finding] = []
     for name in dict.fromkeys([network.batch.name, first.case.input]):
         case = Case(first.case.variant, name, first.case.mode, task="gradients")
-        found, reason = _again(plan, files, first, [case], notify)
-        if reason:
-            return unlocalised(first, note=reason)
-        findings = examine_gradients(network, case, found[case].arrays)
+        run = localiser.run_again(first, [case], network)
+        if run.failure:
+            return unlocalised(first, note=_could_not_run(run))
+        findings = examine_gradients(network, case, run.traces[case].arrays)
         if findings:
             break
     if first.name == "loss" and not any(finding.causes for finding in findings):
         forward = replace(first, case=replace(first.case, task="forward"))
-        for divergence in _localise_group(plan, files, [forward], notify):
-            if divergence.findings:
-                return replace(divergence, first=first, note="the forward pass is wrong already")
-    note = "" if findings else "run once more, its gradients are right"
-    return unlocalised(first, findings, note=note)
+        (divergence,) = localise_layers(localiser, network, [forward])
+        if divergence.findings:
+            return replace(divergence, first=first, note="the forward pass is wrong already")
+    return unlocalised(first, findings, note="" if findings else "run once more, its gradients are right")
 
 
-def _localise_steps(plan: Plan, first: Comparison, notify: Listener) -> Divergence:
-    """On a small network: by its gradients if those are wrong there, else by its steps."""
-    small = small_plan(plan, first)
-    network = small.networks[first.case.variant]
+def localise_steps(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
+    """Localise in training steps of a small network or, where it trains rightly, in gradients of the whole network."""
+    for first in firsts:
+        divergence = diagnose_small_network(localiser, first)
+        if not divergence.findings and "gradients" not in localiser.tasks:
+            whole = diagnose_gradients(localiser, first)
+            note = f"{divergence.note}; diagnosed by the gradients of the whole network"
+            divergence = unlocalised(first, whole.findings, note) if whole.findings else divergence
+        yield divergence
+
+
+def diagnose_small_network(localiser: Localiser, first: Comparison) -> Divergence:
+    """Diagnose a small network of the variant: by its gradients if they are wrong there, else by its steps."""
+    network = small_network(localiser.network(first).config, localiser.seed)
     gradients = Case(first.case.variant, network.batch.name, "train", task="gradients")
     steps = {recipe: replace(gradients, task="steps", recipe=recipe, layers=True) for recipe in RECIPES}
-    small.directory.mkdir()
-    files = write_files(small)
-    found, reason = _again(small, files, first, [gradients, *steps.values()], notify)
+    run = localiser.run_again(first, [gradients, *steps.values()], network)
     depths = "-".join(map(str, network.config.depths))
     note = f"diagnosed on a small network of the variant, {depths} blocks of width {network.config.width}"
-    if reason:
-        return unlocalised(first, note=f"{note}: {reason}")
-    findings = examine_gradients(network, gradients, found[gradients].arrays)
+    if run.failure:
+        return unlocalised(first, note=f"{note}: {_could_not_run(run)}")
+    findings = examine_gradients(network, gradients, run.traces[gradients].arrays)
     if not findings:
-        findings = examine_steps(network, {recipe: found[case].arrays for recipe, case in steps.items()})
+        findings = examine_steps(network, {recipe: run.traces[case].arrays for recipe, case in steps.items()})
     elif not findings[0].causes and findings[0].layer == "loss":
-        forward = replace(first, case=replace(gradients, task="forward"), name="loss")
-        divergences = _localise_group(small, files, [forward], notify)
-        findings = next((list(divergence.findings) for divergence in divergences if divergence.findings), findings)
+        forward = replace(first, case=replace(gradients, task="forward"))
+        (divergence,) = localise_layers(localiser, network, [forward])
+        findings = list(divergence.findings) or findings
     return unlocalised(first, findings, note=note if findings else f"{note}: it trains rightly there")
 
 
-def _localise_initial(plan: Plan, files: Files, first: Comparison, notify: Listener) -> Divergence:
-    """By what the port draws for the whole network."""
-    network = plan.networks[first.case.variant]
-    case = Case(first.case.variant, network.batch.name, "train", task="initialisation")
-    found, reason = _again(plan, files, first, [case], notify)
-    if reason:
-        return unlocalised(first, note=reason)
-    findings = examine_initial(network, found[case].arrays)
-    return unlocalised(first, findings, note="" if findings else "drawn once more, it is right")
+def localise_initialisation(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
+    """Localise in the initial weights of the whole network, drawn once more."""
+    for first in firsts:
+        network = localiser.network(first)
+        case = Case(first.case.variant, network.batch.name, "train", task="initialisation")
+        run = localiser.run_again(first, [case], network)
+        if run.failure:
+            yield unlocalised(first, note=_could_not_run(run))
+            continue
+        findings = examine_initial(network, run.traces[case].arrays)
+        yield unlocalised(first, findings, note="" if findings else "drawn once more, they are right")
+
+
+def localise_nothing(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
+    """Examine nothing further: the arrays that failed are all that is known."""
+    yield from map(unlocalised, firsts)
+
+
+LOCALISERS: dict[str, Callable[[Localiser, Sequence[Comparison]], Iterator[Divergence]]] = {
+    "forward": localise_forward,
+    "gradients": localise_gradients,
+    "backward": localise_nothing,  # rounding hides what a fault does to gradients; float64 has named the fault by then
+    "steps": localise_steps,
+    "initialisation": localise_initialisation,
+}
+"""By task."""
+
+
+def _could_not_run(run: TracedRun) -> str:
+    return f"it could not be run once more: {shorten(run.failure, LONGEST_REASON)}"
 
 
 def small_config(config: ResNetConfig) -> ResNetConfig:
-    """A small network of the same variant."""
-    return replace(config, **SMALL)
+    """The configuration of a small network of the same variant."""
+    return replace(config, **TRAINED_SIZE)
 
 
-def small_plan(plan: Plan, first: Comparison) -> Plan:
-    """The plan of a small network of the same variant, with synthetic weights and one batch of noise."""
-    config = small_config(plan.networks[first.case.variant].config)
+def small_network(config: ResNetConfig, seed: int) -> NetworkPlan:
+    """A small network of the same variant, with synthetic weights and one batch of noise."""
+    config = small_config(config)
     height, width, _ = noise_sides(config.head_pool)[1]
-    network = replace(
-        plan.networks[first.case.variant],
-        config=config,
-        weights=synthetic_weights(config, plan.seed),
-        inputs=[noise(height, width, 2, plan.seed, config.in_channels)],
-    )
-    folder = plan.directory / f"small-{first.candidate}-{first.case.variant}"
-    return replace(plan, networks={first.case.variant: network}, directory=folder)
+    images = noise(height, width, 2, seed, config.in_channels)
+    return NetworkPlan(config, synthetic_weights(config, seed), [images])
 
 
-def examine_gradients(network: NetworkPlan, case: Case, port: Mapping[str, Any]) -> list[Finding]:
-    """What is wrong with a port's gradients: the faults that explain them; nothing where they are right."""
-    images = padded(next(input.images for input in network.inputs if input.name == case.input))
-    arrays = network.weights.to("canonical").arrays
-    return GradientDiagnosis(SegmentedGradients(network.config, arrays, images, case.mode == "train"), port).findings()
-
-
-def examine_steps(network: NetworkPlan, ports: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """The same of a port's steps, given for each recipe the state after each of them."""
-    states = {recipe: dict(_states(arrays)) for recipe, arrays in ports.items()}
-    arrays = network.weights.to("canonical").arrays
-    return StepsDiagnosis(StepwiseTraining(network.config, arrays, network.inputs[0].images, states)).findings()
-
-
-def examine_initial(network: NetworkPlan, port: Mapping[str, Any]) -> list[Finding]:
-    """The same of what a port starts from, given the moments of each array."""
-    return InitialDiagnosis(network.config, port).findings()
-
-
-def _states(arrays: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """By step, the state after it and the loss before it."""
-    for number in range(1, STEPS + 1):
-        prefix = f"{number}."
-        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        losses = {"loss": arrays["losses"][number - 1 : number]} if "losses" in arrays else {}
-        yield number, own | losses
-
-
-def _again(
-    plan: Plan, files: Files, first: Comparison, cases: Sequence[Case], notify: Listener
-) -> tuple[dict[Case, Trace], str]:
-    """Cases of the implementation that diverges, run once more; and why they could not all be."""
-    folder = plan.directory / f"again-{cases[0].slug}"
-    implementations = [one for one in plan.implementations if one.name == first.candidate]
-    reasons: list[str] = []
-
-    def hear(event: Any) -> None:
-        if event.kind == "failed":
-            reasons.append(event.facts["reason"])
-        notify(event)
-
-    paths = _stream(plan, files, folder, implementations, first.precision, cases, None, hear)
-    traces = {case: Trace.load(path) for (_, case), path in paths.items()}
-    return traces, f"it could not be run: {shorten(reasons[0], LONGEST_REASON)}" if reasons else ""
-
-
-def _localise_group(plan: Plan, files: Files, group: Sequence[Comparison], notify: Listener) -> Iterator[Divergence]:
-    """The implementations that diverge in one precision, network and input: they share the oracle's folders."""
-    first = group[0]
-    network = plan.networks[first.case.variant]
-    cases = [Case(first.case.variant, first.case.input, mode, layers=True) for mode in MODES]
-    folder = plan.directory / f"layers-{first.precision}-{cases[0].slug}"
-    truth = _stream(plan, files, folder, [ORACLE], "float64", cases, {}, notify)
-    if len(truth) < len(cases):
-        return
-    fed = {case: Trace.load(path) for (_, case), path in truth.items()}
-    oracle = {case.mode: trace for case, trace in fed.items()}
-    floors: dict[Mode, NoiseFloors] = {}
-    if first.precision == "float32":
-        builds = _stream(plan, files, folder, REFERENCE_BUILDS, "float32", cases, fed, notify)
-        for mode in MODES:
-            floors[mode] = noise_floors(oracle[mode], [Trace.load(p) for (_, c), p in builds.items() if c.mode == mode])
-    names = {comparison.candidate for comparison in group}
-    implementations = [implementation for implementation in plan.implementations if implementation.name in names]
-    ports = _stream(plan, files, folder, implementations, first.precision, cases, fed, notify)
-    divergences = [examine(c, network, oracle, _port(ports, c.candidate), floors) for c in group]
-    hidden = {d.first.candidate for d in divergences if not d.fed}
-    if hidden:  # an adapter that errs in a whole run alone, or by small errors that add up
-        again = [implementation for implementation in implementations if implementation.name in hidden]
-        recorded = _stream(plan, files, folder / "recorded", again, first.precision, cases, None, notify)
-        ports |= recorded
-        divergences = [
-            examine(c, network, oracle, _port(recorded, c.candidate), floors) if c.candidate in hidden else d
-            for c, d in zip(group, divergences, strict=True)
-        ]
-    for path in (*truth.values(), *ports.values()):
-        if path.is_dir() and not plan.keep_traces:
-            Trace.load(path).remove()
-    yield from divergences
-
-
-def _port(ports: Mapping[tuple[str, Case], Path], implementation: str) -> dict[Mode, Trace]:
-    """An implementation's traces by mode."""
-    traced = {case.mode: path for (name, case), path in ports.items() if name == implementation}
-    return {mode: Trace.load(path) for mode, path in traced.items()}
-
-
-def examine(
+def examine_layers(
     first: Comparison,
     network: NetworkPlan,
-    oracle: dict[Mode, Trace],
-    port: dict[Mode, Trace],
-    floors: dict[Mode, NoiseFloors],
+    oracle: Mapping[Mode, Trace],
+    candidate: Mapping[Mode, Trace],
+    floors: Mapping[Mode, NoiseFloors],
 ) -> Divergence:
-    """Judge every layer of a port and diagnose what is wrong.
+    """Judge every layer of a candidate's forward run and diagnose what is wrong.
 
     Args:
         first: The comparison that failed.
         network: Its network, with weights and inputs.
-        oracle: By mode, the oracle's layers.
-        port: By mode, the port's.
-        floors: By mode, what correct float32 builds err by; empty for float64.
+        oracle: The oracle's layers, by mode.
+        candidate: The candidate's layers, by mode; a mode may be missing.
+        floors: The noise floors of the layers, by mode; empty for float64.
     """
     mode = first.case.mode
-    if mode not in port:
+    if mode not in candidate:
         return unlocalised(first)
-    compared = compare_traces(oracle[mode], port[mode], network.config, floors.get(mode))
-    worst = next((comparison for comparison in compared if not comparison.passed), None)
-    if worst is None:
+    compared = compare_traces(oracle[mode], candidate[mode], network.config, floors.get(mode))
+    wrong = next((comparison for comparison in compared if not comparison.passed), None)
+    if wrong is None:
         return unlocalised(first)
-    images = next(input.images for input in network.inputs if input.name == first.case.input)
-    fed = port[mode].origin.fed
+    fed = candidate[mode].origin.fed
+    images = network.images(first.case.input)
     exhibits = [
-        Exhibit(one == "train", images, oracle[one].arrays, port[one].arrays)
-        for one in (MODES if fed else (mode,))
-        if one in port
+        Exhibit(shown == "train", images, oracle[shown].arrays, candidate[shown].arrays)
+        for shown in (MODES if fed else (mode,))
+        if shown in candidate
     ]
     piecewise = SegmentedOracle(network.config, network.weights.to("canonical").arrays, first.precision)
     findings = list(Diagnosis(piecewise, exhibits, fed=fed).findings())
     note = "" if findings else "too little to be told from rounding by any fault"
-    return Divergence(first, worst.name, worst.reason, fed, findings, note=note)
+    return Divergence(first, wrong.name, wrong.reason, fed, findings, note=note)
 
 
-def _stream(
-    plan: Plan,
-    files: Files,
-    folder: Path,
-    implementations: Sequence[Implementation],
-    precision: str,
-    cases: Sequence[Case],
-    feed: Feed | None,
-    notify: Listener,
-) -> dict[tuple[str, Case], Path]:
-    """Run cases layer by layer; by implementation and case, where the arrays are. What cannot run is not there."""
-    requests = [Request(implementation, precision, cases) for implementation in implementations]
-    jobs = make_jobs(plan, requests, files, folder, feed)
-    found = {}
-    for event in run_jobs(jobs, plan.parallel(len(jobs))):
-        notify(event)
-        if event.kind == "traced":
-            found[event.job.implementation.name, event.case] = event.file
-    return found
+def examine_gradients(network: NetworkPlan, case: Case, candidate: Mapping[str, Any]) -> list[Finding]:
+    """Diagnose a candidate's gradients: the faults that explain them; none where they are right."""
+    arrays, images = network.weights.to("canonical").arrays, padded(network.images(case.input))
+    oracle = SegmentedGradients(network.config, arrays, images, case.mode == "train")
+    return GradientDiagnosis(oracle, candidate).findings()
+
+
+def examine_steps(network: NetworkPlan, candidate: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Diagnose a candidate's training steps: the faults that explain them; none where they are right.
+
+    Args:
+        network: A small network.
+        candidate: By recipe, the arrays of a case of steps with `layers`: the state after each step, and the losses.
+    """
+    states = {recipe: dict(_states(arrays)) for recipe, arrays in candidate.items()}
+    arrays = network.weights.to("canonical").arrays
+    return StepsDiagnosis(StepwiseTraining(network.config, arrays, network.inputs[0].images, states)).findings()
+
+
+def examine_initial(network: NetworkPlan, candidate: Mapping[str, Any]) -> list[Finding]:
+    """Diagnose a candidate's initial weights, given the moments of each array; no findings where they are right."""
+    return InitialDiagnosis(network.config, candidate).findings()
+
+
+def _states(arrays: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each step's number, with the state after it and the loss before it."""
+    for number in range(1, STEPS + 1):
+        prefix = f"{number}."
+        state = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        losses = {"loss": arrays["losses"][number - 1 : number]} if "losses" in arrays else {}
+        yield number, state | losses

@@ -211,12 +211,15 @@ def run_draws(
     networks = {draw.name: draw.network() for draw in drawn}
     plan = Plan(networks, implementations, PRECISIONS, folder, "cpu", timeout=7200.0, threads=threads)
     cases = [Case(name, network.inputs[0].name, mode) for name, network in networks.items() for mode in MODES]
-    return run_cases(plan, write_files(plan), dict.fromkeys(PRECISIONS, cases), "cases", notify)
+    return run_cases(plan, write_files(plan), dict.fromkeys(PRECISIONS, cases), notify)
 
 
 def print_campaign(campaign: Campaign, implementations: Sequence[Implementation], console: Console) -> None:
     """A row per build and precision; then each false alarm, what could not run, and the counts."""
     from rich.table import Table
+    from rich.text import Text
+
+    from conformance.report.text import could_not_run
 
     table = Table(title="right builds", title_justify="left")
     for name in ("build", "precision"):
@@ -231,17 +234,15 @@ def print_campaign(campaign: Campaign, implementations: Sequence[Implementation]
         table.add_row(implementation.name, precision, *counts, *_nearest(part.nearest))
     console.print(table)
     for alarm in campaign.alarms:
-        where = f"{alarm.candidate}, {alarm.precision}, {alarm.case.variant}, {alarm.case.mode}, {alarm.case.input}"
-        console.print(f"[bold red]false alarm[/] ({where}) at [bold]{alarm.name}[/]: {alarm.reason}", highlight=False)
-    for failure in campaign.failures:
+        where = ", ".join(alarm.identity[key] for key in ("implementation", "precision", "variant", "mode", "input"))
         console.print(
-            f"[bold red]{failure.candidate} ({failure.precision}) could not run:[/] {failure.reason}",
-            highlight=False,
+            Text.assemble(("false alarm", "bold red"), f" ({where}) at ", (alarm.name, "bold"), f": {alarm.reason}")
         )
+    for failure in campaign.failures:
+        console.print(could_not_run(failure.to_dict()))
     console.print(
         f"{campaign.runs:,} runs of right builds, {len(campaign.comparisons):,} comparisons, "
         f"{len(campaign.alarms):,} false alarms, in {campaign.seconds:.0f} s",
-        highlight=False,
     )
 
 

@@ -26,7 +26,7 @@ from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_traces
 from conformance.diagnose.forward import distance
 from conformance.faults import Injection
-from conformance.localise import examine
+from conformance.localise import examine_layers
 from conformance.oracle.forward import SegmentedOracle
 from conformance.outcome import Divergence
 from conformance.plan import Listener, NetworkPlan, Plan, Request, make_jobs, write_network
@@ -237,7 +237,7 @@ def judge(
     if failed:
         oracle_layers = {mode: like(bench.layers[mode], layers[mode]) for mode in MODES}
         limits = {mode: bench.layers_floors[mode] for mode in MODES} if precision == "float32" else {}
-        found = examine(failed[0], bench.network, oracle_layers, layers, limits)
+        found = examine_layers(failed[0], bench.network, oracle_layers, layers, limits)
         trial = replace(trial, layer=found.layer, causes=named(found), text="; ".join(map(str, found.findings)))
     result.trials.append(trial)
 
