@@ -184,13 +184,11 @@ def selftest(
 
     for variable in THREADS:  # before NumPy is imported: on small networks its threads cost more than they give
         os.environ.setdefault(variable, "1")
-    from rich.table import Table
-
     from conformance.outcome import EXIT_CODES
     from conformance.report.record import write_json
     from conformance.report.text import plain_console
-    from conformance.selftest.forward import selftest as run_selftest
-    from conformance.selftest.forward import table_rows, to_report
+    from conformance.selftest.loop import run_selftest
+    from conformance.selftest.text import print_selftest
     from conformance.selftest.trials import Result
 
     console = plain_console()
@@ -205,24 +203,10 @@ def selftest(
         console.print(line)
     if not chosen:
         sys.exit(EXIT_CODES["incomplete"])
-    table = Table(title=f"{variant}: caught, layer named, cause named, of the injections", title_justify="left")
-    table.add_column("fault")
-    for implementation in chosen:
-        table.add_column(implementation.name)
-    for row in table_rows(result, [implementation.name for implementation in chosen]):
-        table.add_row(*row)
-    console.print(table)
-    missed = result.missed()
-    for line in missed:
-        console.print(line)
-    verdict = "targets are missed" if missed else "all targets are met"
-    console.print(
-        f"{len(result.trials):,} injections, {result.right:,} comparisons of right builds with "
-        f"{len(result.false_alarms)} false alarms, in {result.seconds:.0f} s: {verdict}",
-    )
+    print_selftest(result, variant, chosen, console)
     if report is not None:
-        write_json(to_report(result, variant), report)
-    sys.exit(EXIT_CODES["diverges"] if missed else EXIT_CODES["incomplete"] if absent else 0)
+        write_json(result.to_dict(variant), report)
+    sys.exit(EXIT_CODES["diverges"] if result.missed() else EXIT_CODES["incomplete"] if absent else 0)
 
 
 @main.command(name="false-alarms", cls=SeveralValues)
@@ -249,7 +233,8 @@ def false_alarms(
     from conformance.report.record import write_json
     from conformance.report.text import plain_console
     from conformance.run.implementations import NAMED
-    from conformance.selftest.alarms import print_campaign, run_right_builds
+    from conformance.selftest.alarms import run_right_builds
+    from conformance.selftest.text import print_campaign
 
     console = plain_console()
     with _bad_input_is_told():

@@ -241,9 +241,15 @@ def small_config(config: ResNetConfig) -> ResNetConfig:
     return replace(config, **TRAINED_SIZE)
 
 
-def small_network(config: ResNetConfig, seed: int) -> NetworkPlan:
-    """A small network of the same variant, with synthetic weights and one batch of noise."""
-    config = small_config(config)
+def small_network(config: ResNetConfig, seed: int, **size: Any) -> NetworkPlan:
+    """A small network of the same variant, with synthetic weights and one batch of noise.
+
+    Args:
+        config: Any network of the variant.
+        seed: Seed of weights and noise.
+        size: Fields of the configuration that are to differ from `TRAINED_SIZE`.
+    """
+    config = replace(small_config(config), **size)
     height, width, _ = noise_sides(config.head_pool)[1]
     images = noise(height, width, 2, seed, config.in_channels)
     return NetworkPlan(config, synthetic_weights(config, seed), [images])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conformance.cases.case import MODES, PRECISIONS, Case
 from conformance.cases.inputs import noise, noise_sides
@@ -23,12 +23,9 @@ from conformance.compare.comparison import Comparison, nearest_to_limit
 from conformance.outcome import Failure, Outcome
 from conformance.plan import Listener, NetworkPlan, Plan, write_files
 from conformance.run.implementations import Implementation
-from conformance.selftest.forward import SMALL
+from conformance.selftest.forward import FORWARD_SIZE
 from conformance.suite import run_cases
 from impls.config import VARIANTS, ResNetConfig
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Draw:
     @property
     def config(self) -> ResNetConfig:
         """Of the network."""
-        return VARIANTS[self.variant] if self.full else replace(VARIANTS[self.variant], **SMALL)
+        return VARIANTS[self.variant] if self.full else replace(VARIANTS[self.variant], **FORWARD_SIZE)
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -212,41 +209,3 @@ def run_draws(
     plan = Plan(networks, implementations, PRECISIONS, folder, "cpu", timeout=7200.0, threads=threads)
     cases = [Case(name, network.inputs[0].name, mode) for name, network in networks.items() for mode in MODES]
     return run_cases(plan, write_files(plan), dict.fromkeys(PRECISIONS, cases), notify)
-
-
-def print_campaign(campaign: Campaign, implementations: Sequence[Implementation], console: Console) -> None:
-    """A row per build and precision; then each false alarm, what could not run, and the counts."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from conformance.report.text import could_not_run
-
-    table = Table(title="right builds", title_justify="left")
-    for name in ("build", "precision"):
-        table.add_column(name, no_wrap=True)
-    for name in ("runs", "compared", "false\nalarms", "error /\nlimit"):
-        table.add_column(name, justify="right")
-    table.add_column("nearest to its limit")
-    parts = campaign.parts()
-    for implementation, precision in product(implementations, PRECISIONS):
-        part = parts.get((implementation.name, precision), Campaign())
-        counts = (f"{number:,}" for number in (part.runs, len(part.comparisons), len(part.alarms)))
-        table.add_row(implementation.name, precision, *counts, *_nearest(part.nearest))
-    console.print(table)
-    for alarm in campaign.alarms:
-        where = ", ".join(alarm.identity[key] for key in ("implementation", "precision", "variant", "mode", "input"))
-        console.print(
-            Text.assemble(("false alarm", "bold red"), f" ({where}) at ", (alarm.name, "bold"), f": {alarm.reason}")
-        )
-    for failure in campaign.failures:
-        console.print(could_not_run(failure.to_dict()))
-    console.print(
-        f"{campaign.runs:,} runs of right builds, {len(campaign.comparisons):,} comparisons, "
-        f"{len(campaign.alarms):,} false alarms, in {campaign.seconds:.0f} s",
-    )
-
-
-def _nearest(comparison: Comparison | None) -> tuple[str, str]:
-    if comparison is None:
-        return "-", "-"
-    return f"{comparison.share:.2g}", f"{comparison.name} ({comparison.case.variant}, {comparison.case.mode})"

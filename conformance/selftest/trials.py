@@ -1,17 +1,14 @@
-"""What a self-test is made of: which faults are injected where, and what came of each."""
+"""Trials: which faults the self-test injects where, and what came of each; the targets that must be met."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from conformance.compare.comparison import Comparison
 from conformance.faults import FAULTS, Fault, Injection, Place
-from conformance.run.jobs import NetworkFiles
 from impls.config import ResNetConfig
-
-RIGHT = "right"
-"""The name of the build without a fault."""
 
 LAYER_TARGET, CAUSE_TARGET = 0.98, 0.95
 """Shares of the injections in which the right layer and the right cause must be named; all must be caught."""
@@ -22,14 +19,16 @@ class Trial:
     """One injection into one implementation, and what came of it.
 
     Attributes:
-        implementation, fault, place, precision: What was injected where.
+        implementation: Name of the implementation.
+        fault: Id of the fault.
+        place: Name of its place.
+        precision: Precision of the run.
         harmless: Why no effect is expected; empty where one is.
-        expected: The first layer that the oracle with the same fault shows wrong.
+        expected: The first array that differs in the oracle with the same fault; empty where none does.
         caught: Whether anything was out of its limit.
-        layer: The layer that was named.
-        causes: The faults that were named, those that cannot be told apart together.
+        layer: The array that was named as the first wrong one; empty where none was.
+        causes: The faults that were named, FAULT@PLACE; those that cannot be told apart are all named.
         text: The diagnosis in words.
-        failure: Why it could not run.
     """
 
     implementation: str
@@ -42,64 +41,103 @@ class Trial:
     layer: str = ""
     causes: tuple[str, ...] = ()
     text: str = ""
-    failure: str = ""
 
     @property
     def layer_named(self) -> bool:
-        """Whether the layer is the right one; of what has no effect, that none was named."""
+        """Whether the right array was named; where no effect is expected, whether none was."""
         return self.layer == self.expected
 
     @property
     def cause_named(self) -> bool:
-        """Whether the fault is among those named; of what has no effect, that none was."""
+        """Whether the fault is among those named; where no effect is expected, whether none was named."""
         return not self.causes if self.harmless else f"{self.fault}@{self.place}" in self.causes
 
 
 @dataclass
 class Result:
-    """All trials, and the comparisons of right builds that failed."""
+    """The outcome of a self-test.
+
+    Attributes:
+        trials: Every injection.
+        correct: Number of comparisons of correct networks.
+        false_alarms: Those of them that failed.
+        failures: What could not run, in words.
+        seconds: Duration of the self-test.
+    """
 
     trials: list[Trial] = field(default_factory=list)
-    right: int = 0
+    correct: int = 0
     false_alarms: list[Comparison] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def share(self, implementation: str, holds: Callable[[Trial], bool]) -> float:
-        """The share of an implementation's trials of which something holds."""
-        own = [trial for trial in self.trials if trial.implementation == implementation]
-        return sum(map(holds, own)) / len(own) if own else 0.0
+    def of(self, implementation: str) -> list[Trial]:
+        """The trials of one implementation."""
+        return [trial for trial in self.trials if trial.implementation == implementation]
 
     def missed(self) -> list[str]:
-        """The targets that are missed, in words."""
-        told = [f"{failure}" for failure in self.failures]
-        told += [f"false alarm: {c.candidate} {c.case.mode} {c.name}: {c.reason}" for c in self.false_alarms]
+        """List the targets that are missed, in words; an empty list is a passed self-test."""
+        messages = list(self.failures)
+        messages += [f"false alarm: {c.candidate} {c.case.mode} {c.name}: {c.reason}" for c in self.false_alarms]
         for name in dict.fromkeys(trial.implementation for trial in self.trials):
-            own = [trial for trial in self.trials if trial.implementation == name]
-            wrong = [trial for trial in own if trial.caught == bool(trial.harmless)]
-            told += [f"{name}: {t.fault}@{t.place} {'accused' if t.harmless else 'not caught'}" for t in wrong]
-            for what, target, holds in (
-                ("layer", LAYER_TARGET, lambda trial: trial.layer_named),
-                ("cause", CAUSE_TARGET, lambda trial: trial.cause_named),
+            trials = self.of(name)
+            wrong = [trial for trial in trials if trial.caught == bool(trial.harmless)]
+            messages += [f"{name}: {t.fault}@{t.place} {'accused' if t.harmless else 'not caught'}" for t in wrong]
+            for subject, target, named in (
+                ("layer", LAYER_TARGET, [trial.layer_named for trial in trials]),
+                ("cause", CAUSE_TARGET, [trial.cause_named for trial in trials]),
             ):
-                if self.share(name, holds) < target:
-                    told.append(f"{name}: right {what} named in {self.share(name, holds):.1%}, target {target:.0%}")
-        return told if self.trials else [*told, "nothing was injected"]
+                share = sum(named) / len(named)
+                if share < target:
+                    messages.append(f"{name}: right {subject} named in {share:.1%}, target {target:.0%}")
+        return messages if self.trials else [*messages, "nothing was injected"]
+
+    def to_dict(self, variant: str) -> dict[str, Any]:
+        """The self-test as JSON values."""
+        return {
+            "variant": variant,
+            "seconds": round(self.seconds, 1),
+            "missed": self.missed(),
+            "right_comparisons": self.correct,
+            "false_alarms": [comparison.to_dict() for comparison in self.false_alarms],
+            "trials": [
+                vars(trial) | {"layer_named": trial.layer_named, "cause_named": trial.cause_named}
+                for trial in self.trials
+            ],
+        }
+
+
+def injection_name(injection: Injection) -> str:
+    """The name of an injection: FAULT@PLACE.
+
+    Example:
+        >>> [injection_name(injection) for injection in chosen_injections(ResNetConfig(), ["pool-valid"])]
+        ['pool-valid@stem']
+    """
+    return f"{injection.fault.id}@{injection.place.name}"
 
 
 def chosen_places(fault: Fault, config: ResNetConfig, everywhere: bool = False) -> list[Place]:
-    """Where a fault is injected: of each of its scopes the first, the middle and the last place."""
+    """Choose where a fault is injected: at the first, the middle and the last place of each scope, or everywhere."""
     chosen = []
     for scope in fault.scopes:
-        own = [place for place in fault.places(config) if place.scope == scope]
-        chosen += own if everywhere else [own[i] for i in sorted({0, len(own) // 2, len(own) - 1}) if own]
+        places = [place for place in fault.places(config) if place.scope == scope]
+        chosen += (
+            places if everywhere else [places[i] for i in sorted({0, len(places) // 2, len(places) - 1}) if places]
+        )
     return chosen
 
 
 def chosen_injections(
     config: ResNetConfig, faults: Sequence[str] = (), implementation: str = "", everywhere: bool = False
 ) -> list[Injection]:
-    """The injections of a self-test of an implementation.
+    """Choose the injections of a self-test.
+
+    Args:
+        config: The network.
+        faults: Ids of faults; none means all.
+        implementation: Whose text must have the line that a fault changes; by default any.
+        everywhere: Whether every place is chosen, not three of each kind.
 
     Raises:
         ValueError: If a fault is unknown.
@@ -117,26 +155,3 @@ def chosen_injections(
         if fault.can_be_in(implementation) or not implementation
         for place in chosen_places(fault, config, everywhere)
     ]
-
-
-def by_name(injections: Sequence[Injection]) -> dict[str, Injection | None]:
-    """The right build, then each injection, by what a job calls their networks.
-
-    Example:
-        >>> list(by_name(chosen_injections(ResNetConfig(), ["pool-valid"])))
-        ['right', 'pool-valid@stem']
-    """
-    return {RIGHT: None} | {f"{injection.fault.id}@{injection.place.name}": injection for injection in injections}
-
-
-def faulty_networks(right: NetworkFiles, injections: Mapping[str, Injection | None]) -> dict[str, NetworkFiles]:
-    """Make the networks of a job: one and the same, with each injection's fault.
-
-    Args:
-        right: Files of the correct network.
-        injections: Names and injections as `by_name` returns them.
-    """
-    return {
-        name: replace(right, faults=[(injection.fault.id, injection.place.name)]) if injection else right
-        for name, injection in injections.items()
-    }

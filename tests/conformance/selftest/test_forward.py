@@ -11,7 +11,7 @@ from conformance.cli import main
 from conformance.faults import FAULTS
 from conformance.run.implementations import IMPLEMENTATIONS
 from conformance.selftest.faulty import faulty_adapter, injection_at
-from conformance.selftest.forward import selftest
+from conformance.selftest.loop import run_selftest
 from conformance.selftest.trials import Result, Trial
 from impls.config import VARIANTS
 
@@ -62,10 +62,10 @@ def test_the_selftest_names_what_it_injects(implementation):
     faults = ["kernel-io-swap", "pad-same", "eps-1.001", "bn-frozen", "relu-missing", "pool-zero", "pool-valid", "bgr"]
     faults += ["shortcut-detached", "relu-grad-half", "loss-sum", "wd-decoupled", "adam-eps-uncorrected", "gamma-other"]
     faults = [fault for fault in faults if FAULTS[fault].can_be_in(implementation)]
-    result = selftest([IMPLEMENTATIONS[implementation]], "v1.5", faults)
+    result = run_selftest([IMPLEMENTATIONS[implementation]], "v1.5", faults)
     assert result.missed() == []
     assert len(result.trials) == 22 + 9 - (implementation == "keras")
-    assert result.right > 1000
+    assert result.correct > 1000
     assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero"}
 
 

@@ -1,0 +1,96 @@
+"""Prints the outcome of a self-test and of a campaign of correct builds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING
+
+from conformance.cases.case import PRECISIONS
+from conformance.compare.comparison import Comparison
+from conformance.report.text import could_not_run
+from conformance.run.implementations import Implementation
+from conformance.selftest.alarms import Campaign
+from conformance.selftest.trials import Result, Trial
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_selftest(result: Result, variant: str, implementations: Sequence[Implementation], console: Console) -> None:
+    """Print a row per fault: how many of its injections were caught, placed and named; then the targets missed."""
+    from rich.table import Table
+
+    names = [implementation.name for implementation in implementations]
+    table = Table(title=f"{variant}: caught, layer named, cause named, of the injections", title_justify="left")
+    for column in ("fault", *names):
+        table.add_column(column)
+    for row in table_rows(result, names):
+        table.add_row(*row)
+    console.print(table)
+    missed = result.missed()
+    for message in missed:
+        console.print(message)
+    console.print(
+        f"{len(result.trials):,} injections, {result.correct:,} comparisons of right builds with "
+        f"{len(result.false_alarms)} false alarms, in {result.seconds:.0f} s: "
+        f"{'targets are missed' if missed else 'all targets are met'}"
+    )
+
+
+def table_rows(result: Result, implementations: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """A row per fault: its id, and a cell for each implementation."""
+    for fault in dict.fromkeys(trial.fault for trial in result.trials):
+        yield fault, *(cell([t for t in result.of(name) if t.fault == fault]) for name in implementations)
+
+
+def cell(trials: Sequence[Trial]) -> str:
+    """The counts of one fault in one implementation.
+
+    Example:
+        >>> cell([Trial("torch", "bgr", "input", "float64", "", "conv1", True, "conv1", ("scale-255@input",))])
+        '1/1 1/1 0/1'
+    """
+    caught, total = sum(trial.caught for trial in trials), len(trials)
+    if not trials:
+        return "-"
+    if all(trial.harmless for trial in trials):
+        return f"accused {caught}/{total}" if caught else "harmless"
+    counts = (caught, sum(trial.layer_named for trial in trials), sum(trial.cause_named for trial in trials))
+    return " ".join(f"{count}/{total}" for count in counts)
+
+
+def print_campaign(campaign: Campaign, implementations: Sequence[Implementation], console: Console) -> None:
+    """Print a row per build and precision; then each false alarm, what could not run, and the counts."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="right builds", title_justify="left")
+    for name in ("build", "precision"):
+        table.add_column(name, no_wrap=True)
+    for name in ("runs", "compared", "false\nalarms", "error /\nlimit"):
+        table.add_column(name, justify="right")
+    table.add_column("nearest to its limit")
+    parts = campaign.parts()
+    for implementation, precision in product(implementations, PRECISIONS):
+        part = parts.get((implementation.name, precision), Campaign())
+        counts = (f"{number:,}" for number in (part.runs, len(part.comparisons), len(part.alarms)))
+        table.add_row(implementation.name, precision, *counts, *_nearest(part.nearest))
+    console.print(table)
+    for alarm in campaign.alarms:
+        where = ", ".join(alarm.identity[key] for key in ("implementation", "precision", "variant", "mode", "input"))
+        words = (f" ({where}) at ", (alarm.name, "bold"), f": {alarm.reason}")
+        console.print(Text.assemble(("false alarm", "bold red"), *words))
+    for failure in campaign.failures:
+        console.print(could_not_run(failure.to_dict()))
+    console.print(
+        f"{campaign.runs:,} runs of right builds, {len(campaign.comparisons):,} comparisons, "
+        f"{len(campaign.alarms):,} false alarms, in {campaign.seconds:.0f} s"
+    )
+
+
+def _nearest(comparison: Comparison | None) -> tuple[str, str]:
+    """The error as a share of its limit, and where it is."""
+    if comparison is None:
+        return "-", "-"
+    return f"{comparison.share:.2g}", f"{comparison.name} ({comparison.case.variant}, {comparison.case.mode})"
