@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models.tables import Comparison, Contender, contenders_of, installed, way_of
-from benchmarks.models.worker import Session, Worker, WorkerError
+from benchmarks.models.worker import NoAnswerError, Session, Worker, WorkerError
 
 
 @dataclass
@@ -50,6 +50,7 @@ class Row:
         rounds: Seconds of the calls of each round.
         memory: Peak bytes.
         output: Logits of the first image, or the loss of the first step.
+        output_error: The relative L2 difference of the output from that of the first row.
         failure: Why there are no measurements.
     """
 
@@ -59,6 +60,7 @@ class Row:
     rounds: list[list[float]] = field(default_factory=list)
     memory: int | None = None
     output: list[float] = field(default_factory=list)
+    output_error: float | None = None
     failure: str | None = None
 
     @property
@@ -168,6 +170,9 @@ class Group:
                 worker.send(request, *arguments)
             try:
                 yield row, worker.receive(budget.left())
+            except NoAnswerError as error:
+                # A round that the budget cuts short takes nothing away from the rounds before it.
+                row.failure = None if row.rounds and budget.left() <= 0 else str(error)
             except WorkerError as error:
                 row.failure = str(error)
 
@@ -177,7 +182,7 @@ class Group:
         list(self.ask(budget, None))
         for row, answer in self.ask(budget, "set_up", together=together):
             row.first, row.second, row.output = answer["first"], answer["second"], answer["output"]
-        check_outputs(self.rows, self.comparison.precision)
+        compare_outputs(self.rows, self.comparison.precision)
         for worker in following.workers if following else ():
             worker.wait_until_idle(budget.left())
         calls = calls_per_turn([row.second for row in self.rows if row.failure is None])
@@ -187,10 +192,9 @@ class Group:
             enough = count >= FEWEST_ROUNDS and time.monotonic() - started > self.plan.seconds
             if enough or budget.left() <= 0 or all(row.failure for row in self.rows):
                 break
-            for row, seconds in self.ask(budget, "turn", calls, warm_up):
-                row.rounds.append(seconds)
-        for row, memory in self.ask(budget, "memory"):
-            row.memory = memory
+            for row, answer in self.ask(budget, "turn", calls, warm_up):
+                row.rounds.append(answer["seconds"])
+                row.memory = answer["memory"]
 
     def end(self) -> None:
         """End all workers."""
@@ -206,13 +210,13 @@ def calls_per_turn(seconds: Sequence[float]) -> int:
     return max(1, min(MOST_CALLS, round(TURN_SECONDS / max(seconds, default=TURN_SECONDS))))
 
 
-def check_outputs(rows: Sequence[Row], precision: str) -> None:
-    """Mark the rows whose output is not that of the first: they compute another function."""
+def compare_outputs(rows: Sequence[Row], precision: str) -> None:
+    """Note how far each output is from that of the first row, and refuse the rows that compute another function."""
     working = [row for row in rows if row.failure is None]
-    for row in working[1:]:
-        error = difference(row.output, working[0].output)
-        if not error < SAME_OUTPUT[precision]:
-            row.failure = f"its output differs from that of {working[0].contender.name} by {error:.1e}"
+    for row in working:
+        row.output_error = difference(row.output, working[0].output)
+        if not row.output_error < SAME_OUTPUT[precision]:
+            row.failure = f"its output differs from that of {working[0].contender.name} by {row.output_error:.1e}"
 
 
 def run(

@@ -25,6 +25,7 @@ def row_record(row: Row, peer: Row | None, comparison: Comparison, device: str) 
     if row.rounds:
         low, middle, high = quartiles(row.calls)
         record |= {"first_call_s": row.first, "calls": len(row.calls), "rounds": len(row.rounds)}
+        record["output_error"] = row.output_error
         record |= {"median_s": middle, "quartiles_s": [low, high], "memory_bytes": row.memory}
         if device == "gpu":
             record["images_per_second"] = comparison.batch / middle

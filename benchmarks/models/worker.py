@@ -81,11 +81,11 @@ class Session:
         output = self.engine.device.wait(self.call())
         return time.perf_counter() - started, output
 
-    def turn(self, calls: int, warm_up: bool) -> list[float]:
-        """Seconds of each call, after one that is not counted."""
+    def turn(self, calls: int, warm_up: bool) -> dict[str, Any]:
+        """Seconds of each call, after one that is not counted with `warm_up`, and the peak memory until now."""
         seconds = [self.timed()[0] for _ in range(calls + warm_up)][warm_up:]
         self.engine.device.release()
-        return seconds
+        return {"seconds": seconds, "memory": self.memory()}
 
     def memory(self) -> int | None:
         """Peak bytes since the first calls: the allocator's on a card, growth of the resident set on a CPU."""
@@ -119,7 +119,11 @@ LONGEST_CALL = 1800.0
 
 
 class WorkerError(Exception):
-    """A worker failed, ended or took too long."""
+    """A worker failed or ended."""
+
+
+class NoAnswerError(WorkerError):
+    """A worker took too long."""
 
 
 class Worker:
@@ -143,11 +147,12 @@ class Worker:
         """The answer to the oldest request that has none.
 
         Raises:
-            WorkerError: If the request failed, the worker ended, or the time is over.
+            WorkerError: If the request failed or the worker ended.
+            NoAnswerError: If the time is over.
         """
         try:
             if not self.connection.poll(limit := max(0.0, min(limit, LONGEST_CALL))):
-                raise WorkerError(f"no answer within {limit:.0f} s")
+                raise NoAnswerError(f"no answer within {limit:.0f} s")
             worked, answer = self.connection.recv()
         except (EOFError, OSError):
             lines = (self.folder / "log").read_text(errors="replace").strip().splitlines()

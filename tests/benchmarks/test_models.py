@@ -15,11 +15,12 @@ from benchmarks.models.__main__ import main
 from benchmarks.models.measure import (
     SAME_OUTPUT,
     Budget,
+    Group,
     Plan,
     Row,
     best_peer,
     calls_per_turn,
-    check_outputs,
+    compare_outputs,
     quartiles,
     ratios,
     run,
@@ -38,7 +39,7 @@ from benchmarks.models.tables import (
     contenders_of,
     way_of,
 )
-from benchmarks.models.worker import ENGINES
+from benchmarks.models.worker import ENGINES, NoAnswerError
 from impls.config import VARIANTS
 
 COMPARISON = Comparison("torch", "v1.5", "eager", "inference", 8, "float32")
@@ -149,10 +150,10 @@ class TestArithmetic:
 
     def test_another_function_is_refused(self):
         rows = [row("ours"), row("alike", output=[1.0, -2.0001]), row("other", output=[1.0, -2.1])]
-        check_outputs(rows, "float32")
+        compare_outputs(rows, "float32")
         assert [each.failure is None for each in rows] == [True, True, False]
         broken = [row("ours"), row("peer", output=[float("nan"), 1.0])]
-        check_outputs(broken, "bfloat16")
+        compare_outputs(broken, "bfloat16")
         assert broken[1].failure is not None
 
 
@@ -205,6 +206,39 @@ class TestBudget:
         assert left_out == ([] if seconds == float("inf") else [training[1], inference[2]])
         assert measured == [each for each in chosen if each not in left_out]
         assert sorted(map(str, ended)) == sorted(map(str, started))
+
+    def test_a_round_cut_short_leaves_the_rounds_before(self, tmp_path: Path):
+        """The peer answers once, then no more: its first round counts; without any, it failed."""
+        clock = Clock()
+
+        class Worker:
+            def __init__(self, answers: int) -> None:
+                self.answers = answers
+
+            def send(self, request: str, *arguments: Any) -> None:
+                pass
+
+            def receive(self, limit: float) -> dict[str, Any]:
+                self.answers -= 1
+                clock.now += 10.0
+                if self.answers < 0:
+                    raise NoAnswerError("no answer")
+                return {"seconds": [1.0], "memory": 7, "first": 1.0, "second": 0.1, "output": [1.0]}
+
+        def group(*answers: int) -> Group:
+            clock.now = 0.0
+            group = Group.__new__(Group)
+            group.comparison, group.plan = COMPARISON, Plan("cpu", 15, 60.0, tmp_path)
+            group.workers = [Worker(count) for count in answers]  # type: ignore[misc]
+            group.rows = [row("ours"), row("peer")]
+            group.measure(Budget(75.0, clock), following=None)
+            return group
+
+        cut = group(99, 3)
+        assert [(len(each.rounds), each.failure) for each in cut.rows] == [(2, None), (1, None)]
+        assert [each.memory for each in cut.rows] == [7, 7]
+        failed = group(99, 2)
+        assert [(len(each.rounds), each.failure) for each in failed.rows] == [(3, None), (0, "no answer")]
 
 
 class TestFile:
