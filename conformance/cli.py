@@ -253,6 +253,23 @@ def false_alarms(
     sys.exit(EXIT_CODES["diverges"] if campaign.alarms else EXIT_CODES["incomplete"] if incomplete else 0)
 
 
+@main.command()
+@click.argument("fault", required=False, metavar="[ID]")
+def explain(fault: str | None) -> None:
+    r"""Show the page of a fault: how it looks in each framework, where it can be, who met it, and what to do.
+
+    Without ID: list the faults by subject.
+
+    \b
+    conformance explain pad-same
+    """
+    from conformance.faults import find_fault
+    from conformance.faults.page import fault_page, index_page
+
+    with _bad_input_is_told():
+        click.echo(fault_page(find_fault(fault)) if fault else index_page())
+
+
 @contextlib.contextmanager
 def _counted() -> Iterator[Listener]:
     """A count of the traces of the worker at work, on a terminal."""

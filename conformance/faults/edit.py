@@ -21,7 +21,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-FRAMEWORKS = ("numpy", "torch", "flax", "keras")
+FRAMEWORKS = ("torch", "flax", "keras", "numpy")
+"""Those that have a model; NumPy's is the oracle."""
 
 VALUE = "THE_VALUE"
 """Stands in a new text for the value of the fault's parameter."""

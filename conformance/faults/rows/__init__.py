@@ -6,6 +6,8 @@ diagnosis names faults that it cannot tell apart.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from conformance.faults.fault import Fault
 from conformance.faults.rows import (
     adam,
@@ -39,8 +41,13 @@ def find_fault(id: str) -> Fault:
     """The fault of an id.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none; the message names the nearest ids.
     """
     if id not in FAULTS:
-        raise ValueError(f"there is no fault {id!r}; the faults are {', '.join(FAULTS)}")
+        nearest = get_close_matches(id, FAULTS)
+        raise ValueError(
+            f"there is no fault {id!r}"
+            + (f"; the nearest names are {', '.join(nearest)}" if nearest else "")
+            + "; `conformance explain` lists all faults"
+        )
     return FAULTS[id]

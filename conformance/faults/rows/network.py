@@ -44,7 +44,7 @@ ROWS = (
     pool_fault(
         id="pool-valid",
         what="max pool without padding: 55x55",
-        where=STEM_OF_SYMMETRIC & FREE_SIZE,
+        where=at("stem") & networks(head_pool=None, same_padding=False),
         model=replaced(
             MAX_POOL,
             numpy="return windows(x, 3, 2).max((4, 5))",
@@ -57,7 +57,7 @@ ROWS = (
     pool_fault(
         id="pool-ceil",
         what="the size of the max pool's map is rounded up, not down",
-        where=STEM_OF_SYMMETRIC & FREE_SIZE,
+        where=at("stem") & networks(head_pool=None, same_padding=False),
         model=replaced(
             MAX_POOL,
             numpy=(
