@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from importlib import metadata
@@ -32,6 +33,9 @@ from typing import Any
 from conformance.run.switches import switches, worker_environment
 
 ROOT = Path(__file__).resolve().parent.parent
+THREADS = 4
+"""Of each process of a step that runs several side by side."""
+
 PACKAGES = ("torch", "jax", "jaxlib", "flax", "keras", "tensorflow", "numpy", "torchvision", "timm", "transformers")
 
 Row = dict[str, Any]
@@ -77,7 +81,12 @@ class Stopped(RuntimeError):
     """A process that took too long, or failed, with what it said last."""
 
 
-def call(arguments: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None) -> str:
+def call(
+    arguments: Sequence[str],
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    accepted: Sequence[int] = (0,),
+) -> str:
     """Run a Python module in a process of its own and return what it prints.
 
     Raises:
@@ -102,12 +111,12 @@ def call(arguments: Sequence[str], seconds: float, environment: Mapping[str, str
             raise Stopped(f"{arguments[0]} was stopped after {seconds:.0f} s") from None
         errors.seek(0)
         last = errors.read().strip().splitlines()[-3:]
-    if process.returncode not in CONFORMANCE_CODES:
+    if process.returncode not in accepted:
         raise Stopped(f"{arguments[0]} ended with exit code {process.returncode}: {' | '.join(last)}")
     return output
 
 
-CONFORMANCE_CODES = (0, 1, 3)
+WITH_A_REPORT = (0, 1, 3)
 """Exit codes of `conformance run` that come with a report: conforms, diverges, incomplete."""
 
 
@@ -121,13 +130,18 @@ def has(*packages: str) -> bool:
     return all(importlib.util.find_spec(package) is not None for package in packages)
 
 
+def frameworks() -> list[str]:
+    """Name the frameworks besides Keras that are installed."""
+    return [name for name, packages in (("torch", ("torch",)), ("flax", ("jax", "flax"))) if has(*packages)]
+
+
 def candidates(differentiated: bool = False) -> list[str]:
     """Name the implementations that this Python can run; Keras on its other backends where TensorFlow is missing.
 
     Args:
         differentiated: Whether they are to train. On JAX, Keras trains operation by operation, which takes minutes.
     """
-    names = [name for name, packages in (("torch", ("torch",)), ("flax", ("jax", "flax"))) if has(*packages)]
+    names = frameworks()
     if has("keras", "tensorflow"):
         return [*names, "keras"]
     if has("keras"):
@@ -140,7 +154,7 @@ def conformance(run: Run, name: str, *options: str, impl: Sequence[str] = ()) ->
     report = (run.reports or run.folder) / f"{name}.json"
     arguments = ["conformance.cli", "run", "--device", run.device, "--timeout", f"{run.seconds:.0f}"]
     arguments += ["--report", str(report), "--impl", *(impl or candidates()), *options]
-    call(arguments, run.seconds)
+    call(arguments, run.seconds, accepted=WITH_A_REPORT)
     facts = summary(json.loads(report.read_text()))
     return {"command": f"conformance run {' '.join(options)}", **facts}
 
@@ -208,52 +222,59 @@ def prove_training_of_variants(run: Run) -> Row:
     return conformance(run, "gradients", *variants, "--task", "gradients", impl=candidates(differentiated=True))
 
 
-def children(run: Run, module: str, arguments: Sequence[tuple[str, Sequence[str], Mapping[str, str]]]) -> Row:
-    """Run a module once for each of its arguments, one after the other, and gather what each prints as JSON."""
-    environment = worker_environment(switches("float32", run.device, os.cpu_count() or 1))
-    deadline, rows = time.monotonic() + run.seconds, {}
-    for name, options, variables in arguments:
-        every = ["--device", run.device, *options, *(["--small"] if run.small else [])]
+def children(run: Run, calls: Mapping[str, Sequence[str]]) -> Row:
+    """Run modules side by side, each in a process of its own, and gather what each prints as JSON.
+
+    Args:
+        run: Device and limits.
+        calls: By the name of the result: module, its arguments, and environment variables as NAME=VALUE before them.
+    """
+    common = worker_environment(switches("float32", run.device, THREADS)) | {"XLA_FLAGS": ""}
+    every = ["--device", run.device, *(["--small"] if run.small else [])]
+
+    def gather(words: Sequence[str]) -> Any:
+        variables = dict(word.split("=", 1) for word in words if "=" in word)
         try:
-            left = deadline - time.monotonic()
-            rows[name] = json.loads(call([module, *every], max(1.0, left), {**environment, **variables}))
+            return json.loads(call([*(w for w in words if "=" not in w), *every], run.seconds, common | variables))
         except (Stopped, json.JSONDecodeError) as error:
-            rows[name] = {"could not run": str(error)}
-    return rows
+            return {"could not run": str(error)}
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // THREADS)) as pool:
+        return dict(zip(calls, pool.map(gather, calls.values()), strict=True))
 
 
 def measure_precision(run: Run) -> Row:
     """Classify TF32, bfloat16 and float16 and measure their errors; plant TF32 where float32 is asked for."""
-    named = [(n, ("--framework", n), {}) for n, p in (("torch", ("torch",)), ("flax", ("jax", "flax"))) if has(*p)]
-    if has("keras", "torch"):
-        named.append(("keras@torch", ("--framework", "keras"), {"KERAS_BACKEND": "torch"}))
-    if has("keras", "jax"):
-        named.append(("keras@jax", ("--framework", "keras"), {"KERAS_BACKEND": "jax"}))
-    rows = children(run, "benchmarks.low_precision", named)
+    ways = ("benchmarks.low_precision", "--framework")
+    calls = {name: (*ways, name) for name in frameworks()}
+    for backend in ("torch", "jax"):
+        if has("keras", backend):
+            calls[f"keras@{backend}"] = (f"KERAS_BACKEND={backend}", *ways, "keras")
     if has("torch"):
-        leaks = ["refused=benchmarks.leaks:TorchFromTheStart", "accused=benchmarks.leaks:TorchAfterTheProbe"]
-        options = ("--variant", "v1.5", "--precision", "float32")
-        rows["planted leaks"] = conformance(run, "leaks", *options, impl=leaks)
-    return rows
+        calls["planted leaks"] = ("benchmarks.leaks",)
+    return children(run, calls)
 
 
 def measure_determinism(run: Run) -> Row:
     """Run each operation twice, in each of two processes, with deterministic algorithms asked for and without."""
-    names = [n for n, p in (("torch", ("torch",)), ("flax", ("jax", "flax"))) if has(*p)]
-    every = [
-        (f"{name}, {how}, process {process}", ("--framework", name, *flags), {"XLA_FLAGS": ""})
-        for name in names
-        for how, flags in (("deterministic", ()), ("free", ("--free",)))
+    calls = {
+        f"{name}, {how}, process {process}": ("benchmarks.determinism", "--framework", name, *flags)
         for process in (1, 2)
-    ]
-    return by_operation(children(run, "benchmarks.determinism", every), names)
+        for how, flags in HOW.items()
+        for name in frameworks()
+    }
+    return by_operation(children(run, calls), frameworks())
+
+
+HOW: dict[str, Sequence[str]] = {"deterministic": (), "free": ("--free",)}
+"""Whether deterministic algorithms are asked for, and the option of `benchmarks.determinism`."""
 
 
 def by_operation(processes: Row, names: Sequence[str]) -> Row:
     """For each framework and way, tell of each operation whether its bits are equal within and between processes."""
     rows: Row = {}
     for name in names:
-        for how in ("deterministic", "free"):
+        for how in HOW:
             first, second = (processes[f"{name}, {how}, process {number}"] for number in (1, 2))
             if "operations" not in first or "operations" not in second:
                 rows[f"{name}, {how}"] = {"could not run": first.get("could not run") or second.get("could not run")}
