@@ -1,8 +1,8 @@
-"""The facts of the network, in no framework's dialect.
+"""The facts of the network, independent of any framework.
 
 "ResNet-50" names at least five functions that differ in a stride, a padding, a ReLU or an epsilon, and whose weights
-have the same shapes. `ResNetConfig` says every one of those facts; `VARIANTS` names the combinations that exist in the
-world.
+have the same shapes. `ResNetConfig` holds every one of those facts; `VARIANTS` names the combinations that published
+weights were trained with.
 
 Example:
     >>> from impls.config import VARIANTS
@@ -18,59 +18,62 @@ from enum import Enum
 from typing import Any, Literal
 
 EXPANSION = 4
-"""Channels that leave a bottleneck, as a multiple of the channels in its middle (He et al. 2015, table 1)."""
+"""Output channels of a bottleneck block per channel of its middle layer (He et al. 2015, table 1)."""
 
 STAGE_STRIDES = (1, 2, 2, 2)
-"""Stride of the first block of each stage; the stem has already divided the size by four."""
+"""Stride of the first block of each stage; the stem has already divided height and width by four."""
 
 TOTAL_STRIDE = 32
-"""Input pixels per pixel of the last feature map. Every layer rounds up, so a map has ceil(size / 32) pixels a side."""
+"""Input pixels per pixel of the last feature map, in height and in width."""
 
 
 class Blank(Enum):
-    """In place of a source of random numbers: kernels are not drawn, since the weights of a file follow."""
+    """Type of `BLANK`, which stands for a generator of random numbers where no weights are to be drawn."""
 
     BLANK = "no initial weights"
 
 
 BLANK = Blank.BLANK
-"""Drawing 25 million numbers takes longer than reading them."""
+"""Pass it as `rng` to build a model whose weights are set afterwards: drawing 25 million numbers takes longer than
+reading them from a file."""
 
-LARGEST = 2**31
-"""No size of a network comes near; a damaged file's may be so large that its product cannot even be printed."""
+SIZE_LIMIT = 2**31
+"""Upper bound of widths, classes and channels, so that a damaged file cannot ask for an absurd network."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-"""The names that all three frameworks have for floating-point dtypes."""
+"""Floating-point dtypes that all three frameworks have under these names."""
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """Everything that decides what function the network computes, and how it starts.
+    """Everything that decides which function the network computes, and how its weights start.
 
     Attributes:
-        depths: Blocks in each of the four stages; (3, 4, 6, 3) is ResNet-50.
-        width: Channels of the stem, and of the middle of a stage-1 block; each later stage doubles it.
+        depths: Number of blocks in each of the four stages; (3, 4, 6, 3) is ResNet-50.
+        width: Channels of the stem, and of the middle layer of a stage-1 block; each later stage doubles it.
         num_classes: Length of the logits. 0 leaves the classifier out: the network returns the pooled features.
         in_channels: Channels of the input image.
-        strided_layer: The convolution that carries a strided block's stride: the first 1x1 ("conv1", He et al. 2015) or
-            the 3x3 ("conv2", known as ResNet v1.5).
-        relu_before_addition: Whether a ReLU follows bn3, before the shortcut is added (the tutorial's habit).
-        same_padding: Whether the strided 3x3 convolutions and the max pool pad as TensorFlow's SAME does: on the right
-            and bottom only, where the size is even. False pads both sides alike.
-        conv_bias: Whether convolutions have a bias of their own, though a norm follows each.
+        strided_layer: The convolution that carries the stride of a strided block: the first 1x1 ("conv1", He et al.
+            2015) or the 3x3 ("conv2", known as ResNet v1.5).
+        relu_before_addition: Whether a ReLU follows bn3, before the shortcut is added, as in the tutorial.
+        same_padding: Whether the strided 3x3 convolutions and the max pool pad as TensorFlow's SAME does: at even
+            sizes, on the right and bottom only. False pads both sides alike.
+        conv_bias: Whether convolutions have a bias, although a norm follows each.
         norm_eps: Added to the variance before the square root.
-        norm_decay: Share of the old running statistic kept at a training step (0.9 here is PyTorch's momentum=0.1).
-        norm_variance: The batch variance that enters the running one: "unbiased", divided by n - 1 (PyTorch's), or
-            "biased", by n (Flax's and Keras's own). The batch itself is normalised by the biased one either way.
-        head_pool: Side of the average-pooling window at the end, moved by its own size; None averages over the map.
-        zero_init_last_scale: Whether bn3 scales start at zero, so that each block starts as the identity (Goyal et al.
-            2017).
-        dtype: Name of the parameters' dtype ("float32", "float64", "bfloat16"); None is the framework's own default.
-        compute_dtype: Name of the dtype to compute in, where it is not that of the parameters ("bfloat16"). Flax and
-            Keras take it; PyTorch has `torch.autocast` for the same.
+        norm_decay: Share of the running statistic that is kept at a training step: 0.9 is PyTorch's momentum=0.1, and
+            Flax's and Keras's momentum=0.9.
+        norm_variance: The batch variance that enters the running variance: "unbiased", divided by n - 1 (PyTorch), or
+            "biased", divided by n (Flax and Keras). The batch itself is always normalised by the biased one.
+        head_pool: Side of the average-pooling window at the end, whose stride equals its side; None averages over the
+            whole feature map.
+        zero_init_last_scale: Whether the scale of every bn3 starts at zero, so that each block starts as the identity
+            (Goyal et al. 2017).
+        dtype: Name of the parameters' dtype, one of `DTYPES`; None is the framework's default.
+        compute_dtype: Name of the dtype to compute in, if it differs from that of the parameters ("bfloat16"). Flax and
+            Keras take it; in PyTorch, `torch.autocast` serves the same purpose.
 
     Raises:
-        ValueError: If a field has a value that no network can have.
+        ValueError: If fields have values that no network can have; the message lists all of them.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -90,33 +93,35 @@ class ResNetConfig:
     compute_dtype: str | None = None
 
     def __post_init__(self) -> None:
+        dtypes = f"one of {', '.join(DTYPES)} or None"
         problems = [
-            f"{name} must be {wanted}, not {getattr(self, name)!r}"
-            for name, wanted, holds in (
+            f"{name} must be {requirement}, not {getattr(self, name)!r}"
+            for name, requirement, fulfilled in (
                 ("depths", "four positive integers", len(self.depths) == 4 and min(self.depths) > 0),
-                ("width", f"a positive integer below {LARGEST}", 0 < self.width < LARGEST),
-                ("num_classes", f"0 (no classifier) or more, below {LARGEST}", 0 <= self.num_classes < LARGEST),
-                ("in_channels", f"a positive integer below {LARGEST}", 0 < self.in_channels < LARGEST),
+                ("width", f"a positive integer below {SIZE_LIMIT}", 0 < self.width < SIZE_LIMIT),
+                ("num_classes", f"0 (no classifier) or more, below {SIZE_LIMIT}", 0 <= self.num_classes < SIZE_LIMIT),
+                ("in_channels", f"a positive integer below {SIZE_LIMIT}", 0 < self.in_channels < SIZE_LIMIT),
                 ("strided_layer", "'conv1' or 'conv2'", self.strided_layer in ("conv1", "conv2")),
                 ("norm_eps", "positive", self.norm_eps > 0),
                 ("norm_decay", "between 0 and 1", 0 <= self.norm_decay <= 1),
                 ("norm_variance", "'unbiased' or 'biased'", self.norm_variance in ("unbiased", "biased")),
                 ("head_pool", "a positive integer or None", self.head_pool is None or self.head_pool > 0),
-                ("dtype", f"one of {', '.join(DTYPES)} or None", self.dtype in (None, *DTYPES)),
-                ("compute_dtype", f"one of {', '.join(DTYPES)} or None", self.compute_dtype in (None, *DTYPES)),
+                ("dtype", dtypes, self.dtype in (None, *DTYPES)),
+                ("compute_dtype", dtypes, self.compute_dtype in (None, *DTYPES)),
             )
-            if not holds
+            if not fulfilled
         ]
         if problems:
             raise ValueError("; ".join(problems))
 
     @property
     def variant(self) -> str:
-        """Name of the variant that this network is, whatever its size, or "custom"."""
-        return next((name for name, known in VARIANTS.items() if _function(known) == _function(self)), "custom")
+        """Name of the variant that this network belongs to, whatever its size, or "custom"."""
+        free = {name: getattr(self, name) for name in FREE_FIELDS}
+        return next((name for name, config in VARIANTS.items() if replace(config, **free) == self), "custom")
 
     def blocks(self) -> Iterator[Block]:
-        """The bottleneck blocks, in the order they run."""
+        """Yield the bottleneck blocks in the order they run."""
         in_channels = self.width
         for stage, (depth, stage_stride) in enumerate(zip(self.depths, STAGE_STRIDES, strict=True)):
             channels = self.width * 2**stage
@@ -125,12 +130,14 @@ class ResNetConfig:
                 in_channels = channels * EXPANSION
 
     def check_images(self, shape: Sequence[int | None], axes: Literal["NCHW", "NHWC"]) -> None:
-        """Refuse a batch of images that this network cannot take.
+        """Raise an error if the network cannot take a batch of images of this shape.
 
-        A size of None is not known yet (a symbolic shape) and passes.
+        Args:
+            shape: Four sizes; None stands for a size that is not known yet (a symbolic shape), and passes.
+            axes: The layout that the model takes.
 
         Raises:
-            ValueError: If the axes are not four, or as `check_input` says.
+            ValueError: If there are not four axes, and as `check_input`.
 
         Example:
             >>> VARIANTS["v1"].check_images((224, 224, 3), "NHWC")
@@ -144,71 +151,89 @@ class ResNetConfig:
         self.check_input(sizes["H"], sizes["W"], sizes["C"])
 
     def check_input(self, height: int | None, width: int | None, channels: int | None) -> None:
-        """Refuse an image that this network cannot take.
-
-        A side of None is not known yet (a symbolic shape) and passes.
+        """Raise an error if the network cannot take an image of this size; None passes, as in `check_images`.
 
         Raises:
-            ValueError: If the channels differ from `in_channels`, or the feature map does not suit the head's pooling.
+            ValueError: If the channels differ from `in_channels`, or if the head's pooling window does not fit into the
+                last feature map exactly once.
 
         Example:
             >>> VARIANTS["tutorial"].check_input(64, 64, 3)
             Traceback (most recent call last):
             ...
-            ValueError: a 64x64 image reaches the 7x7 head pool as a 2x2 map; this network takes sides from 193 to 416
+            ValueError: a 64x64 image reaches the 7x7 head pool as a 2x2 map; use height and width from 193 to 416
         """
         if channels is not None and channels != self.in_channels:
-            hint = (
-                "; this looks like the other layout (NCHW for NHWC): transpose it" if height == self.in_channels else ""
-            )
-            hint = hint or ("; this looks like NHWC for NCHW: transpose it" if width == self.in_channels else "")
+            hint = ""
+            if height == self.in_channels:
+                hint = "; the images seem to be NCHW, and this model takes NHWC: transpose them"
+            elif width == self.in_channels:
+                hint = "; the images seem to be NHWC, and this model takes NCHW: transpose them"
             raise ValueError(f"the input has {channels} channels where {self.in_channels} are expected{hint}")
         if self.head_pool is None or height is None or width is None:
             return
-        if not all(self.head_pool <= feature_size(side) < 2 * self.head_pool for side in (height, width)):
-            window, smallest = self.head_pool, (self.head_pool - 1) * TOTAL_STRIDE + 1
+        window, feature_map = self.head_pool, (feature_size(height), feature_size(width))
+        if not all(window <= side < 2 * window for side in feature_map):
             raise ValueError(
-                f"a {height}x{width} image reaches the {window}x{window} head pool as a {feature_size(height)}x"
-                f"{feature_size(width)} map; this network takes sides from {smallest} to "
+                f"a {height}x{width} image reaches the {window}x{window} head pool as a {feature_map[0]}x"
+                f"{feature_map[1]} map; use height and width from {(window - 1) * TOTAL_STRIDE + 1} to "
                 f"{(2 * window - 1) * TOTAL_STRIDE}"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values that JSON can hold."""
+        """Return the fields as plain values that JSON can hold."""
         return asdict(self) | {"depths": list(self.depths)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ResNetConfig:
-        """The inverse of `to_dict`.
+        """Build a configuration from the values that `to_dict` returned.
 
         Raises:
             ValueError: If a field is missing, unknown, of another type or impossible.
+
+        Example:
+            >>> ResNetConfig.from_dict(VARIANTS["keras"].to_dict()) == VARIANTS["keras"]
+            True
         """
         known = {field.name: field for field in fields(cls)}
-        values = ADDED | values if isinstance(values, dict) else values
+        values = ADDED_FIELDS | values if isinstance(values, dict) else values
         if set(values) != set(known):
             raise ValueError(f"expected the fields {sorted(known)}, got {sorted(values)}")
-        kinds = {name: type(value) for name, value in TYPICAL.to_dict().items()}
-        odd = [
-            f"{name} is of type {type(value).__name__}, where {kinds[name].__name__} is expected"
+        types = {name: type(value) for name, value in FULLY_SET.to_dict().items()}
+        problems = [
+            f"{name} is of type {type(value).__name__}, where {types[name].__name__} is expected"
             for name, value in values.items()
-            if type(value) is not kinds[name] and not (value is None and known[name].default is None)
+            if type(value) is not types[name] and not (value is None and known[name].default is None)
         ]
-        if odd or not all(type(depth) is int for depth in values["depths"]):
-            raise ValueError("; ".join(odd) or "depths are integers")
+        if problems or not all(type(depth) is int for depth in values["depths"]):
+            raise ValueError("; ".join(problems) or "depths must be integers")
         return cls(**(values | {"depths": tuple(values["depths"])}))
 
 
-ADDED: dict[str, Any] = {"norm_variance": "unbiased"}
-"""Fields that the first files do not have, and what they are in those."""
+FREE_FIELDS = (
+    *("depths", "width", "num_classes", "in_channels"),
+    *("norm_decay", "norm_variance", "zero_init_last_scale"),
+    *("dtype", "compute_dtype"),
+)
+"""Fields in which networks of one variant may differ: size, training and precision."""
 
-TYPICAL = ResNetConfig(head_pool=7, dtype="float32", compute_dtype="float32")
-"""Has a value of the right type in every field."""
+ADDED_FIELDS: dict[str, Any] = {"norm_variance": "unbiased"}
+"""Fields that older files lack, with the value that holds for those files."""
+
+FULLY_SET = ResNetConfig(head_pool=7, dtype="float32", compute_dtype="float32")
+"""A configuration without None: `from_dict` takes the expected types from it."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Where a bottleneck stands, and its size: `channels` in the middle, `stride` at the one strided layer."""
+    """Name and size of one bottleneck block.
+
+    Attributes:
+        name: Attribute path of the block ("stage1.0").
+        in_channels: Channels that enter the block.
+        channels: Channels of its middle layer.
+        stride: Stride of its strided layer and of the shortcut's projection.
+    """
 
     name: str
     in_channels: int
@@ -222,12 +247,12 @@ class Block:
 
     @property
     def projects(self) -> bool:
-        """Whether the shortcut needs a convolution (a Conv Block) or is passed on (an Identity Block)."""
+        """Whether the shortcut is a convolution and a norm (a Conv Block), not the input itself (an Identity Block)."""
         return self.stride != 1 or self.in_channels != self.out_channels
 
 
 def feature_size(side: int) -> int:
-    """Pixels that `side` input pixels become at the last feature map."""
+    """Compute the side of the last feature map, in pixels, from that of the image; every layer rounds up."""
     return -(-side // TOTAL_STRIDE)
 
 
@@ -238,7 +263,7 @@ VARIANTS: dict[str, ResNetConfig] = {
     "keras": ResNetConfig(strided_layer="conv1", conv_bias=True, norm_eps=1.001e-5),
     "flax": ResNetConfig(same_padding=True),
 }
-"""The networks that published weights belong to, and the tutorial's.
+"""Variants by name.
 
 `tutorial`: a widely copied PyTorch tutorial. `v1`: He et al. 2015, Caffe. `v1.5`: torchvision, timm, transformers.
 `keras`: keras.applications. `flax`: the ImageNet example of the Flax repository.
@@ -252,7 +277,7 @@ def named_config(
     dtype: str | None = None,
     compute_dtype: str | None = None,
 ) -> ResNetConfig:
-    """The configuration of a named variant.
+    """Return the configuration of a named variant, with sizes and dtypes of one's own.
 
     Raises:
         ValueError: If there is no variant of that name.
@@ -265,21 +290,4 @@ def named_config(
         raise ValueError(f"there is no variant {variant!r}; the variants are {', '.join(VARIANTS)}")
     return replace(
         VARIANTS[variant], num_classes=num_classes, in_channels=in_channels, dtype=dtype, compute_dtype=compute_dtype
-    )
-
-
-def _function(config: ResNetConfig) -> ResNetConfig:
-    """The config with everything that may vary within one variant set alike."""
-    free = ResNetConfig()
-    return replace(
-        config,
-        depths=free.depths,
-        width=free.width,
-        num_classes=free.num_classes,
-        in_channels=free.in_channels,
-        norm_decay=free.norm_decay,
-        norm_variance=free.norm_variance,
-        zero_init_last_scale=free.zero_init_last_scale,
-        dtype=free.dtype,
-        compute_dtype=free.compute_dtype,
     )

@@ -22,10 +22,10 @@ def test_three_frameworks_predict_the_same_after_a_run_that_passes_between_them(
     process = run_example("--images", 384, "--epochs", 2, "--handover", 1, "--folder", tmp_path)
     assert process.returncode == 0, process.stderr[-2000:]
     lines = process.stdout.splitlines()
-    assert lines[-1] == "the same prediction on every test image"
-    shares = [line.partition(": ")[2] for line in lines if "test images right" in line]
-    assert len(shares) == 3
-    assert len(set(shares)) == 1
+    assert lines[-1] == "all frameworks predict the same for every test image"
+    accuracies = [line.partition(": ")[2] for line in lines if "accuracy" in line]
+    assert len(accuracies) == 3
+    assert len(set(accuracies)) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"handover.safetensors", "trained.safetensors"}
 
 

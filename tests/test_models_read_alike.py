@@ -1,7 +1,7 @@
-"""That the four models are one text: same names in the same order, and the network's own lines the same in all.
+"""Hold the four models parallel: the same names in the same order, and the same lines where the network is written.
 
-Read as text, line by line, so that line breaks and comments count; `ast` only finds where things stand. What may differ
-is in the tables below, and nothing else.
+Files are read as text, line by line, so that line breaks and comments count; `ast` only finds where definitions begin
+and end. The tables below list everything that may differ.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ NAMES = [
     *("ResNet", "ResNet.__init__", "ResNet.forward", "ResNet.activations", "ResNet.blocks"),
     *("stage", "resnet", "resnet50"),
 ]
-"""Classes, methods and functions that every model has, in this order."""
+"""Classes, methods and functions of every model, in this order."""
 
 EXTRAS = {
     "numpy": {
-        *("relu", "pad", "windows", "convolve", "moments", "multiply", "normalise"),  # what a framework brings along
+        *(
+            "relu",
+            "pad",
+            "windows",
+            "convolve",
+            "moments",
+            "multiply",
+            "normalise",
+        ),  # operations that frameworks bring along
         *("Convolution", "Convolution.__init__", "Convolution.forward"),
         *("BatchNorm", "BatchNorm.__init__", "BatchNorm.forward"),
         *("Linear", "Linear.__init__", "Linear.forward"),
@@ -42,23 +50,19 @@ EXTRAS = {
         *("normal", "scaled"),  # nnx.initializers compile slowly
     },
     "keras": {
-        *(
-            "BatchNorm",
-            "BatchNorm.__init__",
-            "BatchNorm.forward",
-        ),  # Keras stores the biased variance
+        *("BatchNorm", "BatchNorm.__init__", "BatchNorm.forward"),  # Keras stores the biased variance
         *("Conv", "Conv.forward", "Conv.compute_output_shape", "pad"),  # keras.layers.Conv2D pads "same" or "valid"
         "dtype_policy",
         *("Bottleneck.compute_output_shape", "ResNet.get_config", "ResNet.from_config"),  # for summary() and .keras
     },
 }
-"""What one model has beyond that, and why."""
+"""Definitions that only one model has, and the reason."""
 
 ALIKE = [
     *("Bottleneck.__init__", "Bottleneck.forward"),
     *("ResNet.__init__", "ResNet.forward", "ResNet.activations", "ResNet.blocks", "stage"),
 ]
-"""What must be the same, line for line."""
+"""Definitions that must be the same, line for line."""
 
 WORDS = [
     (r"\b(forward|__call__|call)\(self", "forward(self"),
@@ -71,9 +75,10 @@ WORDS = [
     (r"\b(NCHW|NHWC)\b", "AXES"),
     (r"\b(nn\.Sequential|nnx\.List\[Bottleneck\]|list\[Bottleneck\])", "Blocks"),
     (r"return (nn\.Sequential|Blocks|nnx\.List)?\(?\*?blocks\)?$", "return blocks"),
-    (r"(, )?training(: bool \| None = None|=training)", ""),  # Keras hands train mode on by argument
+    (r"(, )?training(: bool \| None = None|=training)", ""),  # Keras passes train mode as an argument
+    (r"; draw its kernel\b", "; draw its weight"),
 ]
-"""What the frameworks call the same thing: a pattern, and one word for all."""
+"""Words of the frameworks for the same thing: a pattern, and one word for all."""
 
 LINES = [
     r"super\(\)\.__init__\(.*\)",
@@ -81,24 +86,30 @@ LINES = [
     r"name: str \| None = None,",
     r"self\.build\(.*",
 ]
-"""Lines that only some need: a start of their own, and Keras's name and end."""
+"""Lines that only some models need: the start of a constructor, and Keras's name and `build`."""
 
 
 def definitions(source):
-    """Every function, class and method by its name, a model's call being "forward" in all."""
-    found = {}
+    """Map the name of every function, class and method to its node; the method that runs a model is "forward"."""
+    nodes = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            found[node.name] = node
+            nodes[node.name] = node
         for method in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(method, ast.FunctionDef):
                 name = {"call": "forward", "__call__": "forward"}.get(method.name, method.name)
-                found[f"{node.name}.{name}"] = method
-    return found
+                nodes[f"{node.name}.{name}"] = method
+    return nodes
+
+
+def in_shared_words(text):
+    for pattern, word in WORDS:
+        text = re.sub(pattern, word, text)
+    return text
 
 
 def lines(source, node):
-    """The lines of a definition without its docstring, in the words that all share."""
+    """Return the lines of a definition with their indents, without its docstring and in the words that all share."""
     text = source.splitlines()[node.lineno - 1 : node.end_lineno]
     first = node.body[0]
     if ast.get_docstring(node) is not None:
@@ -106,28 +117,36 @@ def lines(source, node):
     shared = []
     for line in text:
         indent = line[: len(line) - len(line.lstrip())]
-        line = line.removeprefix(" " * node.col_offset)
-        for pattern, word in WORDS:
-            line = re.sub(pattern, word, line)
+        line = in_shared_words(line.removeprefix(" " * node.col_offset))
         if not any(re.fullmatch(pattern, line.strip()) for pattern in LINES):
             shared.append((len(indent), line.rstrip()))
     return shared
 
 
+def summary(node):
+    """Return the first line of a docstring, in the words that all share."""
+    return in_shared_words((ast.get_docstring(node) or "").partition("\n")[0])
+
+
 def differences(sources):
-    """What does not read alike, one line each; none if all is well."""
-    found = {name: definitions(source) for name, source in sources.items()}
+    """List what does not read alike."""
+    nodes = {framework: definitions(source) for framework, source in sources.items()}
     problems = []
-    for framework, known in found.items():
-        own = [name for name in known if name not in EXTRAS[framework]]
-        if own != NAMES:
-            problems.append(f"{framework} defines {own}, not {NAMES}")
-        problems += [f"{framework} lacks {name}" for name in sorted(EXTRAS[framework] - set(known))]
+    for framework, defined in nodes.items():
+        shared = [name for name in defined if name not in EXTRAS[framework]]
+        if shared != NAMES:
+            problems.append(f"{framework} defines {shared}, not {NAMES}")
+        problems += [f"{framework} lacks {name}" for name in sorted(EXTRAS[framework] - set(defined))]
+        problems += [
+            f"{framework}: {name} says {summary(defined[name])!r}, torch {summary(nodes['torch'][name])!r}"
+            for name in shared
+            if name in nodes["torch"] and summary(defined[name]) != summary(nodes["torch"][name])
+        ]
     for name in ALIKE:
         texts = {
-            framework: lines(sources[framework], found[framework][name])
+            framework: lines(sources[framework], nodes[framework][name])
             for framework in sources
-            if name in found[framework]
+            if name in nodes[framework]
         }
         reference = texts.pop("torch", [])
         for framework, text in texts.items():
@@ -148,10 +167,7 @@ def test_the_models_read_alike(sources):
 
 
 def test_they_share_their_facts(sources):
-    """From the ground floor all import the same: the facts, and nothing copied. `BLANK` is none of the network's.
-
-    (Flax needs no `BLANK`: it can build a model without any values.)
-    """
+    """All import the same facts, so none copies one. `BLANK` may differ: Flax can build a model without any values."""
     imported = {
         name: [
             re.sub(r"\bB(LANK|lank), ", "", line)
@@ -179,14 +195,15 @@ CHANGES = {
     "another default": ("num_classes: int = 1000", "num_classes: int = 1001"),
     "another name": ("def stage(", "def make_stage("),
     "another method": ("    def blocks(self)", "    def count(self):\n        return 0\n\n    def blocks(self)"),
-    "a copied fact": ('    expansion = EXPANSION\n\n    def __init__', '    expansion = EXPANSION\n\n    def setup'),
+    "no constructor": ("    expansion = EXPANSION\n\n    def __init__", "    expansion = EXPANSION\n\n    def set"),
+    "another docstring": ('"""Bottleneck block: 1x1,', '"""Basic block: 1x1,'),
     "another order of functions": ("def max_pool(", "def average_pool("),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("framework", list(EXTRAS))
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
-def test_a_changed_copy_is_told(sources, framework, change):
+def test_a_changed_copy_is_noticed(sources, framework, change):
     old, new = change
     if framework in ("flax", "keras"):
         old, new = (text.replace(" rng", " rngs" if framework == "flax" else " seeds") for text in (old, new))

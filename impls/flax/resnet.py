@@ -30,10 +30,10 @@ from weights_convert import Source
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch norm that can also keep the unbiased variance, as PyTorch does: Flax keeps the biased one.
+    """Batch norm that stores the unbiased or the biased batch variance; `nnx.BatchNorm` stores the biased one.
 
-    The batch variance over n = batch * height * width values then enters the running one multiplied by n / (n - 1).
-    Running statistics have the dtype of the parameters, in at least float32, where Flax keeps float32 always.
+    Over n = batch * height * width values, the unbiased variance is the biased one times n / (n - 1). The running
+    statistics have the dtype of the parameters, but at least float32; `nnx.BatchNorm` always keeps them in float32.
     """
 
     def __init__(self, channels: int, *, unbiased: bool, param_dtype: Any, **options: Any) -> None:
@@ -43,7 +43,7 @@ class BatchNorm(nnx.BatchNorm):
         self.mean = nnx.BatchStat(jnp.zeros(channels, statistics_dtype))
         self.var = nnx.BatchStat(jnp.ones(channels, statistics_dtype))
 
-    @nnx.jit  # fuses what a model run eagerly would dispatch, and compile, operation by operation
+    @nnx.jit  # a model that runs eagerly would compile and dispatch each operation separately
     def __call__(self, x: Array) -> Array:
         kept = self.momentum * self.var[...]
         y = super().__call__(x)
@@ -51,7 +51,7 @@ class BatchNorm(nnx.BatchNorm):
             count = x.size // x.shape[-1]
             if count == 1:
                 raise ValueError(
-                    "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
+                    "a batch norm in train mode needs more than one value per channel: use a larger batch or image"
                 )
             if self.unbiased:
                 self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
@@ -61,7 +61,10 @@ class BatchNorm(nnx.BatchNorm):
 def conv(
     in_channels: int, out_channels: int, kernel: int, stride: int, config: ResNetConfig, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """A convolution with the config's padding and bias, its kernel fan-out normal."""
+    """Build a convolution with the config's padding and bias; draw its kernel fan-out normal.
+
+    The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
+    """
     same = config.same_padding and kernel == 3 and stride == 2
     return nnx.Conv(
         in_channels,
@@ -78,7 +81,7 @@ def conv(
 
 
 def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
-    """A batch norm with the config's eps and decay, its scale starting at `scale`.
+    """Build a batch norm with the config's eps and decay; its scale starts at `scale`.
 
     Flax's momentum is the share of the *old* statistic: the decay itself.
     """
@@ -90,12 +93,12 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
         scale_init=nnx.initializers.constant(scale),
         dtype=config.compute_dtype,
         param_dtype=config.dtype or jnp.float32,
-        rngs=nnx.Rngs(0),  # asked for, never drawn from: every initial value is a constant
+        rngs=nnx.Rngs(0),  # required, but nothing is drawn: every initial value is a constant
     )
 
 
 def linear(in_features: int, out_features: int, config: ResNetConfig, rngs: nnx.Rngs) -> nnx.Linear:
-    """A dense layer, its kernel normal with deviation 0.01, its bias zero."""
+    """Build a dense layer; draw its kernel normal with deviation 0.01, and set its bias to zero."""
     return nnx.Linear(
         in_features,
         out_features,
@@ -107,10 +110,10 @@ def linear(in_features: int, out_features: int, config: ResNetConfig, rngs: nnx.
 
 
 def normal(deviation: float) -> Callable[..., Array]:
-    """An initialiser that draws normal values, as `nnx.initializers.normal` does but compiled sooner.
+    """Return an initialiser that draws normal values, like `nnx.initializers.normal` but faster to compile.
 
-    XLA compiles a generator for every shape, at half a second or more each; so values are drawn in a few lengths and
-    what is too much is cut off.
+    XLA compiles a generator for every shape, in half a second or more each. Here values are drawn in few lengths only,
+    powers of two, and cut to size.
     """
 
     def initializer(key: Array, shape: Sequence[int], dtype: Any, out_sharding: Any = None) -> Array:
@@ -125,17 +128,17 @@ def normal(deviation: float) -> Callable[..., Array]:
 
 @partial(jax.jit, static_argnums=(2, 3))
 def scaled(drawn: Array, deviation: float, shape: tuple[int, ...], dtype: Any) -> Array:
-    """The first values, multiplied, in a shape and a dtype."""
+    """Scale the first values of a vector, and give them a shape and a dtype."""
     return (deviation * drawn[: math.prod(shape)]).reshape(shape).astype(dtype)
 
 
 def max_pool(x: Array, config: ResNetConfig) -> Array:
-    """The largest value of each 3x3 window, every second pixel; nothing around the image can win."""
+    """Return the maximum of each 3x3 window, at stride 2; padding counts as minus infinity."""
     return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((1, 1), (1, 1)))
 
 
 def average_pool(x: Array, config: ResNetConfig) -> Array:
-    """The mean of each channel, over the head's window or the whole map: (batch, channels)."""
+    """Average each channel over the head's window, or over the whole feature map: (batch, channels)."""
     if config.head_pool:
         window = (config.head_pool, config.head_pool)
         return avg_pool(x, window, window).reshape(len(x), -1)
@@ -143,7 +146,11 @@ def average_pool(x: Array, config: ResNetConfig) -> Array:
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, 1x1, and a shortcut: a Conv Block where the shortcut needs a projection, else an Identity Block."""
+    """Bottleneck block: 1x1, 3x3 and 1x1 convolutions, each with a norm, and a shortcut around them.
+
+    A Conv Block, whose output differs in shape from its input, projects the shortcut by a 1x1 convolution and a norm.
+    An Identity Block adds its input unchanged.
+    """
 
     expansion = EXPANSION
 
@@ -170,7 +177,11 @@ class Bottleneck(nnx.Module):
             self.downsample_bn = norm(out_channels, config)
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
-        """(batch, height, width, in_channels) to (batch, height / stride, width / stride, 4 * channels)."""
+        """Map a feature map of `in_channels` channels to one of 4 * `channels`.
+
+        (batch, height, width, in_channels) becomes
+        (batch, ceil(height / stride), ceil(width / stride), 4 * channels).
+        """
         y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
         y = tap("bn3", self.bn3(tap("conv3", self.conv3(y))))
@@ -182,14 +193,19 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """The network. `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's; `resnet50` builds the other variants.
+    """ResNet with bottleneck blocks, from images to logits.
+
+    `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's network; `resnet50` builds the other variants.
 
     Args:
-        block: The block to stack.
-        layers: Blocks in each of the four stages.
-        num_classes: Length of the logits; 0 for none.
-        config: Every other fact of the network; its own depths and classes are ignored.
-        rngs: Source of the initial weights; None is `nnx.Rngs(0)`.
+        block: Class of the blocks.
+        layers: Number of blocks in each of the four stages.
+        num_classes: Length of the logits; 0 leaves the classifier out.
+        config: All other facts of the network; its own `depths` and `num_classes` are ignored.
+        rngs: Generators of the initial weights. None is `nnx.Rngs(0)`.
+
+    Raises:
+        ValueError: If a size is impossible, such as a stage without blocks.
 
     Example:
         >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
@@ -219,7 +235,18 @@ class ResNet(nnx.Module):
             self.fc = linear(features, num_classes, config, rngs)
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
-        """Images (batch, height, width, channels) to logits (batch, num_classes)."""
+        """Compute the logits of a batch of images.
+
+        Args:
+            x: Images (batch, height, width, channels), floating point.
+            tap: Function that sees each activation by name, and may replace it (`impls.taps`).
+
+        Returns:
+            Logits (batch, num_classes); without a classifier, the pooled features (batch, 32 * config.width).
+
+        Raises:
+            ValueError: If the images do not suit the network (`ResNetConfig.check_images`).
+        """
         self.config.check_images(x.shape, "NHWC")
         x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         x = tap("stem", max_pool(x, self.config))
@@ -229,13 +256,22 @@ class ResNet(nnx.Module):
         return tap("logits", self.fc(x)) if self.config.num_classes else x
 
     def activations(self, x: Array, layers: bool = False) -> dict[str, Array]:
-        """The output of stem, every block, pool and classifier; with `layers`, of every convolution and norm, too."""
+        """Run the network, and return its activations by name in the order they are computed.
+
+        Args:
+            x: Images (batch, height, width, channels), floating point.
+            layers: Whether to include the outputs of all convolutions and norms ("conv1", "stage1.0.bn2").
+
+        Returns:
+            The outputs of "stem", every block ("stage1.0"), "pool" and "logits", and with `layers` those of all layers.
+            Feature maps are (batch, height, width, channels), pooled features and logits (batch, features).
+        """
         activations: dict[str, Array] = {}
         self(x, tap=recording(activations, layers))
         return activations
 
     def blocks(self) -> Iterator[tuple[str, Bottleneck]]:
-        """Every block with its name ("stage1.0"), in the order they run."""
+        """Yield every block with its name ("stage1.0"), in the order they run."""
         for name in ("stage1", "stage2", "stage3", "stage4"):
             for index, block in enumerate(getattr(self, name)):
                 yield f"{name}.{index}", block
@@ -250,7 +286,7 @@ def stage(
     config: ResNetConfig,
     rngs: nnx.Rngs,
 ) -> nnx.List[Bottleneck]:
-    """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
+    """Build a stage: a Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
     blocks = [block(in_channels, channels, stride, config, rngs)]
     for _ in range(depth - 1):
         blocks.append(block(channels * block.expansion, channels, 1, config, rngs))
@@ -258,10 +294,19 @@ def stage(
 
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0) -> ResNet:
-    """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
+    """Build the network that a configuration describes, with random weights or those of a checkpoint.
+
+    Args:
+        config: The configuration.
+        weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        seed: Seed of the random weights.
+
+    Raises:
+        ConversionError: If the weights do not fit this network.
+    """
     if weights is None:
         return ResNet(Bottleneck, config.depths, config.num_classes, config=config, rngs=nnx.Rngs(seed))
-    model = nnx.eval_shape(  # shapes without values: drawing random ones first would cost seconds of compilation
+    model = nnx.eval_shape(  # shapes without values: compiling the generators of random values takes seconds
         lambda: ResNet(Bottleneck, config.depths, config.num_classes, config=config)
     )
     write_weights(model, weights)
@@ -278,16 +323,19 @@ def resnet50(
     compute_dtype: str | None = None,
     seed: int = 0,
 ) -> ResNet:
-    """ResNet-50 of a named variant.
+    """Build ResNet-50 of a named variant, with random weights or those of a checkpoint.
 
     Args:
-        variant: One of `impls.config.VARIANTS`.
-        num_classes: Length of the logits; 0 for none, the network then returns the pooled features.
-        weights: A checkpoint that `weights_convert.load` takes; None for random weights.
+        variant: Name of a variant, one of `impls.config.VARIANTS`.
+        num_classes: Length of the logits; 0 leaves the classifier out, and the model returns the pooled features.
+        weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
         in_channels: Channels of the input image.
         dtype: Name of the parameters' dtype; None is float32. "float64" needs JAX's `jax_enable_x64`.
         compute_dtype: Name of the dtype to compute in ("bfloat16"); None is that of parameters and images together.
-        seed: Of the random weights.
+        seed: Seed of the random weights.
+
+    Returns:
+        An `nnx.Module` in train mode, as Flax builds them; `model.eval()` switches to inference mode.
 
     Raises:
         ValueError: If there is no such variant.
@@ -296,7 +344,7 @@ def resnet50(
     Example:
         >>> model = resnet50("v1", num_classes=10)
         >>> model.eval()
-        >>> model(jnp.zeros((1, 224, 224, 3))).shape
+        >>> model(jnp.zeros((1, 64, 64, 3))).shape
         (1, 10)
     """
     return resnet(named_config(variant, num_classes, in_channels, dtype, compute_dtype), weights, seed=seed)

@@ -1,4 +1,4 @@
-"""Training ResNet-50 in Flax (NNX): optax set up to compute what `impls.recipe` says.
+"""Train ResNet-50 in Flax (NNX), with optax set up to compute what `impls.recipe` states.
 
 The same functions and lines stand in `impls/torch/training.py` and `impls/keras/training.py`; read them side by side.
 """
@@ -25,15 +25,18 @@ from weights_convert.table import SLOTS
 
 
 def loss(logits: Array, labels: Array, recipe: Recipe) -> Array:
-    """The cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch."""
+    """Compute the cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch.
+
+    The labels are smoothed as the recipe states.
+    """
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), recipe.label_smoothing)
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 
 def optimizer(model: ResNet, recipe: Recipe) -> nnx.Optimizer[ResNet]:
-    """The optimizer of a recipe, with its schedule.
+    """Build the optimizer of a recipe, with its schedule.
 
-    `optax.sgd` knows no decay; added to the gradient before it, decay enters the velocity as in PyTorch.
+    `optax.sgd` has no decay; decay that is added to the gradient before it enters the velocity, as in PyTorch.
     """
     decay = recipe.weight_decay
     decays = partial(jax.tree.map, lambda parameter: recipe.decays(parameter.ndim))
@@ -47,10 +50,10 @@ def optimizer(model: ResNet, recipe: Recipe) -> nnx.Optimizer[ResNet]:
 
 
 def schedule(recipe: Recipe) -> optax.Schedule:
-    """The recipe's schedule: the learning rate of a step, counted from 0.
+    """Schedule of a recipe: the learning rate of each step, counted from 0.
 
-    `optax.warmup_cosine_decay_schedule` would begin with a step at the rate it is given first, which is often 0. And an
-    int32 count makes JAX compute a rate in float32, whatever `jax_enable_x64` says; a float count does not.
+    `optax.warmup_cosine_decay_schedule` would take its first step at the initial rate, which is often 0. The step is a
+    float, since JAX computes the rate of an int32 step in float32, whatever `jax_enable_x64` says.
     """
     rate, steps = recipe.learning_rate, recipe.total_steps - recipe.warmup_steps
     milestones = {milestone - recipe.warmup_steps: recipe.gamma for milestone in recipe.milestones}
@@ -65,26 +68,30 @@ def schedule(recipe: Recipe) -> optax.Schedule:
 
 
 def take_step(model: ResNet, optimizer: nnx.Optimizer[ResNet], images: Array, labels: Array, recipe: Recipe) -> Array:
-    """One step; the loss before it."""
+    """Take one step, and return the loss before it."""
     value, gradients = nnx.value_and_grad(lambda model: loss(model(images), labels, recipe))(model)
     optimizer.update(model, gradients)
     return value
 
 
 train_step: Callable[..., Array] = nnx.jit(take_step, static_argnums=4)
-"""The same, compiled once for each recipe and each shape of the images."""
+"""`take_step`, compiled once for each recipe and each shape of the images."""
 
 
 class Training:
-    """A model in training: its optimizer and schedule, and the step at which they stand.
+    """Training run of a model: its optimizer and schedule, and the number of steps taken.
 
     Args:
-        model: Is trained in place.
-        recipe: How.
+        model: Model to train, in place.
+        recipe: Optimizer, schedule and loss.
+
+    Attributes:
+        steps: Number of steps taken.
 
     Example:
+        >>> from impls.flax import resnet50
         >>> training = Training(resnet50("v1.5", num_classes=10), Recipe(learning_rate=0.01))
-        >>> training.step(jnp.zeros((8, 64, 64, 3)), jnp.arange(8))  # the loss before the step
+        >>> loss_before = training.step(jnp.ones((8, 64, 64, 3)), jnp.arange(8))
     """
 
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
@@ -97,12 +104,20 @@ class Training:
         return int(self.optimizer.step[...])
 
     def step(self, images: Array, labels: Array) -> float:
-        """Take one step on a batch of images (batch, height, width, channels); the loss before it."""
+        """Take one step on a batch, and return the loss before it; the model is left in train mode.
+
+        Args:
+            images: (batch, height, width, channels).
+            labels: Integers (batch,).
+        """
         self.model.set_attributes(use_running_average=False, raise_if_not_found=False)
         return float(train_step(self.model, self.optimizer, images, labels, self.recipe))
 
     def slots(self) -> dict[str, dict[str, nnx.Variable[Array]]]:
-        """What the optimizer keeps: slot, in PyTorch's name, to a variable by parameter name."""
+        """Collect the arrays of the optimizer: slot, in PyTorch's name, to a variable by parameter name.
+
+        Example: `training.slots()["momentum_buffer"]["conv1.kernel"]`.
+        """
         return {
             slot: {
                 ".".join(map(str, path)): variable
@@ -112,7 +127,12 @@ class Training:
         }
 
     def set_slots(self, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> None:
-        """Set what the optimizer keeps, and the step, which optax counts in several places."""
+        """Set the arrays of the optimizer, and the number of steps taken.
+
+        Args:
+            slots: Arrays by slot and parameter name, as in `slots`.
+            steps: Number of steps taken; decides the learning rate of the next step.
+        """
         for slot, variables in self.slots().items():
             for name, variable in variables.items():
                 assign(variable, slots[slot][name])
@@ -122,9 +142,14 @@ class Training:
 
 
 def read_training(training: Training) -> TrainingState:
-    """Copy a run of training: weights, optimizer slots, number of steps and recipe.
+    """Copy a training run into a state: weights, optimizer slots, number of steps and recipe.
 
     The state can be saved, and resumed in this or another framework.
+
+    Example:
+        >>> from impls.flax import resnet50
+        >>> training = Training(resnet50("v1.5", num_classes=10), Recipe())
+        >>> read_training(training).save("run.safetensors")
     """
     slots = {
         slot: {name: to_numpy(variable) for name, variable in variables.items()}
@@ -134,10 +159,10 @@ def read_training(training: Training) -> TrainingState:
 
 
 def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
-    """Continue a run of training that began in this or another framework.
+    """Continue a training run from a state, whichever framework it comes from.
 
     Args:
-        model: Takes the weights.
+        model: Takes the weights of the state, and is trained from then on.
         source: A state, or a file that `TrainingState.save` wrote.
 
     Raises:

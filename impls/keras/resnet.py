@@ -30,9 +30,9 @@ registered = keras.saving.register_keras_serializable(package="resnet_parity")
 
 @registered
 class BatchNorm(keras.layers.BatchNormalization):
-    """Batch norm that can also keep the unbiased variance, as PyTorch does: Keras keeps the biased one.
+    """Batch norm that stores the unbiased or the biased batch variance; Keras's own stores the biased one.
 
-    The batch variance over n = batch * height * width values then enters the running one multiplied by n / (n - 1).
+    Over n = batch * height * width values, the unbiased variance is the biased one times n / (n - 1).
     """
 
     def __init__(self, *, unbiased: bool, **options: Any) -> None:
@@ -47,7 +47,7 @@ class BatchNorm(keras.layers.BatchNormalization):
             count = shape[0] * shape[1] * shape[2]
             if isinstance(count, int) and count == 1:
                 raise ValueError(
-                    "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
+                    "a batch norm in train mode needs more than one value per channel: use a larger batch or image"
                 )
             if self.unbiased:
                 count = ops.cast(count, self.moving_variance.dtype)
@@ -57,7 +57,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 @registered
 class Conv(keras.layers.Conv2D):
-    """A convolution that pads both sides alike, which Keras knows no name for: its "same" is TensorFlow's SAME."""
+    """Convolution that pads both sides alike, which Keras does not offer: its "same" is TensorFlow's SAME."""
 
     def call(self, x: Tensor) -> Tensor:
         return super().call(pad(x, self.kernel_size[0], 0.0))
@@ -69,7 +69,7 @@ class Conv(keras.layers.Conv2D):
 
 
 def pad(x: Tensor, kernel: int, value: float) -> Tensor:
-    """Put kernel // 2 pixels of `value` on every side."""
+    """Pad height and width by kernel // 2 pixels of `value` on every side."""
     sides = (kernel // 2, kernel // 2)
     return ops.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=value) if kernel > 1 else x
 
@@ -82,7 +82,10 @@ def conv(
     config: ResNetConfig,
     seeds: keras.random.SeedGenerator | Blank,
 ) -> keras.layers.Conv2D:
-    """A convolution with the config's padding and bias, its kernel fan-out normal."""
+    """Build a convolution with the config's padding and bias; draw its kernel fan-out normal.
+
+    The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
+    """
     same = config.same_padding and kernel == 3 and stride == 2
     layer = (keras.layers.Conv2D if same else Conv)(
         out_channels,
@@ -101,7 +104,7 @@ def conv(
 
 
 def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
-    """A batch norm with the config's eps and decay, its scale starting at `scale`.
+    """Build a batch norm with the config's eps and decay; its scale starts at `scale`.
 
     Keras's momentum is the share of the *old* statistic: the decay itself.
     """
@@ -119,7 +122,7 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
 def linear(
     in_features: int, out_features: int, config: ResNetConfig, seeds: keras.random.SeedGenerator | Blank
 ) -> keras.layers.Dense:
-    """A dense layer, its kernel normal with deviation 0.01, its bias zero."""
+    """Build a dense layer; draw its kernel normal with deviation 0.01, and set its bias to zero."""
     layer = keras.layers.Dense(
         out_features,
         kernel_initializer="zeros" if seeds is BLANK else keras.initializers.RandomNormal(stddev=0.01, seed=seeds),
@@ -130,7 +133,11 @@ def linear(
 
 
 def dtype_policy(config: ResNetConfig) -> str | None:
-    """Keras's name for the dtypes of parameters and computation; None is the global policy."""
+    """Name Keras's dtype policy for parameters and computation; None is the global policy.
+
+    Raises:
+        ValueError: If parameters are not float32 where the configuration has a `compute_dtype`.
+    """
     if config.compute_dtype in (None, config.dtype):
         return config.dtype
     if config.dtype not in (None, "float32"):
@@ -141,14 +148,14 @@ def dtype_policy(config: ResNetConfig) -> str | None:
 
 
 def max_pool(x: Tensor, config: ResNetConfig) -> Tensor:
-    """The largest value of each 3x3 window, every second pixel; nothing around the image can win."""
+    """Return the maximum of each 3x3 window, at stride 2; padding counts as minus infinity."""
     if config.same_padding:
         return ops.max_pool(x, 3, 2, "same", "channels_last")
     return ops.max_pool(pad(x, 3, -float("inf")), 3, 2, "valid", "channels_last")
 
 
 def average_pool(x: Tensor, config: ResNetConfig) -> Tensor:
-    """The mean of each channel, over the head's window or the whole map: (batch, channels)."""
+    """Average each channel over the head's window, or over the whole feature map: (batch, channels)."""
     if config.head_pool:
         x = ops.average_pool(x, config.head_pool, config.head_pool, "valid", "channels_last")
         return ops.reshape(x, (ops.shape(x)[0], x.shape[-1]))
@@ -157,7 +164,11 @@ def average_pool(x: Tensor, config: ResNetConfig) -> Tensor:
 
 @registered
 class Bottleneck(keras.layers.Layer):
-    """1x1, 3x3, 1x1, and a shortcut: a Conv Block where the shortcut needs a projection, else an Identity Block."""
+    """Bottleneck block: 1x1, 3x3 and 1x1 convolutions, each with a norm, and a shortcut around them.
+
+    A Conv Block, whose output differs in shape from its input, projects the shortcut by a 1x1 convolution and a norm.
+    An Identity Block adds its input unchanged.
+    """
 
     expansion = EXPANSION
 
@@ -183,10 +194,14 @@ class Bottleneck(keras.layers.Layer):
         if self.projects:
             self.downsample_conv = conv(in_channels, out_channels, 1, stride, config, seeds)
             self.downsample_bn = norm(out_channels, config)
-        self.build((None, None, None, in_channels))  # its layers are; so Keras may count, show and save it
+        self.build((None, None, None, in_channels))  # as its layers are, so that Keras can count and save them
 
     def call(self, x: Tensor, training: bool | None = None, tap: Tap[Tensor] = untapped) -> Tensor:
-        """(batch, height, width, in_channels) to (batch, height / stride, width / stride, 4 * channels)."""
+        """Map a feature map of `in_channels` channels to one of 4 * `channels`.
+
+        (batch, height, width, in_channels) becomes
+        (batch, ceil(height / stride), ceil(width / stride), 4 * channels).
+        """
         y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
         y = tap("bn3", self.bn3(tap("conv3", self.conv3(y))))
@@ -197,7 +212,7 @@ class Bottleneck(keras.layers.Layer):
         return relu(y + x)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
-        """For `summary()`."""
+        """Compute the output's shape from the input's; `summary()` shows it."""
         for layer in (self.conv1, self.conv2, self.conv3):
             input_shape = layer.compute_output_shape(input_shape)
         return input_shape
@@ -205,20 +220,26 @@ class Bottleneck(keras.layers.Layer):
 
 @registered
 class ResNet(keras.Model):
-    """The network. `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's; `resnet50` builds the other variants.
+    """ResNet with bottleneck blocks, from images to logits.
+
+    `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's network; `resnet50` builds the other variants.
 
     Args:
-        block: The block to stack.
-        layers: Blocks in each of the four stages.
-        num_classes: Length of the logits; 0 for none.
-        config: Every other fact of the network; its own depths and classes are ignored.
-        seeds: Source of the initial weights; None draws a random seed, `BLANK` leaves kernels zero.
-        name: Of the Keras model.
+        block: Class of the blocks.
+        layers: Number of blocks in each of the four stages.
+        num_classes: Length of the logits; 0 leaves the classifier out.
+        config: All other facts of the network; its own `depths` and `num_classes` are ignored.
+        seeds: Generator of the initial weights. None seeds one from Keras's global generator; `BLANK` sets kernels to
+            zero.
+        name: Name of the Keras model.
+
+    Raises:
+        ValueError: If a size is impossible, such as a stage without blocks.
 
     Example:
         >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
-        >>> model(keras.random.normal((1, 224, 224, 3))).shape
-        TensorShape([1, 1000])
+        >>> tuple(model(keras.random.normal((1, 224, 224, 3))).shape)
+        (1, 1000)
     """
 
     def __init__(
@@ -246,7 +267,19 @@ class ResNet(keras.Model):
         self.build((None, None, None, config.in_channels))
 
     def call(self, x: Tensor, training: bool | None = None, tap: Tap[Tensor] = untapped) -> Tensor:
-        """Images (batch, height, width, channels) to logits (batch, num_classes)."""
+        """Compute the logits of a batch of images.
+
+        Args:
+            x: Images (batch, height, width, channels), floating point.
+            training: Whether to run in train mode; None takes it from the caller: train mode in `fit`, else inference.
+            tap: Function that sees each activation by name, and may replace it (`impls.taps`).
+
+        Returns:
+            Logits (batch, num_classes); without a classifier, the pooled features (batch, 32 * config.width).
+
+        Raises:
+            ValueError: If the images do not suit the network (`ResNetConfig.check_images`).
+        """
         self.config.check_images(x.shape, "NHWC")
         x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         x = tap("stem", max_pool(x, self.config))
@@ -256,25 +289,38 @@ class ResNet(keras.Model):
         return tap("logits", self.fc(x)) if self.config.num_classes else x
 
     def activations(self, x: Tensor, layers: bool = False, training: bool | None = None) -> dict[str, Tensor]:
-        """The output of stem, every block, pool and classifier; with `layers`, of every convolution and norm, too."""
+        """Run the network, and return its activations by name in the order they are computed.
+
+        Args:
+            x: Images (batch, height, width, channels), floating point.
+            layers: Whether to include the outputs of all convolutions and norms ("conv1", "stage1.0.bn2").
+            training: Whether to run in train mode; None takes it from the caller: train mode in `fit`, else inference.
+
+        Returns:
+            The outputs of "stem", every block ("stage1.0"), "pool" and "logits", and with `layers` those of all layers.
+            Feature maps are (batch, height, width, channels), pooled features and logits (batch, features).
+        """
         activations: dict[str, Tensor] = {}
         self(x, training=training, tap=recording(activations, layers))
         return activations
 
     def blocks(self) -> Iterator[tuple[str, Bottleneck]]:
-        """Every block with its name ("stage1.0"), in the order they run."""
+        """Yield every block with its name ("stage1.0"), in the order they run."""
         for name in ("stage1", "stage2", "stage3", "stage4"):
             for index, block in enumerate(getattr(self, name)):
                 yield f"{name}.{index}", block
 
     def get_config(self) -> dict[str, Any]:
-        """What a `.keras` file needs to build the network again."""
-        dtypes = {"dtype": self.variable_dtype, "compute_dtype": self.compute_dtype}  # a global policy is not saved
+        """Return what a `.keras` file needs to build the network again."""
+        dtypes = {
+            "dtype": self.variable_dtype,
+            "compute_dtype": self.compute_dtype,
+        }  # a file does not hold the global dtype policy
         return {"name": self.name, "config": self.config.to_dict() | dtypes}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ResNet:
-        """The inverse of `get_config`."""
+        """Build the network from the values that `get_config` returned."""
         network = ResNetConfig.from_dict(config["config"])
         return cls(Bottleneck, network.depths, network.num_classes, config=network, name=config["name"])
 
@@ -288,7 +334,7 @@ def stage(
     config: ResNetConfig,
     seeds: keras.random.SeedGenerator | Blank,
 ) -> list[Bottleneck]:
-    """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
+    """Build a stage: a Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
     blocks = [block(in_channels, channels, stride, config, seeds)]
     for _ in range(depth - 1):
         blocks.append(block(channels * block.expansion, channels, 1, config, seeds))
@@ -296,7 +342,17 @@ def stage(
 
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | None = None) -> ResNet:
-    """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
+    """Build the network that a configuration describes, with random weights or those of a checkpoint.
+
+    Args:
+        config: The configuration.
+        weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        seed: Seed of the random weights; None draws from Keras's global generator (`keras.utils.set_random_seed`).
+
+    Raises:
+        ValueError: If parameters are not float32 where the configuration has a `compute_dtype`.
+        ConversionError: If the weights do not fit this network.
+    """
     seeds = keras.random.SeedGenerator(seed) if weights is None else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, seeds=seeds)
     if weights is not None:
@@ -314,16 +370,19 @@ def resnet50(
     compute_dtype: str | None = None,
     seed: int | None = None,
 ) -> ResNet:
-    """ResNet-50 of a named variant.
+    """Build ResNet-50 of a named variant, with random weights or those of a checkpoint.
 
     Args:
-        variant: One of `impls.config.VARIANTS`.
-        num_classes: Length of the logits; 0 for none, the network then returns the pooled features.
-        weights: A checkpoint that `weights_convert.load` takes; None for random weights.
+        variant: Name of a variant, one of `impls.config.VARIANTS`.
+        num_classes: Length of the logits; 0 leaves the classifier out, and the model returns the pooled features.
+        weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
         in_channels: Channels of the input image.
         dtype: Name of the parameters' dtype ("float64"); None is Keras's global dtype policy.
         compute_dtype: Name of the dtype to compute in with float32 parameters ("bfloat16"); None is `dtype`.
-        seed: Of the random weights; None draws from Keras's global generator (`keras.utils.set_random_seed`).
+        seed: Seed of the random weights; None draws from Keras's global generator (`keras.utils.set_random_seed`).
+
+    Returns:
+        A `keras.Model`, built; it runs in inference mode unless it is called with `training=True` or by `fit`.
 
     Raises:
         ValueError: If there is no such variant.
@@ -331,7 +390,7 @@ def resnet50(
 
     Example:
         >>> model = resnet50("v1", num_classes=10, seed=0)
-        >>> model.predict(np.zeros((1, 224, 224, 3))).shape
+        >>> tuple(model(keras.ops.zeros((1, 64, 64, 3))).shape)
         (1, 10)
     """
     return resnet(named_config(variant, num_classes, in_channels, dtype, compute_dtype), weights, seed=seed)

@@ -1,4 +1,4 @@
-"""Training ResNet-50 in Keras 3: `keras.optimizers` set up to compute what `impls.recipe` says, on any backend.
+"""Train ResNet-50 in Keras 3, on any backend, with `keras.optimizers` set up to compute what `impls.recipe` states.
 
 The same functions and lines stand in `impls/torch/training.py` and `impls/flax/training.py`; read them side by side.
 """
@@ -24,7 +24,10 @@ from weights_convert.table import SLOTS
 
 
 def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    """The cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch."""
+    """Compute the cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch.
+
+    The labels are smoothed as the recipe states.
+    """
     targets = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     smoothing = recipe.label_smoothing
     return ops.mean(keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=smoothing))
@@ -32,7 +35,7 @@ def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
 
 @registered
 class Loss(keras.losses.Loss):
-    """`loss`, as `compile` wants it."""
+    """Loss of a recipe, in the form that `compile` takes; it computes `loss`."""
 
     def __init__(self, recipe: Recipe, dtype: str | None = None) -> None:
         super().__init__(dtype=dtype)
@@ -51,10 +54,10 @@ class Loss(keras.losses.Loss):
 
 @registered
 class Sgd(keras.optimizers.SGD):
-    """SGD whose decay enters the velocity, and whose learning rate does not.
+    """SGD whose velocity takes up the decay, but not the learning rate.
 
-    Keras keeps `v = momentum * v - rate * g`, which differs as soon as the rate changes; it takes the decay off the
-    weights beforehand; and it rounds both numbers through float32.
+    Keras's SGD keeps `v = momentum * v - rate * g`, which differs as soon as the rate changes; it subtracts the decay
+    from the weights first; and it rounds momentum and decay to float32.
     """
 
     def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
@@ -68,15 +71,15 @@ class Sgd(keras.optimizers.SGD):
         variable.assign(variable - rate * gradient)
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
-        """Not here."""
+        """Do nothing: `update_step` applies the decay."""
 
 
 @registered
 class AdamW(keras.optimizers.AdamW):
-    """AdamW whose eps is added to the corrected square root.
+    """AdamW that adds eps to the bias-corrected square root.
 
-    Keras adds it to the uncorrected one, which makes it eps / sqrt(1 - beta2**t) of the paper's: 32 times as large at
-    the first step. It too rounds decay and betas through float32.
+    Keras's AdamW adds eps to the uncorrected root, which makes it eps / sqrt(1 - beta2**t) in the paper's formula: 32
+    times as large at the first step. It also rounds decay and betas to float32.
     """
 
     def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
@@ -92,11 +95,11 @@ class AdamW(keras.optimizers.AdamW):
         variable.assign(variable - rate * update)
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
-        """Not here."""
+        """Do nothing: `update_step` applies the decay."""
 
 
 def optimizer(model: ResNet, recipe: Recipe) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe, with its schedule."""
+    """Build the optimizer of a recipe, with its schedule."""
     rate, decay, clip = Schedule(recipe, model.variable_dtype), recipe.weight_decay, recipe.clip_norm
     if recipe.optimizer == "adamw":
         update = AdamW(rate, decay, recipe.beta1, recipe.beta2, recipe.eps, global_clipnorm=clip)
@@ -109,9 +112,9 @@ def optimizer(model: ResNet, recipe: Recipe) -> keras.optimizers.Optimizer:
 
 @registered
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """The recipe's schedule: the learning rate of a step, counted from 0.
+    """Schedule of a recipe: the learning rate of each step, counted from 0.
 
-    Keras's `CosineDecay` warms up over one step more: from a rate before the first step.
+    Keras's `CosineDecay` warms up over one step more, from a rate before the first step.
     """
 
     def __init__(self, recipe: Recipe, dtype: str) -> None:
@@ -138,17 +141,21 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Training:
-    """A model in training: its optimizer and schedule, and the step at which they stand.
+    """Training run of a model: its optimizer and schedule, and the number of steps taken.
 
-    It compiles the model; `model.fit` on the compiled model is the same training.
+    It compiles the model, so `model.fit` then trains in the same way.
 
     Args:
-        model: Is trained in place.
-        recipe: How.
+        model: Model to train, in place.
+        recipe: Optimizer, schedule and loss.
+
+    Attributes:
+        steps: Number of steps taken.
 
     Example:
+        >>> from impls.keras import resnet50
         >>> training = Training(resnet50("v1.5", num_classes=10), Recipe(learning_rate=0.01))
-        >>> training.step(np.zeros((8, 64, 64, 3)), np.arange(8))  # the loss before the step
+        >>> loss_before = training.step(np.ones((8, 64, 64, 3)), np.arange(8))
     """
 
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
@@ -162,12 +169,20 @@ class Training:
         return int(ops.convert_to_numpy(self.optimizer.iterations))
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        """Take one step on a batch of images (batch, height, width, channels); the loss before it."""
+        """Take one step on a batch, and return the loss before it.
+
+        Args:
+            images: (batch, height, width, channels).
+            labels: Integers (batch,).
+        """
         self.model.reset_metrics()
         return float(self.model.train_on_batch(images, labels))
 
     def slots(self) -> dict[str, dict[str, keras.Variable]]:
-        """What the optimizer keeps: slot, in PyTorch's name, to a variable by parameter name."""
+        """Collect the arrays of the optimizer: slot, in PyTorch's name, to a variable by parameter name.
+
+        Example: `training.slots()["momentum_buffer"]["conv1.kernel"]`.
+        """
         positions = {id(variable): index for index, variable in enumerate(self.model.trainable_variables)}
         variables = named_variables(self.model, self.model.config, "keras")
         return {
@@ -180,7 +195,12 @@ class Training:
         }
 
     def set_slots(self, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> None:
-        """Set what the optimizer keeps, and the step."""
+        """Set the arrays of the optimizer, and the number of steps taken.
+
+        Args:
+            slots: Arrays by slot and parameter name, as in `slots`.
+            steps: Number of steps taken; decides the learning rate of the next step.
+        """
         for slot, variables in self.slots().items():
             for name, variable in variables.items():
                 assign(variable, slots[slot][name])
@@ -188,9 +208,14 @@ class Training:
 
 
 def read_training(training: Training) -> TrainingState:
-    """Copy a run of training: weights, optimizer slots, number of steps and recipe.
+    """Copy a training run into a state: weights, optimizer slots, number of steps and recipe.
 
     The state can be saved, and resumed in this or another framework.
+
+    Example:
+        >>> from impls.keras import resnet50
+        >>> training = Training(resnet50("v1.5", num_classes=10), Recipe())
+        >>> read_training(training).save("run.safetensors")
     """
     slots = {
         slot: {name: to_numpy(variable) for name, variable in variables.items()}
@@ -200,10 +225,10 @@ def read_training(training: Training) -> TrainingState:
 
 
 def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
-    """Continue a run of training that began in this or another framework.
+    """Continue a training run from a state, whichever framework it comes from.
 
     Args:
-        model: Takes the weights.
+        model: Takes the weights of the state, and is trained from then on.
         source: A state, or a file that `TrainingState.save` wrote.
 
     Raises:

@@ -1,9 +1,10 @@
-"""ResNet-50 in plain NumPy, float64: the specification of what the other three compute.
+"""ResNet-50 in plain NumPy and float64: the specification that the other three models are held to.
 
 Layout: images are (batch, channels, height, width), kernels (out, in, height, width), as in PyTorch.
 
-Sources: He et al. 2015 (arXiv:1512.03385); the batch norm is that of Ioffe and Szegedy 2015 (arXiv:1502.03167), with
-the running variance corrected by n / (n - 1) as PyTorch does it.
+Sources: He et al. 2015 (arXiv:1512.03385); batch norm: Ioffe and Szegedy 2015 (arXiv:1502.03167), with the
+running variance corrected by n / (n - 1) as in PyTorch; initialisation: He et al. 2015 (arXiv:1502.01852) and Goyal et
+al. 2017 (arXiv:1706.02677, section 5.1).
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ Array = np.ndarray
 
 
 def relu(x: Array) -> Array:
-    """max(x, 0)."""
+    """Compute max(x, 0) element by element."""
     return np.maximum(x, 0)
 
 
 def pad(x: Array, kernel: int, stride: int, same: bool, value: float = 0.0) -> Array:
-    """Pad height and width for a window of side `kernel`.
+    """Pad height and width of `x` for a window of side `kernel`.
 
-    Symmetric padding puts kernel // 2 on every side. SAME pads just as much as makes the output ceil(size / stride),
-    the odd pixel on the right and at the bottom: (0, 1) for a strided 3x3 at even sizes, (1, 1) at odd ones.
+    Symmetric padding puts kernel // 2 pixels on every side. SAME padding puts as many as make the output
+    ceil(size / stride), and an odd pixel to the right and the bottom: (0, 1) for a strided 3x3 at even sizes, (1, 1) at
+    odd ones.
     """
     missing = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:]]
     sides = [(m // 2, m - m // 2) for m in missing] if same else [(kernel // 2, kernel // 2)] * 2
@@ -39,14 +41,14 @@ def pad(x: Array, kernel: int, stride: int, same: bool, value: float = 0.0) -> A
 
 
 def windows(x: Array, kernel: int, stride: int) -> Array:
-    """Every window of `x`: (batch, channels, out height, out width, kernel, kernel), without a copy."""
+    """View every window of `x`: (batch, channels, out height, out width, kernel, kernel), without a copy."""
     return sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
 
 
 def convolve(x: Array, weight: Array, stride: int) -> Array:
     """Cross-correlate `x` (batch, in, height, width) with `weight` (out, in, kernel, kernel), without padding.
 
-    One matrix product of all windows with all kernels.
+    All windows are multiplied by all kernels in one matrix product.
     """
     patches = windows(x, weight.shape[2], stride).transpose(0, 2, 3, 1, 4, 5)
     batch, height, width = patches.shape[:3]
@@ -55,20 +57,20 @@ def convolve(x: Array, weight: Array, stride: int) -> Array:
 
 
 def normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """(x - mean) / sqrt(variance + eps) * weight + bias, each statistic one number per channel."""
+    """Compute (x - mean) / sqrt(variance + eps) * weight + bias; each statistic has one number per channel."""
     mean, deviation, weight, bias = (s[:, None, None] for s in (mean, np.sqrt(variance + eps), weight, bias))
     return (x - mean) / deviation * weight + bias
 
 
 def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel."""
-    # A row per channel, in memory too: NumPy sums rows pairwise, and strided ones value by value.
+    """Compute mean and biased variance of each channel."""
+    # One contiguous row per channel: NumPy sums such rows pairwise, but strided ones value by value.
     values = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(x.shape[1], -1)
     return values.mean(1), values.var(1)
 
 
 class Convolution:
-    """A padded, strided convolution. `convolve` may be replaced by another that sums in another order."""
+    """Padded, strided convolution; its attribute `convolve` can be replaced, to sum in another order."""
 
     def __init__(self, weight: Array, bias: Array | None, stride: int, same: bool) -> None:
         self.weight, self.bias, self.stride, self.same = weight, bias, stride, same
@@ -80,7 +82,10 @@ class Convolution:
 
 
 class BatchNorm:
-    """Batch normalisation over batch, height and width. `moments` and `normalise` may be replaced to round anew."""
+    """Batch normalisation over batch, height and width.
+
+    The attributes `moments` and `normalise` can be replaced, to round differently.
+    """
 
     def __init__(self, channels: int, scale: float, config: ResNetConfig) -> None:
         self.weight, self.bias = np.full(channels, scale), np.zeros(channels)
@@ -96,7 +101,7 @@ class BatchNorm:
             (mean, variance), count = self.moments(x), x.size // x.shape[1]
             if count == 1:
                 raise ValueError(
-                    "train-mode normalisation needs more than one value per channel; enlarge the batch or image"
+                    "a batch norm in train mode needs more than one value per channel: use a larger batch or image"
                 )
             correction = count / (count - 1) if self.unbiased else 1.0
             self.running_mean = self.decay * self.running_mean + (1 - self.decay) * mean
@@ -105,12 +110,15 @@ class BatchNorm:
 
 
 def multiply(x: Array, weight: Array) -> Array:
-    """`x` (batch, in) times the transpose of `weight` (out, in): one matrix product."""
+    """Multiply `x` (batch, in) by the transpose of `weight` (out, in), in one matrix product."""
     return x @ weight.T
 
 
 class Linear:
-    """y = x weight^T + bias, `weight` of shape (out, in). `multiply` may be replaced by another order of summing."""
+    """Dense layer, x weight^T + bias, with `weight` (out, in).
+
+    Its attribute `multiply` can be replaced, to sum in another order.
+    """
 
     def __init__(self, weight: Array, bias: Array) -> None:
         self.weight, self.bias = weight, bias
@@ -128,7 +136,10 @@ def conv(
     config: ResNetConfig,
     rng: np.random.Generator | Blank,
 ) -> Convolution:
-    """A convolution without or with bias, its weight fan-out normal (He et al. 2015, arXiv:1502.01852)."""
+    """Build a convolution with the config's padding and bias; draw its weight fan-out normal.
+
+    The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
+    """
     shape = (out_channels, in_channels, kernel, kernel)
     weight = np.empty(shape) if rng is BLANK else rng.standard_normal(shape) * np.sqrt(2 / (out_channels * kernel**2))
     bias = np.zeros(out_channels) if config.conv_bias else None
@@ -136,30 +147,34 @@ def conv(
 
 
 def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
-    """A batch norm with the config's eps and decay, its scale starting at `scale`."""
+    """Build a batch norm with the config's eps and decay; its scale starts at `scale`."""
     return BatchNorm(channels, scale, config)
 
 
 def linear(in_features: int, out_features: int, config: ResNetConfig, rng: np.random.Generator | Blank) -> Linear:
-    """A dense layer, its weight normal with deviation 0.01, its bias zero."""
+    """Build a dense layer; draw its weight normal with deviation 0.01, and set its bias to zero."""
     shape = (out_features, in_features)
     weight = np.empty(shape) if rng is BLANK else rng.standard_normal(shape) * 0.01
     return Linear(weight, np.zeros(out_features))
 
 
 def max_pool(x: Array, config: ResNetConfig) -> Array:
-    """The largest value of each 3x3 window, every second pixel; nothing around the image can win."""
+    """Return the maximum of each 3x3 window, at stride 2; padding counts as minus infinity."""
     return windows(pad(x, 3, 2, config.same_padding, -np.inf), 3, 2).max((4, 5))
 
 
 def average_pool(x: Array, config: ResNetConfig) -> Array:
-    """The mean of each channel, over the head's window or the whole map: (batch, channels)."""
+    """Average each channel over the head's window, or over the whole feature map: (batch, channels)."""
     window = config.head_pool or max(x.shape[2:])
     return x[:, :, :window, :window].mean((2, 3))
 
 
 class Bottleneck:
-    """1x1, 3x3, 1x1, and a shortcut: a Conv Block where the shortcut needs a projection, else an Identity Block."""
+    """Bottleneck block: 1x1, 3x3 and 1x1 convolutions, each with a norm, and a shortcut around them.
+
+    A Conv Block, whose output differs in shape from its input, projects the shortcut by a 1x1 convolution and a norm.
+    An Identity Block adds its input unchanged.
+    """
 
     expansion = EXPANSION
 
@@ -186,7 +201,11 @@ class Bottleneck:
             self.downsample_bn = norm(out_channels, config)
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
-        """(batch, in_channels, height, width) to (batch, 4 * channels, height / stride, width / stride)."""
+        """Map a feature map of `in_channels` channels to one of 4 * `channels`.
+
+        (batch, in_channels, height, width) becomes
+        (batch, 4 * channels, ceil(height / stride), ceil(width / stride)).
+        """
         y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
         y = tap("bn3", self.bn3(tap("conv3", self.conv3(y))))
@@ -198,14 +217,19 @@ class Bottleneck:
 
 
 class ResNet:
-    """The network. `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's; `resnet50` builds the other variants.
+    """ResNet with bottleneck blocks, from images to logits.
+
+    `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's network; `resnet50` builds the other variants.
 
     Args:
-        block: The block to stack.
-        layers: Blocks in each of the four stages.
-        num_classes: Length of the logits; 0 for none.
-        config: Every other fact of the network; its own depths and classes are ignored.
-        rng: Source of the initial weights; None draws a random seed, `BLANK` draws no weights.
+        block: Class of the blocks.
+        layers: Number of blocks in each of the four stages.
+        num_classes: Length of the logits; 0 leaves the classifier out.
+        config: All other facts of the network; its own `depths` and `num_classes` are ignored.
+        rng: Generator of the initial weights. None seeds one from the operating system; `BLANK` draws no weights.
+
+    Raises:
+        ValueError: If a size is impossible, such as a stage without blocks.
 
     Example:
         >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
@@ -235,7 +259,18 @@ class ResNet:
             self.fc = linear(features, num_classes, config, rng)
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Compute the logits of a batch of images.
+
+        Args:
+            x: Images (batch, channels, height, width), floating point.
+            tap: Function that sees each activation by name, and may replace it (`impls.taps`).
+
+        Returns:
+            Logits (batch, num_classes); without a classifier, the pooled features (batch, 32 * config.width).
+
+        Raises:
+            ValueError: If the images do not suit the network (`ResNetConfig.check_images`).
+        """
         self.config.check_images(x.shape, "NCHW")
         x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         x = tap("stem", max_pool(x, self.config))
@@ -245,26 +280,38 @@ class ResNet:
         return tap("logits", self.fc(x)) if self.config.num_classes else x
 
     def activations(self, x: Array, layers: bool = False) -> dict[str, Array]:
-        """The output of stem, every block, pool and classifier; with `layers`, of every convolution and norm, too."""
+        """Run the network, and return its activations by name in the order they are computed.
+
+        Args:
+            x: Images (batch, channels, height, width), floating point.
+            layers: Whether to include the outputs of all convolutions and norms ("conv1", "stage1.0.bn2").
+
+        Returns:
+            The outputs of "stem", every block ("stage1.0"), "pool" and "logits", and with `layers` those of all layers.
+            Feature maps are (batch, channels, height, width), pooled features and logits (batch, features).
+        """
         activations: dict[str, Array] = {}
         self(x, tap=recording(activations, layers))
         return activations
 
     def blocks(self) -> Iterator[tuple[str, Bottleneck]]:
-        """Every block with its name ("stage1.0"), in the order they run."""
+        """Yield every block with its name ("stage1.0"), in the order they run."""
         for name in ("stage1", "stage2", "stage3", "stage4"):
             for index, block in enumerate(getattr(self, name)):
                 yield f"{name}.{index}", block
 
     def layers(self) -> Iterator[tuple[str, Convolution | BatchNorm | Linear]]:
-        """Every layer that holds arrays, with its canonical name ("stage1.0.conv1")."""
+        """Yield every layer that holds arrays, with its canonical name ("stage1.0.conv1")."""
         for path, owner in [("", self), *self.blocks()]:
             for name, layer in vars(owner).items():
                 if isinstance(layer, Convolution | BatchNorm | Linear):
                     yield f"{path}.{name}".removeprefix("."), layer
 
     def astype(self, dtype: str) -> ResNet:
-        """Round every array to `dtype`: float64 is the specification, float32 one more build to measure rounding by."""
+        """Convert every array to `dtype` in place, and return the model.
+
+        In float64 the model is the oracle, in float32 a reference build.
+        """
         for _, layer in self.layers():
             for name, value in vars(layer).items():
                 if isinstance(value, Array):
@@ -272,7 +319,10 @@ class ResNet:
         return self
 
     def train(self, mode: bool = True) -> ResNet:
-        """Normalise by batch statistics and update the running ones; `train(False)` is inference."""
+        """Switch to train mode, or with False to inference mode, and return the model.
+
+        In train mode, norms use the statistics of the batch, and update the running ones.
+        """
         for _, layer in self.layers():
             if isinstance(layer, BatchNorm):
                 layer.training = mode
@@ -288,7 +338,7 @@ def stage(
     config: ResNetConfig,
     rng: np.random.Generator | Blank,
 ) -> list[Bottleneck]:
-    """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
+    """Build a stage: a Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
     blocks = [block(in_channels, channels, stride, config, rng)]
     for _ in range(depth - 1):
         blocks.append(block(channels * block.expansion, channels, 1, config, rng))
@@ -296,7 +346,16 @@ def stage(
 
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0) -> ResNet:
-    """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
+    """Build the network that a configuration describes, with random weights or those of a checkpoint.
+
+    Args:
+        config: The configuration.
+        weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        seed: Seed of the random weights.
+
+    Raises:
+        ConversionError: If the weights do not fit this network.
+    """
     rng = np.random.default_rng(seed) if weights is None else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
     if weights is not None:
@@ -312,17 +371,25 @@ def resnet50(
     in_channels: int = 3,
     seed: int = 0,
 ) -> ResNet:
-    """ResNet-50 of a named variant.
+    """Build ResNet-50 of a named variant, with random weights or those of a checkpoint.
 
     Args:
-        variant: One of `impls.config.VARIANTS`.
-        num_classes: Length of the logits; 0 for none.
-        weights: A checkpoint that `weights_convert.load` takes; None for random weights.
+        variant: Name of a variant, one of `impls.config.VARIANTS`.
+        num_classes: Length of the logits; 0 leaves the classifier out, and the model returns the pooled features.
+        weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
         in_channels: Channels of the input image.
-        seed: Of the random weights.
+        seed: Seed of the random weights.
+
+    Returns:
+        A model in inference mode and float64; `model.train()` switches to train mode, `model.astype` to float32.
 
     Raises:
         ValueError: If there is no such variant.
         ConversionError: If the weights do not fit this network.
+
+    Example:
+        >>> model = resnet50("v1", num_classes=10)
+        >>> model(np.zeros((1, 3, 64, 64))).shape
+        (1, 10)
     """
     return resnet(named_config(variant, num_classes, in_channels), weights, seed=seed)

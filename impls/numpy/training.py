@@ -1,10 +1,10 @@
-"""Gradients and training steps of the oracle, in plain NumPy: the specification of what the other three compute.
+"""Gradients and training steps in plain NumPy: the specification that the other three frameworks are held to.
 
-The gradients are those of the reversed network, written out layer by layer as the forward pass is in `resnet.py`. What
-no framework and no formula here can vouch for, `directional_derivative` can: it sees the forward pass only.
+Gradients are written out layer by layer, from the loss back to the images. `directional_derivative` verifies them: it
+uses the forward pass in `resnet.py` only.
 
-Sources: the gradient of batch norm is that of Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; the complex step
-that of Squire and Trapp 1998 (SIAM Review 40, 110-112).
+Sources: gradient of batch norm, Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; complex step, Squire and Trapp
+1998 (SIAM Review 40, 110-112).
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from weights_convert import TrainingState, load_training
 
 Array = np.ndarray
 Gradients = dict[str, Array]
+"""Gradients of the loss by canonical name of the parameter; "input" is that of the images."""
 
 
 def smooth(labels: Array, classes: int, recipe: Recipe) -> Array:
-    """The targets (batch, classes): one at the label, a share of it spread over all classes."""
+    """Return the targets (batch, classes): 1 at the label, of which a share is spread evenly over all classes."""
     return (1 - recipe.label_smoothing) * np.eye(classes)[labels] + recipe.label_smoothing / classes
 
 
 def loss(logits: Array, labels: Array, recipe: Recipe) -> Array:
-    """The cross-entropy of logits (batch, classes) with labels (batch,), averaged over the batch: one number."""
+    """Compute the cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch."""
     logits = logits - logits.real.max(1, keepdims=True)
     log_likelihood = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     value: Array = -(smooth(labels, logits.shape[1], recipe) * log_likelihood).sum(1).mean()
@@ -40,7 +41,7 @@ def loss(logits: Array, labels: Array, recipe: Recipe) -> Array:
 
 
 def loss_gradient(logits: Array, labels: Array, recipe: Recipe) -> Array:
-    """The gradient of the loss with respect to the logits: softmax less target, over the batch's size."""
+    """Compute the gradient of the loss with respect to the logits: (softmax - target) / batch."""
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
     likelihood /= likelihood.sum(1, keepdims=True)
     difference: Array = likelihood - smooth(labels, logits.shape[1], recipe).astype(logits.dtype)
@@ -50,17 +51,20 @@ def loss_gradient(logits: Array, labels: Array, recipe: Recipe) -> Array:
 def gradients(
     model: ResNet, images: Array, labels: Array, recipe: Recipe, activations: Mapping[str, Array] | None = None
 ) -> tuple[float, Gradients]:
-    """The loss, and its gradient with respect to every parameter, by canonical name, and to the images, as "input".
+    """Compute the loss, and its gradients with respect to all parameters and the images.
 
-    In training mode the norms use the batch's statistics, which depend on their input too, and update the running ones;
-    in inference mode the statistics are constants.
+    In train mode, norms use the statistics of the batch, whose dependence on the input is part of the gradient, and
+    update the running ones. In inference mode the statistics are constants.
 
     Args:
-        model: A network with classifier, in training or inference mode.
+        model: A network with a classifier; its mode counts.
         images: (batch, channels, height, width).
         labels: Integers (batch,).
-        recipe: For the loss.
-        activations: Every activation by canonical name, where the gradients are taken; None for the model's own.
+        recipe: States the loss.
+        activations: All activations by canonical name, at which to take the gradients; None for the model's own.
+
+    Returns:
+        The loss, and the gradients by canonical name of the parameter; that of the images is "input".
 
     Example:
         >>> from dataclasses import replace
@@ -87,13 +91,16 @@ def gradients(
 def head(
     model: ResNet, activations: Mapping[str, Array], x: Array, labels: Array, recipe: Recipe, grads: Gradients
 ) -> Array:
-    """The gradient of the loss with respect to the last feature map `x`; those of the classifier go into `grads`."""
+    """Return the gradient with respect to the last feature map `x`; put those of the classifier into `grads`."""
     dy = _linear(model.fc, "fc", activations["pool"], loss_gradient(activations["logits"], labels, recipe), grads)
     return _average_pool(x, dy, model.config)
 
 
 def stem(model: ResNet, activations: Mapping[str, Array], x: Array, dy: Array, grads: Gradients) -> None:
-    """The gradients of the first layers and of the images `x`, given that with respect to the stem's output."""
+    """Put the gradients of the stem's layers and of the images `x` into `grads`.
+
+    `dy` is the gradient with respect to the stem's output.
+    """
     dy = _max_pool(relu(activations["bn1"]), dy, model.config) * (activations["bn1"] > 0)
     dy = _norm(model.bn1, "bn1", activations["conv1"], dy, grads)
     grads["input"] = _convolution(model.conv1, "conv1", x, dy, grads)
@@ -102,7 +109,10 @@ def stem(model: ResNet, activations: Mapping[str, Array], x: Array, dy: Array, g
 def bottleneck(
     block: Bottleneck, name: str, activations: Mapping[str, Array], x: Array, dy: Array, grads: Gradients
 ) -> Array:
-    """The gradient with respect to a block's input `x`, given that to its output."""
+    """Return the gradient with respect to a block's input `x`; put those of its layers into `grads`.
+
+    `dy` is the gradient with respect to the block's output.
+    """
     dy = dy * (activations[name] > 0)
     dx, dbranch = dy, dy
     if block.projects:
@@ -121,7 +131,10 @@ def bottleneck(
 
 
 def _convolution(layer: Convolution, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
-    """Of a convolution: a sum over kernel positions, each a matrix product forwards, and two backwards."""
+    """Return the gradient with respect to a convolution's input `x`; put those of its arrays into `grads`.
+
+    Forwards, each kernel position is one matrix product; backwards, it is two.
+    """
     kernel, stride, (height, width) = layer.weight.shape[2], layer.stride, dy.shape[2:]
     padded = pad(x, kernel, stride, layer.same)
     dpadded, dweight = np.zeros_like(padded), np.zeros_like(layer.weight)
@@ -137,13 +150,16 @@ def _convolution(layer: Convolution, name: str, x: Array, dy: Array, grads: Grad
 
 
 def _pad_before(x: Array, padded: Array, kernel: int, stride: int, same: bool) -> tuple[int, int]:
-    """Rows above and columns to the left that padding added."""
-    more = [padded.shape[axis] - x.shape[axis] for axis in (2, 3)]
-    return more[0] // 2, more[1] // 2  # SAME puts the odd pixel behind, symmetric padding adds even numbers
+    """Count the rows above and the columns to the left of `x` that padding added."""
+    rows, columns = (padded.shape[axis] - x.shape[axis] for axis in (2, 3))
+    return rows // 2, columns // 2  # SAME puts an odd pixel behind; symmetric padding adds an even number
 
 
 def _norm(layer: BatchNorm, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
-    """Of a batch norm: the batch's statistics are functions of its input too, the running ones constants."""
+    """Return the gradient with respect to a batch norm's input `x`; put those of scale and offset into `grads`.
+
+    In train mode the statistics depend on the input, too; in inference mode they are constants.
+    """
     axes, shape = (0, 2, 3), (-1, 1, 1)
     mean, variance = layer.moments(x) if layer.training else (layer.running_mean, layer.running_var)
     deviation = np.sqrt(variance + layer.eps).reshape(shape)
@@ -157,13 +173,17 @@ def _norm(layer: BatchNorm, name: str, x: Array, dy: Array, grads: Gradients) ->
 
 
 def _linear(layer: Linear, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
+    """Return the gradient with respect to a dense layer's input `x`; put those of its arrays into `grads`."""
     grads[f"{name}.weight"], grads[f"{name}.bias"] = dy.T @ x, dy.sum(0)
     dx: Array = dy @ layer.weight
     return dx
 
 
 def _max_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
-    """Of the max pool: to the first largest pixel of each window. Where all are zero, the ReLU before stops it."""
+    """Return the gradient with respect to the max pool's input: a window's goes to its first maximum.
+
+    Where a whole window is zero, it does not matter which pixel that is: the ReLU before the pool stops the gradient.
+    """
     padded = pad(x, 3, 2, config.same_padding, -np.inf)
     largest = windows(padded, 3, 2).reshape(*dy.shape, 9).argmax(-1)
     dpadded = np.zeros_like(padded)
@@ -175,7 +195,7 @@ def _max_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
 
 
 def _average_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
-    """Of the average pool: the same share to every pixel of the window."""
+    """Return the gradient with respect to the average pool's input: every pixel of the window has the same share."""
     height, width = (min(size, config.head_pool or size) for size in x.shape[2:])
     dx = np.zeros_like(x)
     dx[:, :, :height, :width] = dy[:, :, None, None] / (height * width)
@@ -183,16 +203,21 @@ def _average_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
 
 
 class Training:
-    """A model in training: the optimizer's state, and the step at which it stands.
+    """Training run of a model: the optimizer's state, and the number of steps taken.
 
     Args:
-        model: Is trained in place.
-        recipe: How.
+        model: Model to train, in place.
+        recipe: Optimizer, schedule and loss.
 
     Attributes:
-        slots: What the optimizer keeps for each parameter: slot to parameter name to array.
+        slots: Arrays of the optimizer: slot, in PyTorch's name, to array by parameter name.
         steps: Number of steps taken.
-        gradients: May be replaced by what knows them already.
+        gradients: Function that computes loss and gradients; can be replaced by one that knows them already.
+
+    Example:
+        >>> from impls.numpy import resnet50
+        >>> training = Training(resnet50("v1.5", num_classes=10), Recipe(learning_rate=0.01))
+        >>> loss_before = training.step(np.random.randn(2, 3, 64, 64), np.array([3, 7]))
     """
 
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
@@ -203,7 +228,12 @@ class Training:
         }
 
     def step(self, images: Array, labels: Array) -> float:
-        """Take one step on a batch; the loss before it."""
+        """Take one step on a batch, and return the loss before it; the model is left in train mode.
+
+        Args:
+            images: (batch, channels, height, width).
+            labels: Integers (batch,).
+        """
         value, grads = self.gradients(self.model.train(), images, labels, self.recipe)
         del grads["input"]
         clip(grads, self.recipe.clip_norm)
@@ -216,6 +246,7 @@ class Training:
         return value
 
     def _sgd(self, name: str, gradient: Array, weight: Array, decay: float) -> Array:
+        """Update the velocity of a parameter, and return the step to take at learning rate 1."""
         gradient = gradient + decay * weight
         if not self.recipe.momentum:
             return gradient
@@ -224,6 +255,7 @@ class Training:
         return gradient + self.recipe.momentum * velocities[name] if self.recipe.nesterov else velocities[name]
 
     def _adamw(self, name: str, gradient: Array, weight: Array, decay: float) -> Array:
+        """Update the means of a parameter's gradients, and return the step to take at learning rate 1."""
         recipe, means, squares = self.recipe, self.slots["exp_avg"], self.slots["exp_avg_sq"]
         means[name] = recipe.beta1 * means[name] + (1 - recipe.beta1) * gradient
         squares[name] = recipe.beta2 * squares[name] + (1 - recipe.beta2) * gradient * gradient
@@ -232,7 +264,7 @@ class Training:
 
 
 def parameters(model: ResNet) -> dict[str, Array]:
-    """What gradients are taken of: every array but the running statistics, by canonical name."""
+    """Collect the arrays that are trained, by canonical name: all but the running statistics."""
     return {
         f"{path}.{leaf}": array
         for path, layer in model.layers()
@@ -242,7 +274,7 @@ def parameters(model: ResNet) -> dict[str, Array]:
 
 
 def clip(grads: Gradients, norm: float | None) -> None:
-    """Scale all gradients down, in place, to the norm that they may have together."""
+    """Scale all gradients down, in place, so that their joint norm is at most `norm`; None leaves them."""
     if norm is not None:
         total = np.sqrt(sum(np.vdot(gradient, gradient) for gradient in grads.values()))
         for gradient in grads.values():
@@ -252,39 +284,40 @@ def clip(grads: Gradients, norm: float | None) -> None:
 def directional_derivative(
     model: ResNet, images: Array, labels: Array, recipe: Recipe, direction: Mapping[str, Array]
 ) -> float:
-    """How the loss changes along a direction in the space of parameters and images, from the forward pass alone.
+    """Compute the derivative of the loss along a direction, from the forward pass alone.
 
-    The complex step: of an analytic function, f'(x) d is the imaginary part of f(x + i h d) / h, exact to rounding
-    since nothing is subtracted. ReLU and max pool choose by the real part.
+    The direction lies in the space of parameters and images. The complex step is exact to rounding, since it subtracts
+    nothing: for an analytic function f, f'(x) d is the imaginary part of f(x + i h d) / h. ReLU and max pool choose by
+    the real part.
 
     Args:
         model: Is left as it is.
         images: (batch, channels, height, width).
         labels: Integers (batch,).
-        recipe: For the loss.
-        direction: By canonical name, and "input" for the images; what is not named stays.
+        recipe: States the loss.
+        direction: Components by canonical name, "input" for the images; those left out are zero.
     """
     step = 1e-30
-    moved = copy.deepcopy(model).astype("complex128")
-    for _, layer in moved.layers():
+    shifted = copy.deepcopy(model).astype("complex128")
+    for _, layer in shifted.layers():
         if isinstance(layer, BatchNorm):
             layer.moments = complex_moments
-    for name, change in direction.items():
+    for name, component in direction.items():
         if name != "input":
-            put(moved, name, follow(moved, name) + 1j * step * change)
-    logits = moved.activations(images + 1j * step * direction.get("input", np.zeros(1)))["logits"]
+            put(shifted, name, follow(shifted, name) + 1j * step * component)
+    logits = shifted.activations(images + 1j * step * direction.get("input", np.zeros(1)))["logits"]
     return float(loss(logits, labels, recipe).imag / step)
 
 
 def complex_moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel as analytic functions: no conjugate in the square."""
+    """Compute mean and biased variance of each channel as analytic functions: the square has no conjugate."""
     values = x.swapaxes(0, 1).reshape(x.shape[1], -1)
     mean = values.mean(1)
     return mean, ((values - mean[:, None]) ** 2).mean(1)
 
 
 def read_training(training: Training) -> TrainingState:
-    """Copy a run of training: weights, optimizer slots, number of steps and recipe.
+    """Collect a training run in a state: weights, optimizer slots, number of steps and recipe.
 
     The state can be saved, and resumed in this or another framework.
     """
@@ -292,10 +325,10 @@ def read_training(training: Training) -> TrainingState:
 
 
 def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
-    """Continue a run of training that began in this or another framework.
+    """Continue a training run from a state, whichever framework it comes from.
 
     Args:
-        model: Takes the weights.
+        model: Takes the weights of the state, and is trained from then on.
         source: A state, or a file that `TrainingState.save` wrote.
 
     Raises:

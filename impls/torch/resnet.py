@@ -25,9 +25,9 @@ from weights_convert import Source
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that can also keep the biased variance, as Flax and Keras do: PyTorch keeps the unbiased one.
+    """Batch norm that stores the unbiased or the biased batch variance; `nn.BatchNorm2d` stores the unbiased one.
 
-    The batch variance over n = batch * height * width values then enters the running one multiplied by (n - 1) / n.
+    Over n = batch * height * width values, the biased variance is the unbiased one times (n - 1) / n.
     """
 
     def __init__(self, channels: int, config: ResNetConfig) -> None:
@@ -44,7 +44,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Conv(nn.Conv2d):
-    """A convolution that can also pad as TensorFlow's SAME does, which PyTorch leaves out for strided convolutions."""
+    """Convolution that can also pad as TensorFlow's SAME does; PyTorch does not offer that for strided ones."""
 
     def __init__(
         self,
@@ -62,16 +62,17 @@ class Conv(nn.Conv2d):
         self.same = same
 
     def reset_parameters(self) -> None:
-        """Nothing: `conv` draws the weight, and drawing it twice would cost half a second."""
+        """Leave the weight undrawn: `conv` draws it, and drawing it twice would cost half a second."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(pad_same(x, 3, 2, 0.0) if self.same else x)
 
 
 def pad_same(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
-    """Pad just as much as makes the output ceil(size / stride), the odd pixel on the right and at the bottom."""
-    down, across = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:])
-    return nn.functional.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=value)
+    """Pad so that the output has ceil(size / stride) pixels; an odd pixel goes to the right and the bottom."""
+    rows, columns = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:])
+    sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)  # left, right, top, bottom
+    return nn.functional.pad(x, sides, value=value)
 
 
 def conv(
@@ -82,7 +83,10 @@ def conv(
     config: ResNetConfig,
     rng: torch.Generator | Blank | None,
 ) -> Conv:
-    """A convolution with the config's padding and bias, its weight fan-out normal."""
+    """Build a convolution with the config's padding and bias; draw its weight fan-out normal.
+
+    The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
+    """
     same = config.same_padding and kernel == 3 and stride == 2
     layer = Conv(in_channels, out_channels, kernel, stride, same=same, bias=config.conv_bias, dtype=torch_dtype(config))
     if rng is not BLANK:
@@ -93,7 +97,7 @@ def conv(
 
 
 def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
-    """A batch norm with the config's eps and decay, its scale starting at `scale`.
+    """Build a batch norm with the config's eps and decay; its scale starts at `scale`.
 
     PyTorch's momentum is the share of the *new* statistic: 1 - decay.
     """
@@ -103,7 +107,7 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
 
 
 def linear(in_features: int, out_features: int, config: ResNetConfig, rng: torch.Generator | Blank | None) -> nn.Linear:
-    """A dense layer, its weight normal with deviation 0.01, its bias zero."""
+    """Build a dense layer; draw its weight normal with deviation 0.01, and set its bias to zero."""
     layer = nn.Linear(in_features, out_features, dtype=torch_dtype(config))
     if rng is not BLANK:
         nn.init.normal_(layer.weight, std=0.01, generator=rng)
@@ -112,7 +116,11 @@ def linear(in_features: int, out_features: int, config: ResNetConfig, rng: torch
 
 
 def torch_dtype(config: ResNetConfig) -> torch.dtype | None:
-    """PyTorch's dtype of the parameters; None is its default."""
+    """Return the dtype of the parameters; None is PyTorch's default.
+
+    Raises:
+        ValueError: If the configuration has a `compute_dtype`.
+    """
     if config.compute_dtype is not None:
         raise ValueError(
             f"run the model under torch.autocast(dtype=torch.{config.compute_dtype}) to compute in that dtype"
@@ -121,21 +129,25 @@ def torch_dtype(config: ResNetConfig) -> torch.dtype | None:
 
 
 def max_pool(x: Tensor, config: ResNetConfig) -> Tensor:
-    """The largest value of each 3x3 window, every second pixel; nothing around the image can win."""
+    """Return the maximum of each 3x3 window, at stride 2; padding counts as minus infinity."""
     if config.same_padding:
         return max_pool2d(pad_same(x, 3, 2, float("-inf")), 3, 2)
     return max_pool2d(x, 3, 2, padding=1)
 
 
 def average_pool(x: Tensor, config: ResNetConfig) -> Tensor:
-    """The mean of each channel, over the head's window or the whole map: (batch, channels)."""
+    """Average each channel over the head's window, or over the whole feature map: (batch, channels)."""
     if config.head_pool:
         return avg_pool2d(x, config.head_pool).flatten(1)
     return x.mean((2, 3))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1, and a shortcut: a Conv Block where the shortcut needs a projection, else an Identity Block."""
+    """Bottleneck block: 1x1, 3x3 and 1x1 convolutions, each with a norm, and a shortcut around them.
+
+    A Conv Block, whose output differs in shape from its input, projects the shortcut by a 1x1 convolution and a norm.
+    An Identity Block adds its input unchanged.
+    """
 
     expansion = EXPANSION
 
@@ -163,7 +175,11 @@ class Bottleneck(nn.Module):
             self.downsample_bn = norm(out_channels, config)
 
     def forward(self, x: Tensor, tap: Tap[Tensor] = untapped) -> Tensor:
-        """(batch, in_channels, height, width) to (batch, 4 * channels, height / stride, width / stride)."""
+        """Map a feature map of `in_channels` channels to one of 4 * `channels`.
+
+        (batch, in_channels, height, width) becomes
+        (batch, 4 * channels, ceil(height / stride), ceil(width / stride)).
+        """
         y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
         y = tap("bn3", self.bn3(tap("conv3", self.conv3(y))))
@@ -175,14 +191,20 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The network. `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's; `resnet50` builds the other variants.
+    """ResNet with bottleneck blocks, from images to logits.
+
+    `ResNet(Bottleneck, [3, 4, 6, 3])` is the tutorial's network; `resnet50` builds the other variants.
 
     Args:
-        block: The block to stack.
-        layers: Blocks in each of the four stages.
-        num_classes: Length of the logits; 0 for none.
-        config: Every other fact of the network; its own depths and classes are ignored.
-        rng: Source of the initial weights; None is PyTorch's global one (`torch.manual_seed`), `BLANK` draws none.
+        block: Class of the blocks.
+        layers: Number of blocks in each of the four stages.
+        num_classes: Length of the logits; 0 leaves the classifier out.
+        config: All other facts of the network; its own `depths` and `num_classes` are ignored.
+        rng: Generator of the initial weights. None is PyTorch's global one (`torch.manual_seed`); `BLANK` leaves
+            the weights to be set afterwards.
+
+    Raises:
+        ValueError: If a size is impossible, such as a stage without blocks.
 
     Example:
         >>> model = ResNet(Bottleneck, [3, 4, 6, 3])
@@ -212,7 +234,18 @@ class ResNet(nn.Module):
             self.fc = linear(features, num_classes, config, rng)
 
     def forward(self, x: Tensor, tap: Tap[Tensor] = untapped) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Compute the logits of a batch of images.
+
+        Args:
+            x: Images (batch, channels, height, width), floating point.
+            tap: Function that sees each activation by name, and may replace it (`impls.taps`).
+
+        Returns:
+            Logits (batch, num_classes); without a classifier, the pooled features (batch, 32 * config.width).
+
+        Raises:
+            ValueError: If the images do not suit the network (`ResNetConfig.check_images`).
+        """
         self.config.check_images(x.shape, "NCHW")
         x = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         x = tap("stem", max_pool(x, self.config))
@@ -222,13 +255,22 @@ class ResNet(nn.Module):
         return tap("logits", self.fc(x)) if self.config.num_classes else x
 
     def activations(self, x: Tensor, layers: bool = False) -> dict[str, Tensor]:
-        """The output of stem, every block, pool and classifier; with `layers`, of every convolution and norm, too."""
+        """Run the network, and return its activations by name in the order they are computed.
+
+        Args:
+            x: Images (batch, channels, height, width), floating point.
+            layers: Whether to include the outputs of all convolutions and norms ("conv1", "stage1.0.bn2").
+
+        Returns:
+            The outputs of "stem", every block ("stage1.0"), "pool" and "logits", and with `layers` those of all layers.
+            Feature maps are (batch, channels, height, width), pooled features and logits (batch, features).
+        """
         activations: dict[str, Tensor] = {}
         self(x, tap=recording(activations, layers))
         return activations
 
     def blocks(self) -> Iterator[tuple[str, Bottleneck]]:
-        """Every block with its name ("stage1.0"), in the order they run."""
+        """Yield every block with its name ("stage1.0"), in the order they run."""
         for name in ("stage1", "stage2", "stage3", "stage4"):
             for index, block in enumerate(getattr(self, name)):
                 yield f"{name}.{index}", block
@@ -243,7 +285,7 @@ def stage(
     config: ResNetConfig,
     rng: torch.Generator | Blank | None,
 ) -> nn.Sequential:
-    """A Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
+    """Build a stage: a Conv Block with the stage's stride, then `depth - 1` Identity Blocks."""
     blocks = [block(in_channels, channels, stride, config, rng)]
     for _ in range(depth - 1):
         blocks.append(block(channels * block.expansion, channels, 1, config, rng))
@@ -251,7 +293,17 @@ def stage(
 
 
 def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | None = None) -> ResNet:
-    """The network that `config` describes, with the weights of a file, or random ones from `seed`."""
+    """Build the network that a configuration describes, with random weights or those of a checkpoint.
+
+    Args:
+        config: The configuration.
+        weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        seed: Seed of the random weights; None draws from PyTorch's global generator.
+
+    Raises:
+        ValueError: If the configuration has a `compute_dtype`; PyTorch has `torch.autocast` for that.
+        ConversionError: If the weights do not fit this network.
+    """
     seeded = None if seed is None else torch.Generator(torch.get_default_device()).manual_seed(seed)
     rng = seeded if weights is None else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
@@ -269,15 +321,18 @@ def resnet50(
     dtype: str | None = None,
     seed: int | None = None,
 ) -> ResNet:
-    """ResNet-50 of a named variant.
+    """Build ResNet-50 of a named variant, with random weights or those of a checkpoint.
 
     Args:
-        variant: One of `impls.config.VARIANTS`.
-        num_classes: Length of the logits; 0 for none, the network then returns the pooled features.
-        weights: A checkpoint that `weights_convert.load` takes; None for random weights.
+        variant: Name of a variant, one of `impls.config.VARIANTS`.
+        num_classes: Length of the logits; 0 leaves the classifier out, and the model returns the pooled features.
+        weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
         in_channels: Channels of the input image.
         dtype: Name of the parameters' dtype ("float64"); None is PyTorch's default.
-        seed: Of the random weights; None draws from PyTorch's global generator.
+        seed: Seed of the random weights; None draws from PyTorch's global generator.
+
+    Returns:
+        A `torch.nn.Module` in train mode, as PyTorch builds them; `model.eval()` switches to inference mode.
 
     Raises:
         ValueError: If there is no such variant.
@@ -285,7 +340,7 @@ def resnet50(
 
     Example:
         >>> model = resnet50("v1", num_classes=10, seed=0).eval()
-        >>> model(torch.zeros(1, 3, 224, 224)).shape
+        >>> model(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 10])
     """
     return resnet(named_config(variant, num_classes, in_channels, dtype), weights, seed=seed)

@@ -1,4 +1,4 @@
-"""Training ResNet-50 in PyTorch: `torch.optim` set up to compute what `impls.recipe` says.
+"""Train ResNet-50 in PyTorch, with `torch.optim` set up to compute what `impls.recipe` states.
 
 The same functions and lines stand in `impls/flax/training.py` and `impls/keras/training.py`; read them side by side.
 """
@@ -21,14 +21,18 @@ from weights_convert import TrainingState, load_training
 
 
 def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    """The cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch."""
+    """Compute the cross-entropy of logits (batch, classes) with integer labels (batch,), averaged over the batch.
+
+    The labels are smoothed as the recipe states.
+    """
     return cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
 
 
 def optimizer(model: ResNet, recipe: Recipe) -> optim.Optimizer:
-    """The optimizer of a recipe; parameters that decay and those that do not are its two groups.
+    """Build the optimizer of a recipe.
 
-    PyTorch's SGD is the recipe's as it stands: decay enters the velocity, the learning rate does not.
+    Its two groups are the parameters that decay and those that do not. PyTorch's SGD is the recipe's as it stands:
+    decay enters the velocity, the learning rate does not.
     """
     groups = [
         {
@@ -43,16 +47,19 @@ def optimizer(model: ResNet, recipe: Recipe) -> optim.Optimizer:
 
 
 def schedule(optimizer: optim.Optimizer, recipe: Recipe, steps: int = 0) -> optim.lr_scheduler.LRScheduler:
-    """The recipe's schedule: a factor, at a step; `CosineAnnealingLR` would compute each rate from the one before."""
+    """Schedule of a recipe: the factor of each step, starting at step `steps`.
+
+    `LambdaLR` computes each rate from the step alone, `CosineAnnealingLR` from the rate before it.
+    """
     for group in optimizer.param_groups:
         group["initial_lr"] = recipe.learning_rate
     return optim.lr_scheduler.LambdaLR(optimizer, recipe.factor, last_epoch=steps - 1)
 
 
 def clip(model: ResNet, norm: float | None) -> None:
-    """Scale gradients down to the norm that they may have together.
+    """Scale all gradients down, in place, so that their joint norm is at most `norm`; None leaves them.
 
-    `torch.nn.utils.clip_grad_norm_` divides by 1e-6 more than the norm; the other two do not.
+    `torch.nn.utils.clip_grad_norm_` divides by the norm plus 1e-6; Flax and Keras do not.
     """
     if norm is not None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -62,18 +69,19 @@ def clip(model: ResNet, norm: float | None) -> None:
 
 
 class Training:
-    """A model in training: its optimizer and schedule, and the step at which they stand.
+    """Training run of a model: its optimizer and schedule, and the number of steps taken.
 
     Args:
-        model: Is trained in place.
-        recipe: How.
+        model: Model to train, in place.
+        recipe: Optimizer, schedule and loss.
 
     Attributes:
         steps: Number of steps taken.
 
     Example:
+        >>> from impls.torch import resnet50
         >>> training = Training(resnet50("v1.5", num_classes=10), Recipe(learning_rate=0.01))
-        >>> training.step(torch.randn(8, 3, 64, 64), torch.arange(8))  # the loss before the step
+        >>> loss_before = training.step(torch.randn(8, 3, 64, 64), torch.arange(8))
     """
 
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
@@ -84,7 +92,12 @@ class Training:
         self._set_steps(0)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        """Take one step on a batch of images (batch, channels, height, width); the loss before it."""
+        """Take one step on a batch, and return the loss before it; the model is left in train mode.
+
+        Args:
+            images: (batch, channels, height, width), in the model's dtype and on its device.
+            labels: Integers (batch,).
+        """
         self.model.train()
         self.optimizer.zero_grad()
         value = loss(self.model(images), labels, self.recipe)
@@ -96,7 +109,10 @@ class Training:
         return value.item()
 
     def slots(self) -> dict[str, dict[str, Tensor]]:
-        """What the optimizer keeps: slot, in PyTorch's name, to a tensor by parameter name."""
+        """Collect the arrays of the optimizer: slot, in PyTorch's name, to a tensor by parameter name.
+
+        Example: `training.slots()["momentum_buffer"]["conv1.weight"]`.
+        """
         parameters = dict(self.model.named_parameters())
         return {
             slot: {name: self.optimizer.state[parameter][slot] for name, parameter in parameters.items()}
@@ -104,7 +120,12 @@ class Training:
         }
 
     def set_slots(self, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> None:
-        """Set what the optimizer keeps, and the step."""
+        """Set the arrays of the optimizer, and the number of steps taken.
+
+        Args:
+            slots: Arrays by slot and parameter name, as in `slots`.
+            steps: Number of steps taken; decides the learning rate of the next step.
+        """
         for slot, variables in self.slots().items():
             for name, variable in variables.items():
                 assign(variable, slots[slot][name])
@@ -118,9 +139,14 @@ class Training:
 
 
 def read_training(training: Training) -> TrainingState:
-    """Copy a run of training: weights, optimizer slots, number of steps and recipe.
+    """Copy a training run into a state: weights, optimizer slots, number of steps and recipe.
 
     The state can be saved, and resumed in this or another framework.
+
+    Example:
+        >>> from impls.torch import resnet50
+        >>> training = Training(resnet50("v1.5", num_classes=10), Recipe())
+        >>> read_training(training).save("run.safetensors")
     """
     slots = {
         slot: {name: to_numpy(variable) for name, variable in variables.items()}
@@ -130,10 +156,10 @@ def read_training(training: Training) -> TrainingState:
 
 
 def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Training:
-    """Continue a run of training that began in this or another framework.
+    """Continue a training run from a state, whichever framework it comes from.
 
     Args:
-        model: Takes the weights.
+        model: Takes the weights of the state, and is trained from then on.
         source: A state, or a file that `TrainingState.save` wrote.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The four implementations behind one face, a small network, and weights that hide nothing."""
+"""Fixtures: the four implementations behind one interface, a small network, and weights that expose errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weights_convert.shapes import expected_shapes
 
 @dataclass(frozen=True)
 class Framework:
-    """One implementation, as tests that hold for all of them see it: images and activations are NCHW arrays."""
+    """One implementation, seen by tests that hold for all four: images and activations are NCHW arrays."""
 
     name: str
     channels_last: bool
@@ -30,7 +30,7 @@ class Framework:
         return importlib.import_module(f"impls.{self.name}")
 
     def build(self, config: ResNetConfig, weights: Checkpoint | None = None, **options: Any) -> Any:
-        """A model; the oracle, which knows float64 only, is rounded to the config's dtype."""
+        """Build a model; the oracle, which is built in float64, is converted to the config's dtype."""
         if self.name != "numpy":
             return self.implementation.resnet(config, weights, **options)
         model = self.implementation.resnet(config, **options).astype(config.dtype or "float64")
@@ -39,7 +39,7 @@ class Framework:
         return model
 
     def run(self, model: Any, images: np.ndarray, train: bool = False, layers: bool = False) -> dict[str, np.ndarray]:
-        """Activations, in inference or train mode."""
+        """Return the activations of a run in inference or train mode."""
         images = self.images(images)
         options = {"training": train} if self.name == "keras" else {}
         if self.name != "keras":
@@ -48,19 +48,19 @@ class Framework:
         return {name: channels_first(to_numpy(value), self.channels_last) for name, value in activations.items()}
 
     def normalise_in_training(self, model: Any, values: np.ndarray) -> Any:
-        """What the stem's norm makes of NCHW values in train mode."""
+        """Apply the stem's norm to NCHW values in train mode."""
         if self.name == "keras":
             return model.bn1(self.images(values), training=True)
         model.train()
         return model.bn1(self.images(values))
 
     def images(self, images: np.ndarray) -> Any:
-        """NCHW images as the framework takes them."""
+        """Convert NCHW images to the framework's layout and tensor type."""
         images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if self.channels_last else images
         return FROM_NUMPY[self.name](images)
 
     def arrays(self, model: Any) -> dict[str, np.ndarray]:
-        """The model's weights in canonical form."""
+        """Return the model's weights in canonical form."""
         return dict(self.implementation.read_weights(model).to("canonical").arrays)
 
 
@@ -81,7 +81,7 @@ def plain_activations(model: Any, images: Any, layers: bool, **options: Any) -> 
 
 
 def compiled_activations(model: Any, images: Any, layers: bool) -> Any:
-    """Compiling the whole at once takes less than half the time of compiling it operation by operation."""
+    """Compile the model as a whole, which takes less than half the time of compiling its operations one by one."""
     from flax import nnx
 
     names: list[str] = []
@@ -89,7 +89,7 @@ def compiled_activations(model: Any, images: Any, layers: bool) -> Any:
     @nnx.jit
     def run(model: Any, images: Any) -> Any:
         activations = model.activations(images, layers)
-        names.extend(activations)  # what comes out of jit is sorted
+        names.extend(activations)  # nnx.jit sorts the dictionary that it returns
         return activations
 
     activations = run(model, images)
@@ -131,13 +131,13 @@ FRAMEWORKS = {
 
 @pytest.fixture(scope="session", params=list(FRAMEWORKS))
 def framework(request: pytest.FixtureRequest) -> Framework:
-    """Each implementation, the oracle among them."""
+    """Each implementation, including the oracle."""
     return FRAMEWORKS[request.param]
 
 
 @pytest.fixture(scope="session", params=[name for name in FRAMEWORKS if name != "numpy"])
 def candidate(request: pytest.FixtureRequest) -> Framework:
-    """Each implementation that the oracle judges."""
+    """Each implementation that is held to the oracle."""
     return FRAMEWORKS[request.param]
 
 
@@ -149,19 +149,19 @@ def frameworks() -> dict[str, Framework]:
 
 @pytest.fixture(scope="session")
 def small() -> ResNetConfig:
-    """Variant v1.5 with every kind of block, and few channels."""
+    """Variant v1.5 with every kind of block and few channels."""
     return ResNetConfig(depths=(2, 1, 1, 1), width=8, num_classes=10)
 
 
 @pytest.fixture(scope="session")
 def small_images() -> np.ndarray:
-    """Two images, neither square nor of even sizes only."""
+    """Two images whose height is even and whose width is odd."""
     return np.random.default_rng(1).standard_normal((2, 3, 64, 81), np.float32)
 
 
 @pytest.fixture
 def float64() -> Any:
-    """JAX takes float64 while this is in use."""
+    """Let JAX compute in float64."""
     import jax
 
     with jax.enable_x64(True):
@@ -170,7 +170,7 @@ def float64() -> Any:
 
 @pytest.fixture(scope="session")
 def random_weights() -> Callable[..., Checkpoint]:
-    """Weights of a network whose norms are no identities: their scale, offset, mean and variance are not 1, 0, 0, 1."""
+    """Draw weights of a network; norms have scales, offsets, means and variances away from 1, 0, 0 and 1."""
 
     def make(config: ResNetConfig, dtype: str = "float64", seed: int = 0) -> Checkpoint:
         rng, arrays = np.random.default_rng(seed), {}

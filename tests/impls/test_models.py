@@ -1,4 +1,4 @@
-"""What holds for every implementation alike, the oracle included."""
+"""Behaviour that all implementations share, including the oracle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES = np.random.default_rng(1).standard_normal((2, 3, 64, 70))
 
 @pytest.fixture(scope="module")
 def tutorial(framework):
-    """The tutorial's own example."""
+    """The network of the tutorial's own example."""
     implementation = framework.implementation
     return implementation.ResNet(implementation.Bottleneck, [3, 4, 6, 3])
 
@@ -30,7 +30,7 @@ def trainable(arrays):
 
 
 def error(actual, expected):
-    """Relative L2."""
+    """Compute the relative L2 error."""
     assert actual.shape == expected.shape
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
@@ -46,8 +46,8 @@ def test_the_tutorials_network_has_25557032_parameters_in_267_arrays(framework, 
     assert (trainable(arrays), len(arrays)) == PARAMETERS["v1.5"]
 
 
-def test_the_tutorials_network_says_which_sizes_it_takes(framework, tutorial):
-    message = "a 64x64 image reaches the 7x7 head pool as a 2x2 map; this network takes sides from 193 to 416"
+def test_the_tutorials_network_reports_the_sizes_it_takes(framework, tutorial):
+    message = "a 64x64 image reaches the 7x7 head pool as a 2x2 map; use height and width from 193 to 416"
     with pytest.raises(ValueError, match=message):
         tutorial(framework.images(np.zeros((1, 3, 64, 64), np.float32)))
 
@@ -69,20 +69,20 @@ def small_model(framework, small):
     ("shape", "message"),
     [
         ((2, 1, 64, 64), "the input has 1 channels where 3 are expected(?!;)"),
-        ((2, 64, 64, 3), "64 channels where 3 are expected; this looks like .*: transpose it"),
+        ((2, 64, 64, 3), "64 channels where 3 are expected; the images seem to be .*: transpose them"),
     ],
 )
-def test_wrong_channels_and_the_other_layout_are_refused(framework, small_model, shape, message):
+def test_wrong_channels_and_the_other_layout_are_rejected(framework, small_model, shape, message):
     with pytest.raises(ValueError, match=message):
         framework.run(small_model, np.zeros(shape, np.float32))
 
 
-def test_an_image_without_a_batch_is_refused(framework, small_model):
+def test_an_image_without_a_batch_axis_is_rejected(framework, small_model):
     with pytest.raises(ValueError, match=r"a batch of images has the axes (NCHW|NHWC); this input has the shape \(3, "):
         small_model(framework.images(np.zeros((1, 3, 64, 64), np.float32)).reshape((3, 64, 64)))
 
 
-def test_activations_are_named_in_running_order(framework, small, small_model, small_images):
+def test_activations_come_in_the_order_they_are_computed(framework, small, small_model, small_images):
     blocks = ["stage1.0", "stage1.1", "stage2.0", "stage3.0", "stage4.0"]
     layers = framework.run(small_model, small_images, layers=True)
     assert [name for name in layers if not is_layer(name)] == ["stem", *blocks, "pool", "logits"]
@@ -92,17 +92,17 @@ def test_activations_are_named_in_running_order(framework, small, small_model, s
     assert layers["stage4.0.conv2"].shape == (2, 64, 2, 3)
 
 
-def function_of(variant):
-    """What sets a variant apart."""
+def facts_of(variant):
+    """Return the facts by which variants differ, but for the head pool."""
     names = ("strided_layer", "relu_before_addition", "same_padding", "conv_bias", "norm_eps")
     return {name: getattr(VARIANTS[variant], name) for name in names}
 
 
 VARIATIONS = {
-    "tutorial, head pool": function_of("tutorial") | {"head_pool": 2},
-    "v1.5": function_of("v1.5"),
-    "keras, no classifier": function_of("keras") | {"num_classes": 0},
-    "flax, another size": function_of("flax")
+    "tutorial, head pool": facts_of("tutorial") | {"head_pool": 2},
+    "v1.5": facts_of("v1.5"),
+    "keras, no classifier": facts_of("keras") | {"num_classes": 0},
+    "flax, another size": facts_of("flax")
     | {"norm_eps": 0.1, "norm_decay": 0.3, "width": 4, "in_channels": 5, "num_classes": 3},
 }
 
@@ -127,16 +127,16 @@ def test_every_fact_takes_effect_as_in_the_oracle(candidate, frameworks, small, 
 
 
 def test_the_variations_are_distinct_functions(frameworks, small, random_weights):
-    """What `test_every_fact_takes_effect_as_in_the_oracle` can tell apart."""
-    images, seen = np.random.default_rng(2).standard_normal((2, 3, 64, 64)), []
-    for change in (*map(function_of, VARIANTS), {"norm_eps": 0.1}):
+    """Without this, `test_every_fact_takes_effect_as_in_the_oracle` might compare networks that are all alike."""
+    images, others = np.random.default_rng(2).standard_normal((2, 3, 64, 64)), []
+    for change in (*map(facts_of, VARIANTS), {"norm_eps": 0.1}):
         config = replace(small, **change)
         plain = random_weights(replace(config, conv_bias=False))
         oracle = frameworks["numpy"].build(replace(config, conv_bias=False))
         frameworks["numpy"].implementation.write_weights(oracle, replace(plain, config=oracle.config))
         logits = frameworks["numpy"].run(oracle, images)["logits"]
-        assert all(error(logits, other) > 1e-8 for other in seen)
-        seen.append(logits)
+        assert all(error(logits, other) > 1e-8 for other in others)
+        others.append(logits)
 
 
 @pytest.mark.usefixtures("float64")
@@ -152,9 +152,9 @@ def test_the_running_variance_is_the_unbiased_one(framework, small, random_weigh
     np.testing.assert_allclose(after["bn1.running_var"], expected, rtol=1e-12)
 
 
-def test_one_value_per_channel_cannot_be_normalised_in_train_mode(framework, small, random_weights):
+def test_a_single_value_per_channel_is_rejected_in_train_mode(framework, small, random_weights):
     model = framework.build(replace(small, dtype="float32"), random_weights(small, "float32"))
-    with pytest.raises(ValueError, match=r"[Ee]xpected more than 1 value per channel|more than one value per channel"):
+    with pytest.raises(ValueError, match=r"(Expected|needs) more than (1|one) value per channel"):
         framework.run(model, np.ones((1, 3, 1, 1), np.float32), train=True)
 
 
@@ -173,7 +173,7 @@ def initial_arrays(framework):
     return framework.arrays(framework.build(WIDE, seed=0))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(framework, initial_arrays):
+def test_a_seed_decides_the_initial_weights(framework, initial_arrays):
     again, other = (framework.arrays(framework.build(WIDE, seed=seed)) for seed in (0, 1))
     assert all(np.array_equal(initial_arrays[name], again[name]) for name in initial_arrays)
     drawn = [name for name, array in initial_arrays.items() if array.ndim > 1]
@@ -187,18 +187,18 @@ def test_no_two_layers_start_alike(initial_arrays):
 
 
 def test_kernels_are_fan_out_normal_and_not_truncated(initial_arrays):
-    values = []
+    standardised = []
     for name, array in initial_arrays.items():
         if array.ndim == 4:
             out_channels, _, kernel, _ = array.shape
-            values.append(array.ravel() / np.sqrt(2 / (out_channels * kernel**2)))
-            assert values[-1].std() == pytest.approx(1, abs=5 / np.sqrt(2 * array.size)), name
-    values = np.concatenate(values)
+            standardised.append(array.ravel() / np.sqrt(2 / (out_channels * kernel**2)))
+            assert standardised[-1].std() == pytest.approx(1, abs=5 / np.sqrt(2 * array.size)), name
+    values = np.concatenate(standardised)
     assert (values**4).mean() == pytest.approx(3, abs=5 * np.sqrt(96 / values.size))  # truncated at 2: 2.1
     assert np.abs(values).max() > 3.5
 
 
-def test_the_classifier_starts_small_and_offsets_at_zero(initial_arrays):
+def test_the_classifier_scales_and_offsets_start_as_specified(initial_arrays):
     kernel = initial_arrays["fc.weight"]
     assert kernel.std() == pytest.approx(0.01, rel=5 / np.sqrt(2 * kernel.size))
     for name, array in initial_arrays.items():

@@ -1,4 +1,4 @@
-"""That the four implementations train alike in float64, recipe by recipe; and go on with one another's runs."""
+"""The four implementations train alike in float64, recipe by recipe, and continue one another's runs."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ RECIPES = {
     ),
 }
 QUICK = ("nesterov", "adamw")
-"""Both optimizers, with all that a recipe has but clipping and milestones; Flax compiles each recipe in seconds."""
+"""Recipes outside the slow tests: both optimizers, and every feature but clipping and milestones.
+
+Each further recipe costs Flax seconds of compilation."""
 
 STEPS = 3
 
 
 @dataclass
 class Run:
-    """What came of a few steps."""
+    """Losses of a few training steps, and the state after them."""
 
     losses: list[float]
     state: TrainingState
@@ -76,10 +78,10 @@ def take_steps(framework: Any, training: Any, start: int = 0, steps: int = STEPS
     return Run(losses, framework.implementation.read_training(training).to("canonical"))
 
 
-def largest_error(found: TrainingState, expected: TrainingState) -> float:
-    """The largest relative L2 error of any array."""
-    pairs = [(found.weights.arrays, expected.weights.arrays)]
-    pairs += [(found.slots[slot].arrays, expected.slots[slot].arrays) for slot in expected.slots]
+def largest_error(actual: TrainingState, expected: TrainingState) -> float:
+    """Compute the largest relative L2 error of any array."""
+    pairs = [(actual.weights.arrays, expected.weights.arrays)]
+    pairs += [(actual.slots[slot].arrays, expected.slots[slot].arrays) for slot in expected.slots]
     assert all(set(left) == set(right) for left, right in pairs)
     return max(
         np.linalg.norm(left[name] - right[name]) / np.linalg.norm(right[name])
@@ -95,13 +97,13 @@ def config():
 
 @pytest.fixture(scope="module")
 def start(config, random_weights):
-    """Weights in which no channel of the stem is dead: its gradient is rounding, which AdamW makes a step of."""
+    """Weights without a dead channel in the stem: its gradient is rounding noise, which AdamW turns into a step."""
     return random_weights(config, seed=1)
 
 
 @pytest.fixture
-def widest():
-    """float64 for JAX and for Keras's losses and metrics."""
+def double_precision():
+    """Let JAX, and Keras's losses and metrics, compute in float64."""
     import jax
     import keras
 
@@ -128,9 +130,9 @@ def oracle_runs(frameworks, config, start) -> Callable[..., Run]:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES]
 )
-@pytest.mark.usefixtures("widest")
+@pytest.mark.usefixtures("double_precision")
 def test_each_recipe_trains_as_the_oracle_does(name, candidate, config, start, oracle_runs):
-    """Exactly one step; AdamW then lets errors grow, since it divides by gradients that may be nothing but rounding."""
+    """The first step agrees to rounding; later, AdamW magnifies errors where it divides by gradients near zero."""
     training = candidate.implementation.Training(candidate.build(config, start), RECIPES[name])
     first, expected_first = take_steps(candidate, training, 0, 1), oracle_runs(name, 1)
     assert first.losses == pytest.approx(expected_first.losses, rel=1e-13)
@@ -141,7 +143,7 @@ def test_each_recipe_trains_as_the_oracle_does(name, candidate, config, start, o
     assert largest_error(run.state, expected.state) < 1e-8
 
 
-def test_the_recipes_are_no_two_alike(oracle_runs):
+def test_no_two_recipes_train_alike(oracle_runs):
     ends = [oracle_runs(name).state for name in RECIPES]
     for number, left in enumerate(ends):
         for right in ends[number + 1 :]:
@@ -150,9 +152,9 @@ def test_the_recipes_are_no_two_alike(oracle_runs):
 
 
 @pytest.mark.parametrize("name", [QUICK[0], pytest.param(QUICK[1], marks=pytest.mark.slow)])
-@pytest.mark.usefixtures("widest")
-def test_a_run_goes_on_in_another_framework(name, candidate, frameworks, config, start, oracle_runs, tmp_path):
-    """One step in each of the others, one here, and the same as three steps of the oracle."""
+@pytest.mark.usefixtures("double_precision")
+def test_a_run_continues_in_another_framework(name, candidate, frameworks, config, start, oracle_runs, tmp_path):
+    """One step in each of two others and one here give the same as three steps of the oracle."""
     others = [framework for framework in frameworks.values() if framework is not candidate]
     order = [*others[:2], candidate]
     training = order[0].implementation.Training(order[0].build(config, start), RECIPES[name])
@@ -168,7 +170,7 @@ def test_a_run_goes_on_in_another_framework(name, candidate, frameworks, config,
     assert largest_error(run.state, oracle_runs(name).state) < 1e-8
 
 
-@pytest.mark.usefixtures("widest")
+@pytest.mark.usefixtures("double_precision")
 def test_a_state_passes_through_bit_for_bit(framework, config, oracle_runs, tmp_path):
     state = oracle_runs("adamw").state
     state.save(tmp_path / "run.safetensors")
@@ -179,7 +181,7 @@ def test_a_state_passes_through_bit_for_bit(framework, config, oracle_runs, tmp_
     assert load(tmp_path / "run.safetensors").content_hash() == state.weights.content_hash()
 
 
-@pytest.mark.usefixtures("widest")
+@pytest.mark.usefixtures("double_precision")
 def test_a_resumed_run_leaves_the_state_it_began_with_as_it_was(framework, config, oracle_runs):
     """Training changes optimizer slots in place, so the model must hold copies."""
     state = oracle_runs("nesterov").state
@@ -189,7 +191,7 @@ def test_a_resumed_run_leaves_the_state_it_began_with_as_it_was(framework, confi
     assert largest_error(state, before) == 0
 
 
-class TestFilesThatAreNoRuns:
+class TestRejectedFiles:
     @pytest.fixture
     def state(self, oracle_runs):
         return oracle_runs("sgd").state
@@ -199,7 +201,7 @@ class TestFilesThatAreNoRuns:
         with pytest.raises(ConversionError, match="holds weights, and no state of training"):
             load_training(tmp_path / "weights.safetensors")
 
-    def test_another_kind_of_file(self, state, tmp_path):
+    def test_another_container(self, state, tmp_path):
         with pytest.raises(ConversionError, match=r"kept in a \.safetensors file"):
             state.save(tmp_path / "run.pth")
 
@@ -223,7 +225,7 @@ class TestFilesThatAreNoRuns:
             ),
         ],
     )
-    def test_a_damaged_one(self, change, problem, state, tmp_path):
+    def test_a_damaged_file(self, change, problem, state, tmp_path):
         from weights_convert import containers
 
         file = tmp_path / "run.safetensors"
@@ -237,8 +239,8 @@ class TestFilesThatAreNoRuns:
             load_training(file)
 
 
-@pytest.mark.usefixtures("widest")
-def test_the_biased_variance_is_kept_where_it_is_asked_for(candidate, frameworks, config, start):
+@pytest.mark.usefixtures("double_precision")
+def test_the_biased_variance_is_stored_where_the_config_says_so(candidate, frameworks, config, start):
     arrays = {}
     for convention in ("unbiased", "biased"):
         network = replace(config, norm_variance=convention)
@@ -251,7 +253,7 @@ def test_the_biased_variance_is_kept_where_it_is_asked_for(candidate, frameworks
     assert not np.allclose(arrays["numpy", "biased"], arrays["numpy", "unbiased"], rtol=1e-3)
 
 
-def test_one_seed_gives_all_frameworks_the_same_initial_weights(candidate, frameworks, config):
+def test_initial_weights_are_the_same_in_all_frameworks(candidate, frameworks, config):
     network = replace(config, dtype="float32")
     first, second = (frameworks["numpy"].implementation.initial_weights(network, seed=seed) for seed in (0, 1))
     arrays = candidate.arrays(candidate.build(network, first))

@@ -1,4 +1,4 @@
-"""That the Flax model is an NNX module as any other."""
+"""The Flax model behaves like any other NNX module."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def leaves(model, kind=nnx.Variable):
     return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
 
 
-def test_variant_keras_has_its_parameters_without_any_memory_under_eval_shape():
+def test_variant_keras_has_its_parameters_under_eval_shape():
     config = named_config("keras")
     model = nnx.eval_shape(lambda: ResNet(Bottleneck, config.depths, config=config))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == 25_583_592
     assert len(jax.tree.leaves(nnx.state(model))) == 320
 
 
-def test_with_weights_nothing_random_is_computed(small, weights, monkeypatch):
+def test_building_with_weights_computes_no_random_values(small, weights, monkeypatch):
     def traced_only(key, shape, dtype):
         assert isinstance(key, jax.core.Tracer)
         return jnp.zeros(shape, dtype)
@@ -66,7 +66,7 @@ def test_with_weights_nothing_random_is_computed(small, weights, monkeypatch):
         np.testing.assert_array_equal(arrays[name], expected)
 
 
-def test_the_initialiser_compiles_to_the_same_values():
+def test_the_initialiser_draws_the_same_values_when_compiled():
     initialiser, key = normal(0.5), jax.random.key(0)
     eager = initialiser(key, (3, 3, 4, 5), jnp.float32)
     np.testing.assert_array_equal(eager, jax.jit(initialiser, static_argnums=(1, 2))(key, (3, 3, 4, 5), jnp.float32))
@@ -80,7 +80,7 @@ def test_it_splits_and_merges(model, images):
     merged = nnx.merge(graph, parameters, statistics)
     np.testing.assert_array_equal(run(merged, images), run(model, images))
     for name, array in leaves(merged).items():
-        np.testing.assert_array_equal(array, leaves(model)[name])  # in inference, running changes nothing
+        np.testing.assert_array_equal(array, leaves(model)[name])  # a run in inference mode changes nothing
 
 
 def test_activations_pass_through_jit(model, images):
@@ -110,11 +110,11 @@ def test_a_gradient_step_moves_every_parameter_and_statistic(small, random_weigh
 
 
 def test_compute_dtype_is_that_of_activations_and_not_of_parameters(small, weights, model, images):
-    low = resnet(replace(small, compute_dtype="bfloat16"), weights)
-    low.eval()
-    logits, expected = run(low, images), run(model, images)
+    mixed = resnet(replace(small, compute_dtype="bfloat16"), weights)
+    mixed.eval()
+    logits, expected = run(mixed, images), run(model, images)
     assert logits.dtype == jnp.bfloat16
-    assert {array.dtype for array in leaves(low).values()} == {jnp.dtype("float32")}
+    assert {array.dtype for array in leaves(mixed).values()} == {jnp.dtype("float32")}
     assert 1e-4 < jnp.linalg.norm(logits - expected) / jnp.linalg.norm(expected) < 0.05
 
 

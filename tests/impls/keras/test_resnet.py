@@ -1,4 +1,4 @@
-"""That the Keras model is a `keras.Model` as any other."""
+"""The Keras model behaves like any other `keras.Model`."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def logits(model, images):
 
 
 def python(*arguments, backend="tensorflow"):
-    """What a fresh process prints."""
+    """Run code in a fresh process, and return what it prints."""
     environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=200
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_variant_keras_has_its_parameters_right_after_construction(variant_keras
     assert len(variant_keras.weights) == 320
 
 
-def test_without_a_classifier_the_features_come_out():
+def test_without_a_classifier_the_model_returns_features():
     config = replace(named_config("v1", num_classes=0), depths=(1, 1, 1, 1))
     assert resnet(config)(np.zeros((1, 64, 64, 3), np.float32)).shape == (1, 2048)
 
@@ -122,21 +122,21 @@ def test_a_weights_file_loads_into_a_new_model(model, small, images, logits, tmp
 
 
 @pytest.mark.parametrize("sizes", [(64, 81), (None, None)])
-def test_it_is_a_layer_of_a_functional_model(model, images, logits, sizes):
+def test_it_can_be_a_layer_of_a_functional_model(model, images, logits, sizes):
     inputs = keras.Input((*sizes, 3))
     outputs = model(inputs)
     assert outputs.shape == (None, 10)
     np.testing.assert_array_equal(keras.Model(inputs, outputs).predict(images, verbose=0), logits)
 
 
-def test_the_tutorials_head_takes_a_functional_model_of_unknown_size(small):
+def test_the_head_pool_works_in_a_functional_model_of_unknown_size(small):
     model = resnet(replace(small, head_pool=2))
     assert model(keras.Input((None, None, 3))).shape == (None, 10)
-    with pytest.raises(ValueError, match="this network takes sides from 33 to 96"):
+    with pytest.raises(ValueError, match="use height and width from 33 to 96"):
         model(keras.Input((128, 128, 3)))
 
 
-def test_copies_and_clones_share_nothing(model, images, logits):
+def test_copies_and_clones_share_no_variables(model, images, logits):
     for other in (copy.deepcopy(model), keras.models.clone_model(model)):
         other.set_weights(model.get_weights())
         np.testing.assert_array_equal(other.predict(images, verbose=0), logits)
@@ -163,7 +163,7 @@ def test_compute_dtype_is_that_of_activations_and_not_of_parameters(small, weigh
     assert_mixed(resnet(replace(small, compute_dtype="bfloat16"), weights), weights, images, logits)
 
 
-def test_a_global_policy_holds_and_is_saved_with_the_model(small, weights, images, logits, global_policy, tmp_path):
+def test_a_global_policy_is_followed_and_saved_with_the_model(small, weights, images, logits, global_policy, tmp_path):
     model = resnet(small, weights)
     assert_mixed(model, weights, images, logits)
     model.save(tmp_path / "model.keras")
@@ -171,7 +171,7 @@ def test_a_global_policy_holds_and_is_saved_with_the_model(small, weights, image
     assert_mixed(keras.models.load_model(tmp_path / "model.keras"), weights, images, logits)
 
 
-def test_low_precision_computes_with_float32_parameters_only(small):
+def test_low_precision_needs_float32_parameters(small):
     with pytest.raises(ValueError, match="with float32 parameters only, not with float64"):
         resnet(replace(small, dtype="float64", compute_dtype="bfloat16"))
 
@@ -187,13 +187,13 @@ def test_activations_pass_through_tf_function(model, images):
 def test_the_global_seed_decides_unless_a_seed_is_given():
     config = ResNetConfig(depths=(1, 1, 1, 1), width=4, num_classes=10)
 
-    def drawn(global_seed, seed=None):
+    def initial(global_seed, seed=None):
         keras.utils.set_random_seed(global_seed)
         return np.array(resnet(config, seed=seed).fc.kernel)
 
-    assert np.array_equal(drawn(1), drawn(1))
-    assert not np.array_equal(drawn(1), drawn(2))
-    assert np.array_equal(drawn(1, seed=0), drawn(2, seed=0))
+    assert np.array_equal(initial(1), initial(1))
+    assert not np.array_equal(initial(1), initial(2))
+    assert np.array_equal(initial(1, seed=0), initial(2, seed=0))
 
 
 @pytest.mark.slow
@@ -202,7 +202,7 @@ def test_the_other_backends_compute_the_same(backend, weights, images, logits, t
     weights.save(tmp_path / "weights.safetensors")
     np.save(tmp_path / "images.npy", images)
     code = "import sys, numpy, impls.keras, keras; folder = sys.argv[1] + '/'; from impls.config import *"
-    # On JAX, each shape of random values takes a second to compile; these will be overwritten.
+    # On JAX, each shape of random values takes a second to compile; weights are loaded anyway.
     code += "; keras.initializers.VarianceScaling = keras.initializers.RandomNormal = lambda *_, **__: 'zeros'"
     code += "; config = ResNetConfig(depths=(2, 1, 1, 1), width=8, num_classes=10)"
     code += "; model = impls.keras.resnet(config, folder + 'weights.safetensors')"

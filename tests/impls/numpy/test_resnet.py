@@ -1,4 +1,4 @@
-"""That the specification means what it says: each operation against its definition, number by number."""
+"""The operations of the NumPy model agree with their definitions, number by number."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_padding_for_a_strided_window(size, same, before, after):
     assert (padded[0, 0, before + size :, 1] == -1).all()
 
 
-def test_the_max_pool_ignores_what_surrounds_the_image(small):
+def test_the_max_pool_ignores_padding(small):
     x = -RNG.uniform(1, 2, (1, 2, 5, 6))
     y = max_pool(x, small)
     assert y.shape == (1, 2, 3, 3)
@@ -44,13 +44,13 @@ def test_the_max_pool_ignores_what_surrounds_the_image(small):
     assert max_pool(x, replace(small, same_padding=True))[0, 1, 1, 2] == x[0, 1, 1:4, 4:6].max()
 
 
-def test_the_average_pool_takes_the_map_or_the_heads_window(small):
+def test_the_average_pool_covers_the_feature_map_or_the_heads_window(small):
     x = RNG.standard_normal((2, 3, 3, 3))
     np.testing.assert_allclose(average_pool(x, small), x.mean((2, 3)))
     np.testing.assert_allclose(average_pool(x, replace(small, head_pool=2)), x[:, :, :2, :2].mean((2, 3)))
 
 
-def test_normalising_by_own_moments_leaves_mean_bias_and_deviation_weight():
+def test_normalising_by_moments_makes_the_bias_the_mean_and_the_weight_the_deviation():
     x = RNG.standard_normal((4, 2, 8, 8)) * 3 + 5
     mean, variance = moments(x)
     np.testing.assert_allclose(mean, x.mean((0, 2, 3)))
@@ -61,7 +61,7 @@ def test_normalising_by_own_moments_leaves_mean_bias_and_deviation_weight():
     assert normalise(np.ones((1, 1, 1, 1)), *np.array([[0.0], [3.0], [1.0], [0.0]]), eps=1.0) == 0.5
 
 
-def test_a_block_without_its_branch_passes_its_shortcut_on(small):
+def test_a_block_whose_last_scale_is_zero_is_the_identity(small):
     model = resnet(replace(small, zero_init_last_scale=True), seed=0)
     activations = model.activations(RNG.standard_normal((1, 3, 64, 64)))
     np.testing.assert_array_equal(activations["stage1.1"], activations["stage1.0"])
@@ -75,7 +75,7 @@ def test_train_mode_changes_the_output_and_inference_leaves_the_model_alone(smal
     assert not np.array_equal(model.train(False)(images), inference)  # the running statistics have moved
 
 
-def test_rounding_to_float32_holds_for_weights_and_activations(small, random_weights):
+def test_astype_rounds_weights_and_activations(small, random_weights):
     model, images = resnet(small, random_weights(small)), RNG.standard_normal((2, 3, 64, 64))
     exact = model(images)
     rounded = model.astype("float32").activations(images.astype("float32"), layers=True)

@@ -1,4 +1,4 @@
-"""The oracle's gradients against the forward pass alone: derivatives along random directions by the complex step."""
+"""The oracle's gradients agree with derivatives of the forward pass along random directions, by the complex step."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ def network(request, random_weights):
     return model, images
 
 
-def unit(random, found):
-    """A direction that gives every array an equal say, save one whose gradient is zero in theory, and so but noise."""
-    norms = {name: np.linalg.norm(gradient) for name, gradient in found.items()}
+def balanced_direction(random, grads):
+    """Draw a direction in which every array has about the same share of the derivative.
+
+    The exception is an array whose gradient is zero in theory, and so noise in practice.
+    """
+    norms = {name: np.linalg.norm(gradient) for name, gradient in grads.items()}
     least = 1e-6 * max(norms.values())
-    return {name: random.standard_normal(found[name].shape) / max(norm, least) for name, norm in norms.items()}
+    return {name: random.standard_normal(grads[name].shape) / max(norm, least) for name, norm in norms.items()}
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -44,30 +47,30 @@ def test_gradients_agree_with_the_forward_pass(network, train):
     model, images = network
     model.train(train)
     recipe, random = Recipe(label_smoothing=0.1), np.random.default_rng(2)
-    _, found = gradients(model, images, LABELS, recipe)
-    assert set(found) == {*parameters(model), "input"}
+    _, grads = gradients(model, images, LABELS, recipe)
+    assert set(grads) == {*parameters(model), "input"}
     for _ in range(3):
-        direction = unit(random, found)
+        direction = balanced_direction(random, grads)
         expected = directional_derivative(model, images, LABELS, recipe, direction)
-        shares = [float((found[name] * direction[name]).sum()) for name in found]
+        shares = [float((grads[name] * direction[name]).sum()) for name in grads]
         assert abs(sum(shares) - expected) < 1e-9 * np.linalg.norm(shares)
 
 
 @pytest.mark.parametrize("name", ["input", "conv1.weight", "stage1.0.bn3.bias", "stage2.0.downsample_conv.weight"])
-def test_a_wrong_gradient_is_found_out(name, random_weights):
+def test_a_wrong_gradient_disagrees(name, random_weights):
     config = small("v1.5")
     model = resnet(config, random_weights(replace(config, dtype=None))).train()
     images, recipe = np.random.default_rng(1).standard_normal((2, 3, 40, 43)), Recipe()
-    _, found = gradients(model, images, LABELS, recipe)
-    direction = unit(np.random.default_rng(2), found)
-    wrong = found | {name: found[name] * (1 + 1e-7)}
+    _, grads = gradients(model, images, LABELS, recipe)
+    direction = balanced_direction(np.random.default_rng(2), grads)
+    wrong = grads | {name: grads[name] * (1 + 1e-7)}
     expected = directional_derivative(model, images, LABELS, recipe, direction)
     shares = [float((wrong[key] * direction[key]).sum()) for key in wrong]
     assert abs(sum(shares) - expected) > 1e-9 * np.linalg.norm(shares)
 
 
 def test_every_array_alone(random_weights):
-    """One derivative for each array, so that none can hide behind another."""
+    """One derivative per array, so that no array can hide behind another."""
     config = replace(small("tutorial"), head_pool=None)
     model = resnet(config, random_weights(replace(config, dtype=None))).train()
     images, recipe, random = (
@@ -75,8 +78,8 @@ def test_every_array_alone(random_weights):
         Recipe(),
         np.random.default_rng(2),
     )
-    _, found = gradients(model, images, LABELS, recipe)
-    for name, gradient in found.items():
+    _, grads = gradients(model, images, LABELS, recipe)
+    for name, gradient in grads.items():
         direction = {name: random.standard_normal(gradient.shape)}
         expected = directional_derivative(model, images, LABELS, recipe, direction)
         scale = np.linalg.norm(gradient) * np.linalg.norm(direction[name])
@@ -87,9 +90,9 @@ def test_every_array_alone(random_weights):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("train", [True, False])
 def test_every_array_of_the_full_network(train):
-    """The same of ResNet-50 on a photograph, in a dozen directions, each array with an equal say in one of them.
+    """ResNet-50 on a photograph: a dozen directions, each array with about the same share in one of them.
 
-    Its dead channels come to life: where a ReLU meets an exact zero there is no derivative.
+    Dead channels are revived first, since there is no derivative where a ReLU meets an exact zero.
     """
     config = VARIANTS["v1.5"]
     model = resnet(config, synthetic_weights(config, seed=0)).train(train)
@@ -97,15 +100,15 @@ def test_every_array_of_the_full_network(train):
         if isinstance(layer, BatchNorm):
             layer.weight[DEAD], layer.bias[DEAD] = 0.5, 0.2
     images, labels, recipe = photograph(224).images.astype("float64"), np.array([11]), Recipe(label_smoothing=0.1)
-    _, found = gradients(copy.deepcopy(model), images, labels, recipe)
-    assert len(found) == 162
-    assert min(np.linalg.norm(gradient) for gradient in found.values()) > 1e-6  # far from rounding
-    random, names = np.random.default_rng(0), list(found)
+    _, grads = gradients(copy.deepcopy(model), images, labels, recipe)
+    assert len(grads) == 162
+    assert min(np.linalg.norm(gradient) for gradient in grads.values()) > 1e-6  # far from rounding
+    random, names = np.random.default_rng(0), list(grads)
     for start in range(12):
-        own = {name: found[name] for name in names[start::12]}
-        direction = unit(random, own)
+        chosen = {name: grads[name] for name in names[start::12]}
+        direction = balanced_direction(random, chosen)
         expected = directional_derivative(model, images, labels, recipe, direction)
-        assert abs(sum(np.vdot(own[name], direction[name]) for name in own) - expected) < 1e-12 * len(own)
+        assert abs(sum(np.vdot(chosen[name], direction[name]) for name in chosen) - expected) < 1e-12 * len(chosen)
 
 
 def test_the_loss_is_the_cross_entropy_of_smoothed_labels():
@@ -116,19 +119,19 @@ def test_the_loss_is_the_cross_entropy_of_smoothed_labels():
     assert loss_gradient(logits, np.array([0]), recipe).sum() == pytest.approx(0, abs=1e-15)
 
 
-def test_gradients_are_taken_at_the_activations_that_are_given(network):
+def test_gradients_can_be_taken_at_other_activations(network):
     model, images = network
     recipe = Recipe()
-    own = dict(model.activations(images, layers=True))
-    _, found = gradients(model, images, LABELS, recipe)
-    _, again = gradients(model, images, LABELS, recipe, own)
-    assert all(np.array_equal(found[name], again[name]) for name in found)
-    _, others = gradients(model, images, LABELS, recipe, own | {"pool": 2 * own["pool"]})
-    assert not np.allclose(others["fc.weight"], found["fc.weight"])
+    activations = dict(model.activations(images, layers=True))
+    _, grads = gradients(model, images, LABELS, recipe)
+    _, again = gradients(model, images, LABELS, recipe, activations)
+    assert all(np.array_equal(grads[name], again[name]) for name in grads)
+    _, others = gradients(model, images, LABELS, recipe, activations | {"pool": 2 * activations["pool"]})
+    assert not np.allclose(others["fc.weight"], grads["fc.weight"])
 
 
 def test_single_precision_stays_single(network):
     model, images = network
-    value, found = gradients(model.astype("float32"), images.astype("float32"), LABELS, Recipe(label_smoothing=0.1))
-    assert {gradient.dtype.name for gradient in found.values()} == {"float32"}
+    value, grads = gradients(model.astype("float32"), images.astype("float32"), LABELS, Recipe(label_smoothing=0.1))
+    assert {gradient.dtype.name for gradient in grads.values()} == {"float32"}
     assert np.isfinite(value)

@@ -1,4 +1,4 @@
-"""That the PyTorch model is a `torch.nn.Module` as any other."""
+"""The PyTorch model behaves like any other `torch.nn.Module`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from impls.config import VARIANTS
 from impls.torch import Bottleneck, ResNet, resnet, resnet50
 from weights_convert.shapes import expected_shapes
 
-# Where there is no GPU, and TensorFlow has asked for one before in the same process, PyTorch warns as it asks again.
+# Without a GPU, PyTorch warns when it looks for one after TensorFlow has done so in the same process.
 pytestmark = pytest.mark.filterwarnings("ignore:CUDA initialization:UserWarning")
 
 
@@ -33,7 +33,7 @@ def logits(model, images):
         return model(images)
 
 
-def test_variant_keras_has_its_parameters_without_any_memory_on_the_meta_device():
+def test_variant_keras_has_its_parameters_on_the_meta_device():
     with torch.device("meta"):
         model = resnet50("keras")
     assert sum(parameter.numel() for parameter in model.parameters()) == 25_583_592
@@ -58,7 +58,7 @@ def test_a_canonical_safetensors_file_loads_with_plain_load_state_dict(model, sm
     assert torch.equal(fresh.eval()(images), model(images))
 
 
-def test_without_a_classifier_the_features_come_out(images):
+def test_without_a_classifier_the_model_returns_features(images):
     config = replace(VARIANTS["v1"], depths=(1, 1, 1, 1), num_classes=0)
     features = resnet(config, seed=0).eval()(images)
     assert features.shape == (2, 2048)
@@ -87,10 +87,10 @@ def test_it_exports(model, images, logits):
         assert torch.equal(exported(images), logits)
 
 
-def test_channels_last_memory_computes_the_same(model, images, logits):
-    laid_out = copy.deepcopy(model).to(memory_format=torch.channels_last)
+def test_channels_last_memory_format_gives_the_same_logits(model, images, logits):
+    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        activations = laid_out.activations(images.to(memory_format=torch.channels_last))
+        activations = channels_last.activations(images.to(memory_format=torch.channels_last))
     assert activations["stage4.0"].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(activations["logits"], logits)
 
@@ -104,12 +104,12 @@ def test_autocast_computes_in_bfloat16_with_float32_parameters(model, images, lo
     assert 1e-4 < distance < 0.05
 
 
-def test_compute_dtype_points_to_autocast(small):
+def test_compute_dtype_is_rejected_in_favour_of_autocast(small):
     with pytest.raises(ValueError, match=r"torch\.autocast\(dtype=torch\.bfloat16\)"):
         resnet(replace(small, compute_dtype="bfloat16"))
 
 
-def test_a_copy_shares_nothing(model, images, logits):
+def test_a_copy_shares_no_memory(model, images, logits):
     copied = copy.deepcopy(model)
     with torch.no_grad():
         copied.conv1.weight.zero_()
@@ -126,19 +126,19 @@ def test_a_training_step_moves_every_parameter_and_statistic(model, images):
     assert [name for name, tensor in trained.state_dict().items() if torch.equal(tensor, before[name])] == []
 
 
-def test_manual_seed_decides_unless_a_seed_is_given(small):
-    def drawn(seed=None):
+def test_the_global_seed_decides_unless_a_seed_is_given(small):
+    def initial(seed=None):
         return resnet(small, seed=seed).fc.weight
 
     torch.manual_seed(5)
-    first, after = drawn(), drawn()
+    first, second = initial(), initial()
     torch.manual_seed(5)
-    assert torch.equal(drawn(), first)
-    assert not torch.equal(first, after)
+    assert torch.equal(initial(), first)
+    assert not torch.equal(first, second)
     torch.manual_seed(6)
-    with_seed = drawn(seed=0)
+    with_seed = initial(seed=0)
     torch.manual_seed(7)
-    assert torch.equal(drawn(seed=0), with_seed)
+    assert torch.equal(initial(seed=0), with_seed)
 
 
 def test_the_tutorials_constructor_takes_a_generator(small):
