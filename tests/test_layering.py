@@ -143,6 +143,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "conformance.trace",
     ),
     "conformance.selftest": ("conformance",),
+    "conformance.options": ("conformance.plan", "conformance.run.implementations", "conformance.cases"),
     "conformance.cli": ("conformance",),
 }
 """By module or package, what it may import of this project beside itself and `OPEN`; the most specific row counts."""

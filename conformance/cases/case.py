@@ -20,9 +20,6 @@ Mode = Literal["inference", "train"]
 MODES: tuple[Mode, ...] = ("inference", "train")
 """Inference normalises by the running statistics; train by the batch's own, and updates the running ones."""
 
-PRECISIONS = ("float64", "float32")
-"""float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
-
 
 @dataclass(frozen=True)
 class Case:

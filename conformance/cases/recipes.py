@@ -8,6 +8,9 @@ TASKS = ("forward", "gradients", "steps", "initialisation")
 """What can be compared: activations; gradients of the loss; training steps, of which a case's recipe says how; what the
 weights are drawn from where none are given."""
 
+PRECISIONS = ("float64", "float32")
+"""float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
+
 STEPS = 8
 """Steps that are taken; the state is compared after the first and after the last."""
 

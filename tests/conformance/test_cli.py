@@ -63,8 +63,9 @@ def test_a_single_framework_is_compared_and_the_rest_is_said_to_be_left_out(conf
         without=("jax", "flax", "keras", "tensorflow"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "left out: flax is not installed" in done.stdout
-    assert "left out: keras is not installed" in done.stdout
+    words = " ".join(done.stdout.split())
+    assert "left out: flax is not installed (flax, jax missing; pip install 'resnet-parity[flax]')" in words
+    assert "left out: keras is not installed (keras, tensorflow missing; pip install 'resnet-parity[keras]')" in words
     assert "conforms" in done.stdout
 
 
@@ -184,6 +185,28 @@ def test_list_says_what_there_is():
     assert result.exit_code == 0
     for word in ("torch", "flax", "keras", "torch-compiled", "tutorial", "v1.5", "photograph", "float64"):
         assert word in result.output
+
+
+def test_what_is_not_installed_is_listed_with_the_command_that_installs_it(conformance):
+    """With its bracket, which is no markup."""
+    done = conformance("list", without=("keras", "tensorflow"))
+    assert "keras       not installed (keras, tensorflow missing; pip install 'resnet-parity[keras]')" in done.stdout
+
+
+@pytest.mark.parametrize(("command", "code"), [("run", 3), ("selftest", 3), ("false-alarms", 3)])
+def test_a_command_that_can_run_nothing_says_what_to_install(conformance, command, code):
+    done = conformance(command, "--impl=keras", without=("keras", "tensorflow"))
+    assert done.returncode == code
+    words = " ".join(done.stdout.split())
+    assert "keras is not installed (keras, tensorflow missing; pip install 'resnet-parity[keras]')" in words
+
+
+@pytest.mark.parametrize("command", ["run", "selftest", "false-alarms"])
+def test_help_gives_each_exit_code_a_line(command):
+    lines = CliRunner().invoke(main, [command, "--help"]).output.splitlines()
+    codes = [line.strip().removeprefix("Exit code ")[:2] for line in lines if "0:" in line or line.startswith(" " * 12)]
+    assert codes[:4] == ["0:", "1:", "2:", "3:"]
+    assert not any("\\b" in line for line in lines)
 
 
 def test_help_imports_no_framework_and_is_there_at_once():

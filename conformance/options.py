@@ -1,0 +1,202 @@
+"""Options of the command: the candidates, networks and inputs that they name. A wrong option is a ValueError."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from impls.config import VARIANTS, ResNetConfig
+
+if TYPE_CHECKING:
+    from conformance.cases.inputs import Input
+    from conformance.plan import NetworkPlan
+    from conformance.run.implementations import Implementation
+
+BAD_INPUT = 2
+"""Exit code of a command whose options are wrong."""
+
+
+class SeveralValues(click.Command):
+    """A command whose repeatable options also take several values in a row, as a shell makes of `--images *.jpg`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Spell `--images a b` as `--images a --images b`."""
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        spelled: list[str] = []
+        name, values = "", 0
+        for argument in args:
+            if argument.startswith("-"):
+                name, values = argument, 0
+            elif name in repeatable:
+                values += 1
+                spelled += [name] * (values > 1)
+            spelled.append(argument)
+        return super().parse_args(ctx, spelled)
+
+
+@contextlib.contextmanager
+def exit_on_bad_input() -> Iterator[None]:
+    """Turn a ValueError into one message and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        click.echo(f"conformance: {error}", err=True)
+        sys.exit(BAD_INPUT)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a command.
+
+    Attributes:
+        runnable: Those that can run.
+        absent: A line for each that was asked for by name and is not installed, which makes the run incomplete.
+        left_out: A line for each other that is not installed.
+    """
+
+    runnable: list[Implementation] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def choose_candidates(
+    names: Sequence[str], usual: Mapping[str, Implementation], interpreters: Mapping[str, str] | None = None
+) -> Candidates:
+    """Choose what runs.
+
+    Args:
+        names: Values of `--impl`; none means the usual candidates.
+        usual: The usual candidates, which are left out where they are not installed.
+        interpreters: Names of candidates that run by another Python; what that has installed is not known here.
+
+    Raises:
+        ValueError: If a name is unknown, or an interpreter is given for a candidate that does not run.
+    """
+    from conformance.run.implementations import find_implementation
+
+    interpreters = interpreters or {}
+    asked = [find_implementation(name) for name in dict.fromkeys(names)] or list(usual.values())
+    if unknown := interpreters.keys() - {candidate.name for candidate in asked}:
+        raise ValueError(f"--python names {', '.join(sorted(unknown))}, which is not run")
+    missing = {c.name: c.missing() for c in asked if c.name not in interpreters}
+    runnable = [candidate for candidate in asked if not missing.get(candidate.name)]
+    lines = [not_installed(candidate) for candidate in asked if missing.get(candidate.name)]
+    if names:
+        return Candidates(runnable, absent=lines)
+    if not runnable:
+        return Candidates([], ["no implementation is installed: pip install 'resnet-parity[all]'"], lines)
+    return Candidates(runnable, left_out=lines)
+
+
+def not_installed(candidate: Implementation) -> str:
+    """What an implementation lacks, and how to install it."""
+    missing = ", ".join(candidate.missing())
+    return f"{candidate.name} is not installed ({missing} missing; pip install 'resnet-parity[{candidate.extra}]')"
+
+
+def choose_networks(
+    variants: Sequence[str], weights: Path | None, images: Sequence[Path], seed: int
+) -> dict[str, NetworkPlan]:
+    """Choose the networks to run, by variant, each with weights and inputs.
+
+    Args:
+        variants: Values of `--variant`; none means all, or with weights the variant that the file holds.
+        weights: A checkpoint of one variant; by default weights are synthetic.
+        images: The user's own pictures, in place of the photograph.
+        seed: Seed of synthetic weights and of noise.
+
+    Raises:
+        ValueError: If a variant is unknown, or if weights or pictures cannot be read or do not suit the network.
+    """
+    import weights_convert
+    from conformance.cases.inputs import default_inputs, read_images
+    from conformance.cases.weights import synthetic_weights
+    from conformance.plan import NetworkPlan
+
+    if unknown := [name for name in variants if name not in VARIANTS]:
+        raise ValueError(f"there is no variant {', '.join(unknown)}; the variants are {', '.join(VARIANTS)}")
+    if weights is not None and len(variants) > 1:
+        raise ValueError("--weights belong to one variant; name one")
+    pictures = read_images(images) if images else []
+    if weights is not None:
+        checkpoints = [weights_convert.load(weights, variant=variants[0] if variants else None)]
+    else:
+        checkpoints = [synthetic_weights(VARIANTS[name], seed) for name in dict.fromkeys(variants or VARIANTS)]
+    return {
+        checkpoint.config.variant: NetworkPlan(
+            checkpoint.config,
+            checkpoint,
+            with_pictures(checkpoint.config, pictures, default_inputs(checkpoint.config, seed)),
+        )
+        for checkpoint in checkpoints
+    }
+
+
+def with_pictures(config: ResNetConfig, pictures: Sequence[Input], usual: Sequence[Input]) -> list[Input]:
+    """The usual inputs, in which the user's own pictures, if there are any, take the place of the photograph."""
+    if not pictures:
+        return list(usual)
+    if config.in_channels != 3:
+        raise ValueError(f"pictures have 3 channels, and this network takes {config.in_channels}")
+    return [*pictures, *(input for input in usual if input.name != "photograph")]
+
+
+def parse_pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """Read the values NAME=PATH of an option.
+
+    Raises:
+        ValueError: If one is not of that form.
+
+    Example:
+        >>> parse_pairs(["flax=/opt/jax/bin/python"], "--python")
+        {'flax': '/opt/jax/bin/python'}
+    """
+    pairs = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (name and separator and value):
+            raise ValueError(f"{option} takes NAME=PATH, not {text!r}")
+        pairs[name] = value
+    return pairs
+
+
+def check_report(report: Path | None) -> None:
+    """Check before a long run that its report can be written.
+
+    Raises:
+        ValueError: If its folder is not there.
+    """
+    if report is not None and not report.parent.is_dir():
+        raise ValueError(f"{report}: there is no folder {report.parent} to write the report into")
+
+
+def check_empty(folder: Path | None) -> None:
+    """Check that traces are kept where nothing else is.
+
+    Raises:
+        ValueError: If the folder holds anything.
+    """
+    if folder is not None and folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: traces are kept in a new or empty folder only")
+
+
+@contextlib.contextmanager
+def trace_folder(kept: Path | None) -> Iterator[Path]:
+    """The folder that traces go to: the user's own, or a temporary one, which is removed whatever happens."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    folder = Path(tempfile.mkdtemp(prefix="conformance-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
