@@ -146,7 +146,7 @@ def told(injection: Injection) -> str:
         >>> from impls.config import ResNetConfig
         >>> fault = find_fault("eps-other")
         >>> told(Injection(fault, fault.places(ResNetConfig())[1], 0.00123))
-        'eps-other at bn1 (an eps that is no known one; eps = 0.00123)'
+        'eps-other at bn1 (eps has an unusual value; eps = 0.00123)'
     """
     parameter = injection.fault.parameter
     value = f"; {parameter.name} = {injection.parameter:.6g}" if parameter else ""

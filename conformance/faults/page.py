@@ -3,7 +3,7 @@
 Example:
     >>> from conformance.faults import find_fault
     >>> print(fault_page(find_fault("relu-after-missing")).splitlines()[0])
-    relu-after-missing: no ReLU after the addition
+    relu-after-missing: there is no ReLU after the addition
     >>> print(index_page().splitlines()[1])
       kernel-full-transpose  the kernel's height and width are exchanged, as a plain transpose() of all its axes does
 """

@@ -37,7 +37,7 @@ DTYPE = Remedies(
 STRIDE = Remedies(
     torch="Give stride to the convolution that the weights were trained with: conv2 in torchvision, conv1 in Caffe.",
     flax="Give strides to the convolution that the weights were trained with: conv2 in torchvision, conv1 in Caffe.",
-    keras="Give strides to the one that the weights want it on: conv1 in keras.applications, conv2 in torchvision.",
+    keras="Give strides to the layer that had them in training: conv1 in keras.applications, conv2 in torchvision.",
 )
 RELU = Remedies(
     torch="Put relu after bn1, bn2 and the addition, and nowhere else; a shared nn.ReLU is easily left out of forward.",
@@ -45,7 +45,7 @@ RELU = Remedies(
     keras="Put ops.relu after bn1, bn2 and the addition, and nowhere else.",
 )
 PIXELS = Remedies(
-    torch="Prepare images once as the weights want it: RGB, 0..1, minus mean, over deviation.",
-    flax="Prepare images once as the weights want it: RGB, 0..1, minus mean, over deviation; not in the model too.",
-    keras="Prepare images once as the weights want it: preprocess_input's mode is 'torch' for these weights.",
+    torch="Prepare images once, as the weights expect: RGB in 0..1, minus the mean, divided by the deviation.",
+    flax="Prepare images once, not in the model too: RGB in 0..1, minus the mean, divided by the deviation.",
+    keras="Prepare images once, as the weights expect: preprocess_input's mode is 'torch' for these weights.",
 )

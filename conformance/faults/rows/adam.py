@@ -110,7 +110,7 @@ ROWS = (
     ),
     adam_fault(
         id="adam-eps-uncorrected",
-        what="Adam's eps added to the root before it is corrected: eps / sqrt(1 - beta2**t)",
+        what="Adam's eps is added to the root before that is corrected: eps / sqrt(1 - beta2**t)",
         training=adam_update("mean / first / (sqrt(square / second) + eps / second**0.5)"),
         source="keras#17391, tensorflow#35102, transformers#35504",
     ),
@@ -122,7 +122,7 @@ ROWS = (
     ),
     adam_fault(
         id="adam-uncorrected",
-        what="Adam without bias correction",
+        what="Adam's means are not corrected for their start at zero (bias correction)",
         training=adam_update("mean / (sqrt(square) + eps)"),
     ),
     adam_fault(
@@ -137,7 +137,7 @@ ROWS = (
     ),
     step_fault(
         id="adam-l2",
-        what="weight decay enters Adam's means, as L2's does, where AdamW's is decoupled",
+        what="weight decay enters Adam's means as an L2 penalty, where AdamW's decay is decoupled",
         training=by_framework(
             numpy=(
                 before("        recipe, means, squares = self.recipe", "gradient = gradient + decay * weight"),
@@ -171,19 +171,19 @@ ROWS = (
     ),
     adam_fault(
         id="adam-eps-other",
-        what="another eps of Adam",
+        what="Adam's eps has an unusual value",
         recipe={"eps": PARAMETER},
         parameter=Parameter("eps", injected=3e-6, starts=(1e-7, 1e-5, 1e-3)),
     ),
     adam_fault(
         id="adam-beta1-other",
-        what="another beta1 of Adam",
+        what="Adam's beta1 has an unusual value",
         recipe={"beta1": PARAMETER},
         parameter=Parameter("beta1", injected=0.8, starts=(0.5, 0.95), positive=False),
     ),
     adam_fault(
         id="adam-beta2-other",
-        what="another beta2 of Adam",
+        what="Adam's beta2 has an unusual value",
         recipe={"beta2": PARAMETER},
         parameter=Parameter("beta2", injected=0.98, starts=(0.9, 0.99), positive=False),
     ),

@@ -13,9 +13,9 @@ from conformance.faults.remedies import NAMES, RELU, STRIDE, Remedies
 from impls.config import EXPANSION
 
 RELU_EACH = Remedies(
-    torch="These weights belong to a network with relu after bn3 too, before the addition.",
-    flax="These weights belong to a network with nnx.relu after bn3 too, before the addition.",
-    keras="These weights belong to a network with ops.relu after bn3 too, before the addition.",
+    torch="Put relu after bn3 too, before the addition: the weights were trained with it.",
+    flax="Put nnx.relu after bn3 too, before the addition: the weights were trained with it.",
+    keras="Put ops.relu after bn3 too, before the addition: the weights were trained with it.",
 )
 PROJECTION = Remedies(
     torch="Add the shortcut: downsample_conv and downsample_bn, without a relu, where shapes differ; else x itself.",
@@ -53,7 +53,7 @@ order_fault = partial(Fault, where=at("block", projects=True), remedies=NAMES)
 ROWS = (
     Fault(
         id="stride-1x1",
-        what="the stride is on the first 1x1, where the weights want it on the 3x3",
+        what="the stride is on the first 1x1, where the weights were trained with it on the 3x3",
         where=STRIDED,
         config={"strided_layer": "conv1"},
         source="vision#191, mxnet#8740, mlcommons/training#432",
@@ -61,7 +61,7 @@ ROWS = (
     ),
     Fault(
         id="stride-3x3",
-        what="the stride is on the 3x3, where the weights want it on the first 1x1",
+        what="the stride is on the 3x3, where the weights were trained with it on the first 1x1",
         where=STRIDED,
         config={"strided_layer": "conv2"},
         source="vision#191, mxnet#8740",
@@ -69,23 +69,23 @@ ROWS = (
     ),
     relu_fault(
         id="relu-missing",
-        what="no ReLU after bn1",
+        what="there is no ReLU after bn1",
         model=replaced(BN1, without_relu(BN1)),
     ),
     relu_fault(
         id="relu-missing-2",
-        what="no ReLU after bn2",
+        what="there is no ReLU after bn2",
         model=replaced(BN2, without_relu(BN2)),
     ),
     relu_fault(
         id="relu-before-add",
-        what="a ReLU too many, before the addition",
+        what="there is a ReLU before the addition, too",
         config={"relu_before_addition": True},
         source="the tutorial; benchmark_resnet_classif PR#29",
     ),
     Fault(
         id="relu-before-add-missing",
-        what="no ReLU before the addition, in a network that has one there",
+        what="there is no ReLU before the addition, where the weights were trained with one",
         where=ONE_OR_ALL,
         config={"relu_before_addition": False},
         source="the tutorial",
@@ -93,7 +93,7 @@ ROWS = (
     ),
     relu_fault(
         id="relu-after-missing",
-        what="no ReLU after the addition",
+        what="there is no ReLU after the addition",
         model=replaced(SUM, "return y + x"),
         harmless=NEVER_NEGATIVE,
         harmless_where=IDENTITY_AFTER_RELU,
@@ -112,7 +112,7 @@ ROWS = (
     ),
     relu_fault(
         id="relu-leaky",
-        what="a leaky ReLU, of slope 0.01, after bn2",
+        what="a leaky ReLU (slope 0.01) stands after bn2",
         model=replaced(BN2, f"{without_relu(BN2)}\n        y = relu(y) - 0.01 * relu(-y)"),
     ),
     shortcut_fault(
@@ -128,12 +128,12 @@ ROWS = (
     ),
     shortcut_fault(
         id="shortcut-relu",
-        what="a ReLU on the projected shortcut",
+        what="a ReLU is applied to the projected shortcut",
         model=replaced(SHORTCUT, f"{SHORTCUT}\n            x = relu(x)"),
     ),
     order_fault(
         id="layer-order",
-        what="copied by order: the kernels of conv3 and of the shortcut, of the same shape, are in each other's place",
+        what="the kernels of conv3 and of the shortcut, which have the same shape, are in each other's place",
         where=at("block", projects=True) & LIKE_SHAPES,
         weights=exchanged(("conv3.weight", "downsample_conv.weight")),
         source="tensorflow#33459",
@@ -152,13 +152,13 @@ ROWS = (
     ),
     order_fault(
         id="block-order",
-        what="the block and the next one are in each other's place: names sorted as text put 10 before 2",
+        what="the block and the next one are in each other's place, as when names are sorted as text: 10 before 2",
         where=at("block", followed=True),
         weights=exchanged_with_following,
     ),
     Fault(
         id="tf32-leak",
-        what="TF32 is in force where float32 was asked for: products see 10 bits of an activation",
+        what="TF32 is in force where float32 was asked for: products see 10 bits of an activation's fraction",
         where=ONE_OR_ALL,
         model=together(replaced(*in_ten_bits("conv2")), replaced(*in_ten_bits("conv3"))),
         precision="float32",

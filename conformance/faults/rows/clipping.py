@@ -1,4 +1,4 @@
-"""Gradient clipping: to what, and by the norm of what."""
+"""Gradient clipping: the largest norm, and which gradients are measured together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROWS = (
     ),
     clip_fault(
         id="clip-by-value",
-        what="each number of the gradients is clipped, not their norm together",
+        what="each number of the gradients is clipped by itself, not all of them by their common norm",
         training=by_framework(
             numpy=(NUMPY, "np.clip(gradient, -norm, norm, out=gradient)"),
             torch=(TORCH, "gradient.clamp_(-norm, norm)"),

@@ -15,9 +15,9 @@ from conformance.faults.remedies import BIAS, DTYPE, FOLDED, NAMES, PIXELS, Reme
 from impls.config import ResNetConfig
 
 KERNEL = Remedies(
-    torch="Make weight (out, in, height, width): from (height, width, in, out) that is permute(3, 2, 0, 1).",
-    flax="Make kernel (height, width, in, out): from (out, in, height, width) that is transpose(2, 3, 1, 0).",
-    keras="Make kernel (height, width, in, out): from (out, in, height, width) that is transpose(2, 3, 1, 0).",
+    torch="Bring weight to (out, in, height, width): from (height, width, in, out) by permute(3, 2, 0, 1).",
+    flax="Bring kernel to (height, width, in, out): from (out, in, height, width) by transpose(2, 3, 1, 0).",
+    keras="Bring kernel to (height, width, in, out): from (out, in, height, width) by transpose(2, 3, 1, 0).",
 )
 PADDING = Remedies(
     torch="Use padding=kernel // 2 for symmetric padding; for TensorFlow's SAME, pad right and bottom by hand first.",
@@ -132,7 +132,7 @@ ROWS = (
     ),
     Fault(
         id="bn-folded-twice",
-        what="the batch norm was folded into the convolution, and is applied after it again",
+        what="the batch norm was folded into the convolution, and is still applied after it",
         where=at("conv"),
         weights=norm_folded,
         source="tf2onnx#1494",
@@ -155,19 +155,19 @@ ROWS = (
     ),
     padding_fault(
         id="pad-same",
-        what="SAME padding of the strided 3x3: one-sided at even sizes, hidden at odd ones",
+        what="the strided 3x3 pads as TensorFlow's SAME does: one-sided at even sizes, no difference at odd ones",
         config={"same_padding": True},
         source="keras#16363, flax examples/imagenet, tensornets#25",
     ),
     padding_fault(
         id="pad-symmetric",
-        what="symmetric padding of the strided 3x3, where the weights want TensorFlow's SAME",
+        what="the strided 3x3 pads both sides alike, where the weights were trained with TensorFlow's SAME",
         config={"same_padding": False},
         source="flax examples/imagenet",
     ),
     padding_fault(
         id="pad-same-stem",
-        what="SAME padding of the 7x7 stem: two pixels and three, not three and three",
+        what="the stem's 7x7 pads as TensorFlow's SAME does: by two pixels and three, not three and three",
         where=at("conv", name="conv1"),
         model=by_framework(
             numpy=SAME_CONDITION,

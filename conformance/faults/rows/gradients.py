@@ -1,4 +1,4 @@
-"""Gradients: what the forward pass does not show, since only the way back is wrong.
+"""Gradients: the forward pass is right, and only the way back is wrong.
 
 The frameworks differentiate the text of the model, so that a wrong gradient is a wrong text there; NumPy's gradients
 are written out in its `training.py`. A lost gradient is zero, not absent: an optimizer does with it what it does with
@@ -125,7 +125,7 @@ ROWS = (
     ),
     gradient_fault(
         id="layers-before-frozen",
-        what="no gradient reaches the layers before a block, as where these run without one",
+        what="no gradient reaches the layers before a block, as if they ran without gradients",
         where=at("block") & WITH_CLASSES,
         model=stopping(BN1, f"x = stop(x)\n        {BN1}"),
         training=numpy_before(NUMPY_BLOCK_END, f"dx, dbranch = dx * {NOT_HERE}, dbranch * {NOT_HERE}"),
@@ -133,7 +133,7 @@ ROWS = (
     ),
     gradient_fault(
         id="features-frozen",
-        what="no gradient reaches anything but the classifier, as where the features are computed without one",
+        what="no gradient reaches anything but the classifier, as if the features were computed without gradients",
         where=HEAD,
         model=stopping(HEAD_POOL, HEAD_POOL.replace("pool(x", "pool(stop(x)")),
         training=by_framework(
@@ -143,25 +143,25 @@ ROWS = (
     ),
     statistics_fault(
         id="statistics-detached",
-        what="the batch's mean and variance are constants to the gradient",
+        what="the batch's mean and variance are treated as constants by the gradient",
         model=norm_by_hand(mean="stop(mean)", variance="stop(variance)"),
         training=numpy_before(NUMPY_NORM, f"dscale, doffset = dscale * {NOT_HERE}, doffset * {NOT_HERE}"),
     ),
     statistics_fault(
         id="mean-detached",
-        what="the batch's mean is a constant to the gradient",
+        what="the batch's mean is treated as a constant by the gradient",
         model=norm_by_hand(mean="stop(mean)"),
         training=numpy_before(NUMPY_NORM, f"doffset = doffset * {NOT_HERE}"),
     ),
     statistics_fault(
         id="variance-detached",
-        what="the batch's variance is a constant to the gradient",
+        what="the batch's variance is treated as a constant by the gradient",
         model=norm_by_hand(variance="stop(variance)"),
         training=numpy_before(NUMPY_NORM, f"dscale = dscale * {NOT_HERE}"),
     ),
     lost_fault(
         id="kernel-gradient-lost",
-        what="the kernel has no gradient",
+        what="no gradient reaches the kernel",
         where=at("conv") & WITH_CLASSES,
         model=by_framework(
             torch=(
@@ -193,19 +193,19 @@ ROWS = (
     ),
     lost_fault(
         id="scale-gradient-lost",
-        what="the norm's scale has no gradient",
+        what="no gradient reaches the norm's scale",
         model=norm_by_hand(scale="(stop(scale) + 0 * scale)"),
         training=numpy_before(NUMPY_NORM_END, f'grads[f"{{name}}.weight"] = grads[f"{{name}}.weight"] * {NOT_HERE}'),
     ),
     lost_fault(
         id="offset-gradient-lost",
-        what="the norm's offset has no gradient",
+        what="no gradient reaches the norm's offset",
         model=norm_by_hand(offset="(stop(offset) + 0 * offset)"),
         training=numpy_before(NUMPY_NORM_END, f'grads[f"{{name}}.bias"] = grads[f"{{name}}.bias"] * {NOT_HERE}'),
     ),
     lost_fault(
         id="classifier-gradient-lost",
-        what="the classifier's matrix has no gradient",
+        what="no gradient reaches the classifier's matrix",
         where=HEAD,
         model=replaced(
             LOGITS,
@@ -220,7 +220,7 @@ ROWS = (
     ),
     lost_fault(
         id="classifier-bias-gradient-lost",
-        what="the classifier's bias has no gradient",
+        what="no gradient reaches the classifier's bias",
         where=HEAD,
         model=replaced(
             LOGITS,

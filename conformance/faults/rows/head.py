@@ -57,7 +57,7 @@ ROWS = (
     ),
     Fault(
         id="classes-1001",
-        what="the weights have a background class first: logits are shifted by one",
+        what="the classifier has a background class first: logits are shifted by one",
         where=CLASSIFIER,
         weights=changed("weight", "bias", by=lambda array: np.roll(array, 1, axis=0)),
         source="mlcommons/inference",
@@ -93,17 +93,17 @@ ROWS = (
     ),
     Fault(
         id="flatten-order",
-        what="the features before the classifier are flattened in the order of NHWC, where the weights want NCHW",
+        what="the features before the classifier are in the order of NHWC, where the weights were trained with NCHW",
         where=CLASSIFIER,
         # Both kinds of head pool leave a map of one pixel.
         weights=changed("weight", by=lambda w: w.reshape(len(w), -1, 1, 1).transpose(0, 2, 3, 1).reshape(w.shape)),
         source="keras#9696, MMdnn#595",
         remedies=MATRIX,
-        harmless="the pooled map is one pixel, and both orders of it are the same; a larger map would be out of order",
+        harmless="the pooled map is one pixel, for which both orders are the same; a larger map would be out of order",
     ),
     Fault(
         id="logits-scaled",
-        what="logits are multiplied by some factor: a temperature",
+        what="logits are multiplied by some factor, as by a temperature",
         where=CLASSIFIER,
         weights=scaled("weight", "bias"),
         parameter=Parameter("factor", injected=1.5, starts=(0.5, 1.1, 2.0)),

@@ -1,4 +1,4 @@
-"""Initialisation: what a network that is given no weights draws them from.
+"""Initialisation: the distributions that a network without given weights draws them from.
 
 A row is about all convolutions, the classifier, or the last norms of the blocks: a candidate that leaves convolutions
 and classifier to its framework has two of these faults.
@@ -26,9 +26,9 @@ CLASSIFIER = Remedies(
     keras="Give Dense kernel_initializer=RandomNormal(stddev=0.01): its default is glorot_uniform.",
 )
 LAST_SCALE = Remedies(
-    torch="Start bn3.weight of every block at what the recipe wants: ones, or by Goyal et al. zeros.",
-    flax="Start bn3.scale of every block at what the recipe wants: ones, or by Goyal et al. zeros.",
-    keras="Start bn3.gamma of every block at what the recipe wants: ones, or by Goyal et al. zeros.",
+    torch="Start bn3.weight of every block as the recipe says: at ones, or at zeros as in Goyal et al. 2017.",
+    flax="Start bn3.scale of every block as the recipe says: at ones, or at zeros as in Goyal et al. 2017.",
+    keras="Start bn3.gamma of every block as the recipe says: at ones, or at zeros as in Goyal et al. 2017.",
 )
 
 CUT = "0.87962566103423978"
@@ -180,22 +180,22 @@ ROWS = (
     ),
     conv_fault(
         id="init-fan-in",
-        what="convolutions are drawn normal with a variance by fan-in, not by fan-out",
+        what="convolutions are drawn normal with variance 2 / fan-in, not 2 / fan-out",
         initial=CONV.scaled(2.0, "fan_in", "normal", 'kaiming_normal_(layer.weight, nonlinearity="relu"'),
     ),
     conv_fault(
         id="init-he-normal",
-        what="convolutions are drawn by Keras's he_normal: truncated, with a variance by fan-in",
+        what="convolutions are drawn by Keras's he_normal: truncated, variance 2 / fan-in",
         initial=CONV.scaled(2.0, "fan_in", "truncated_normal"),
     ),
     conv_fault(
         id="init-he-uniform",
-        what="convolutions are drawn by he_uniform: uniform, with a variance by fan-in",
+        what="convolutions are drawn by he_uniform: uniform, variance 2 / fan-in",
         initial=CONV.scaled(2.0, "fan_in", "uniform", 'kaiming_uniform_(layer.weight, nonlinearity="relu"'),
     ),
     conv_fault(
         id="init-glorot-normal",
-        what="convolutions are drawn by glorot_normal, not truncated: variance 2 / (fan-in + fan-out)",
+        what="convolutions are drawn by glorot_normal, without truncation: variance 2 / (fan-in + fan-out)",
         initial=CONV.scaled(1.0, "fan_avg", "normal", "xavier_normal_(layer.weight"),
     ),
     conv_fault(
@@ -229,7 +229,7 @@ ROWS = (
     ),
     conv_fault(
         id="init-fixed",
-        what="convolutions are drawn normal with one deviation for all, whatever their fans",
+        what="convolutions are drawn normal with the same deviation everywhere, whatever their fans",
         initial=CONV.normal(VALUE),
         parameter=Parameter("deviation", injected=0.02, starts=(0.02,)),
     ),
@@ -261,13 +261,13 @@ ROWS = (
     ),
     classifier_fault(
         id="init-classifier-other",
-        what="the classifier is drawn normal with another deviation than 0.01",
+        what="the classifier is drawn normal with a deviation other than 0.01",
         initial=LINEAR.normal(VALUE),
         parameter=Parameter("deviation", injected=0.02, starts=(0.02,)),
     ),
     Fault(
         id="init-last-scale-zero",
-        what="the last scale of each block starts at zero, not one",
+        what="the scale of the last norm of each block starts at zero, not at one",
         where=NETWORK & networks(zero_init_last_scale=False),
         seen_in=(Seen.INITIALISATION,),
         initial=replaced("scale=0.0 if config.zero_init_last_scale else 1.0", "scale=0.0"),

@@ -1,4 +1,4 @@
-"""The images: wrong preprocessing, as a function of images that were prepared rightly."""
+"""The images: wrong preprocessing, expressed as a function of images that were prepared correctly."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ ROWS = (
     ),
     colour_fault(
         id="scale-255",
-        what="the images are 0..255, where 0..1 is normalised",
+        what="the pixels were in 0..255, not in 0..1, when they were normalised",
         images=pixels(lambda rgb: (rgb * 255 - MEAN) / STD),
     ),
     colour_fault(
         id="scale-255-twice",
-        what="the images were divided by 255 twice",
+        what="the pixels were divided by 255 twice before they were normalised",
         images=pixels(lambda rgb: (rgb / 255 - MEAN) / STD),
     ),
     colour_fault(
@@ -146,20 +146,20 @@ ROWS = (
     ),
     colour_fault(
         id="crop-pct",
-        what="another crop fraction (here: 7/8 of the image, enlarged)",
+        what="the images were cropped to another fraction (here: 7/8 of the image, enlarged)",
         images=prepared(zoomed),
         source="keras-hub's timm loader ignores it",
         remedies=RESIZING,
     ),
     image_fault(
         id="image-scaled",
-        what="the images are multiplied by some factor",
+        what="the prepared images are multiplied by some factor",
         images=lambda images, factor: (images * factor).astype(images.dtype),
         parameter=Parameter("factor", injected=0.3, starts=(0.5, 2.0, 255.0)),
     ),
     image_fault(
         id="image-shifted",
-        what="some number is added to the images",
+        what="some number is added to the prepared images",
         images=lambda images, number: (images + number).astype(images.dtype),
         parameter=Parameter("number", injected=0.4, starts=(-0.5, 0.5), positive=False),
     ),

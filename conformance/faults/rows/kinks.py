@@ -1,4 +1,4 @@
-"""Kinks: the gradient of ReLU at zero and of the max pool at ties, where the function alone does not say it."""
+"""Kinks: the gradient of ReLU at zero and of the max pool at ties, which their values do not decide."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ ROWS = (
     ),
     gradient_fault(
         id="pool-ties-averaged",
-        what="the max pool's gradient is shared among equal pixels: the pool written as a maximum over slices",
+        what="the max pool's gradient is shared among equal pixels, as by a maximum over slices",
         where=STEM_OF_SYMMETRIC,
         model=replaced(
             MAX_POOL,
@@ -106,7 +106,7 @@ ROWS = (
     ),
     gradient_fault(
         id="pool-ties-all",
-        what="the max pool's whole gradient goes to each of equal pixels",
+        what="the max pool's whole gradient goes to each of several equal pixels",
         where=STEM_OF_SYMMETRIC,
         model=replaced(
             MAX_POOL,

@@ -55,7 +55,7 @@ ROWS = (
     ),
     loss_fault(
         id="label-smoothing-missing",
-        what="no label smoothing",
+        what="there is no label smoothing",
         recipe={"label_smoothing": 0.0},
         remedies=SMOOTHING,
     ),
@@ -82,7 +82,7 @@ ROWS = (
     ),
     loss_fault(
         id="softmax-twice",
-        what="a softmax before a loss that holds one",
+        what="a softmax is applied before a loss that applies one itself",
         training=by_framework(
             numpy=(
                 before("    logits = logits - logits.real.max(1, keepdims=True)", *NUMPY_SOFTMAX),
@@ -99,7 +99,7 @@ ROWS = (
     ),
     loss_fault(
         id="label-smoothing-other",
-        what="another share of label smoothing",
+        what="the share of label smoothing has an unusual value",
         recipe={"label_smoothing": PARAMETER},
         parameter=Parameter("share", injected=0.06, starts=(0.05, 0.3), positive=False),
         remedies=SMOOTHING,

@@ -1,4 +1,4 @@
-"""The stem and the stages: the max pool's padding, window and place, the stages' strides."""
+"""The stem and the stages: the max pool's padding, function and place, the strides of stages."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ pool_fault = partial(Fault, where=STEM_OF_SYMMETRIC, remedies=POOLING)
 ROWS = (
     Fault(
         id="stem-relu-missing",
-        what="no ReLU in the stem",
+        what="there is no ReLU in the stem",
         where=at("stem"),
         model=replaced(STEM, without_relu(STEM)),
         remedies=RELU,
     ),
     pool_fault(
         id="pool-same",
-        what="SAME padding of the max pool: one-sided at even sizes",
+        what="the max pool pads as TensorFlow's SAME does: one-sided at even sizes",
         model=replaced(STEM_POOL, 'x = tap("stem", max_pool(x, replace(self.config, same_padding=True)))'),
         source="simclr#26, flax examples/imagenet",
     ),
     pool_fault(
         id="pool-symmetric",
-        what="symmetric padding of the max pool, where the weights want TensorFlow's SAME",
+        what="the max pool pads both sides alike, where the weights were trained with TensorFlow's SAME",
         where=at("stem") & networks(same_padding=True),
         model=replaced(STEM_POOL, 'x = tap("stem", max_pool(x, replace(self.config, same_padding=False)))'),
         source="flax examples/imagenet",
     ),
     pool_fault(
         id="pool-valid",
-        what="max pool without padding: 55x55",
+        what="the max pool does not pad: 55x55 pixels leave it, not 56x56",
         where=at("stem") & networks(head_pool=None, same_padding=False),
         model=replaced(
             MAX_POOL,
@@ -56,7 +56,7 @@ ROWS = (
     ),
     pool_fault(
         id="pool-ceil",
-        what="the size of the max pool's map is rounded up, not down",
+        what="the max pool rounds the size of its map up, not down",
         where=at("stem") & networks(head_pool=None, same_padding=False),
         model=replaced(
             MAX_POOL,
@@ -85,13 +85,13 @@ ROWS = (
     ),
     pool_fault(
         id="pool-missing",
-        what="no max pool, as in networks for small images",
+        what="there is no max pool, as in networks for small images",
         where=at("stem") & FREE_SIZE,
         model=replaced(STEM_POOL, 'x = tap("stem", x)'),
     ),
     pool_fault(
         id="pool-zero",
-        what="zeros, not minus infinity, around the max pool's input",
+        what="the max pool pads with zeros, not with minus infinity",
         model=replaced(
             MAX_POOL,
             numpy="return windows(pad(x, 3, 2, config.same_padding, 0.0), 3, 2).max((4, 5))",
@@ -100,7 +100,7 @@ ROWS = (
             keras='return ops.max_pool(pad(x, 3, 0.0), 3, 2, "valid", "channels_last")',
         ),
         source="tensorflow#48105, onnx-to-keras#31",
-        harmless="the pool's input passed a ReLU, so zero is never above its largest; before a ReLU it would matter",
+        harmless="the pool's input passed a ReLU, so zero is never above the largest value; without a ReLU it might be",
     ),
     pool_fault(
         id="pool-before-relu",
@@ -110,7 +110,7 @@ ROWS = (
             replaced(STEM, without_relu(STEM)),
             replaced(STEM_POOL, 'x = tap("stem", relu(max_pool(x, self.config)))'),
         ),
-        harmless="ReLU keeps the order of numbers, so the largest stays it; with zeros around the pool it would not",
+        harmless="ReLU keeps the order of numbers, so the largest stays the largest; with an average pool it would matter",
     ),
     Fault(
         id="stage1-stride",

@@ -117,27 +117,27 @@ ROWS = (
     ),
     eps_fault(
         id="eps-keras",
-        what="eps 1e-3, Keras's default",
+        what="eps is 1e-3, Keras's default",
         config={"norm_eps": 1e-3},
         source="nn-transfer#3, keras-yolo3#451",
     ),
     eps_fault(
         id="eps-1.001",
-        what="eps 1.001e-5, that of keras.applications, for 1e-5",
+        what="eps is 1.001e-5, as in keras.applications, not 1e-5",
         seen_in=(Seen.FORWARD_FLOAT64,),
         config={"norm_eps": 1.001e-5},
         source="keras.applications",
     ),
     eps_fault(
         id="eps-1e-5",
-        what="eps 1e-5, the usual default, where the weights want another",
+        what="eps is 1e-5, the usual default, where the weights were trained with another",
         seen_in=(Seen.FORWARD_FLOAT64,),
         config={"norm_eps": 1e-5},
         source="keras.applications",
     ),
     eps_fault(
         id="eps-zero",
-        what="no eps: it was forgotten when the norm was folded or written by hand",
+        what="no eps is added to the variance: it was forgotten when the norm was folded or written by hand",
         seen_in=(Seen.FORWARD_FLOAT64,),
         model=replaced("config.norm_eps", "1e-30"),
     ),
@@ -151,19 +151,19 @@ ROWS = (
     ),
     decay_fault(
         id="momentum-inverted",
-        what="running statistics keep 0.1 of the old value at a step, where 0.9 is meant",
+        what="running statistics keep a share of 0.1 of the old value at each step, not 0.9",
         config={"norm_decay": 0.1},
         source="transformers#19454, flaxmodels, EfficientNet-PyTorch#3",
     ),
     decay_fault(
         id="momentum-099",
-        what="running statistics keep 0.99 of the old value at a step, the default of Flax and Keras",
+        what="running statistics keep a share of 0.99 of the old value at each step, the default of Flax and Keras",
         config={"norm_decay": 0.99},
         source="bonsai, keras.applications",
     ),
     Fault(
         id="var-biased",
-        what="the running variance is not corrected by n / (n - 1)",
+        what="the batch's variance enters the running one without the correction n / (n - 1)",
         where=ONE_OR_ALL,
         seen_in=(Seen.STATISTICS,),
         config={"norm_variance": "biased"},
@@ -172,7 +172,7 @@ ROWS = (
     ),
     Fault(
         id="bn-frozen",
-        what="the batch norm is in inference mode while the network is trained",
+        what="the batch norm is in inference mode during training",
         where=ONE_OR_ALL,
         seen_in=(Seen.FORWARD_TRAIN, Seen.STATISTICS),
         model=by_framework(
@@ -192,7 +192,7 @@ ROWS = (
     ),
     Fault(
         id="bn-batch-stats",
-        what="the batch's statistics are used in inference",
+        what="the batch norm uses the batch's statistics in inference",
         where=ONE_OR_ALL,
         model=by_framework(
             numpy=(NORM_CALL["numpy"], "mean, variance = self.moments(x)"),
@@ -232,17 +232,17 @@ ROWS = (
         ),
         source="keras#18795",
         remedies=VARIANCE,
-        harmless="equal in exact arithmetic; it loses digits only where a mean is large beside its deviation",
+        harmless="equal in exact arithmetic; it loses digits only where the mean is large compared with the deviation",
     ),
     eps_fault(
         id="eps-other",
-        what="an eps that is no known one",
+        what="eps has an unusual value",
         config={"norm_eps": PARAMETER},
         parameter=Parameter("eps", injected=3.7e-4, starts=(1e-6, 1e-4, 1e-2)),
     ),
     decay_fault(
         id="momentum-other",
-        what="running statistics keep another share of the old value than any known one",
+        what="running statistics keep an unusual share of the old value at each step",
         config={"norm_decay": PARAMETER},
         parameter=Parameter("decay", injected=0.73, starts=(0.5, 0.95), positive=False),
     ),

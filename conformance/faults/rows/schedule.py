@@ -9,9 +9,9 @@ from conformance.faults.fault import PARAMETER, Parameter, step_fault
 from conformance.faults.remedies import Remedies
 
 RATE = Remedies(
-    torch="Set lr, and let the scheduler multiply just that.",
-    flax="Set learning_rate, and let the schedule's peak be just that.",
-    keras="Set learning_rate, and let the schedule's peak be just that.",
+    torch="Set lr, and let the scheduler multiply nothing but that.",
+    flax="Set learning_rate, and let it be the peak of the schedule.",
+    keras="Set learning_rate, and let it be the peak of the schedule.",
 )
 SCHEDULE = Remedies(
     torch="Call scheduler.step() once after each optimizer.step(), and count the milestones in steps from 0.",
@@ -48,7 +48,7 @@ warmup_fault = partial(step_fault, remedies=WARMUP)
 ROWS = (
     schedule_fault(
         id="schedule-constant",
-        what="a constant learning rate: the schedule steps once an epoch, not once a step, or not at all",
+        what="the learning rate stays constant: the schedule is stepped once an epoch or never, not once a step",
         recipe={"schedule": "constant"},
     ),
     schedule_fault(
@@ -72,7 +72,7 @@ ROWS = (
     ),
     warmup_fault(
         id="warmup-missing",
-        what="no warm-up",
+        what="there is no warm-up",
         recipe={"warmup_steps": 0},
     ),
     warmup_fault(
@@ -138,7 +138,7 @@ ROWS = (
     ),
     schedule_fault(
         id="cosine-end-other",
-        what="the cosine ends at another step",
+        what="the cosine ends at an unusual step",
         recipe={"total_steps": PARAMETER},
         parameter=Parameter("total steps", injected=10.0, starts=(9.0, 16.0, 60.0)),
     ),

@@ -12,9 +12,9 @@ from conformance.faults.fault import PARAMETER, Parameter, step_fault
 from conformance.faults.remedies import Remedies
 
 DECAY = Remedies(
-    torch="weight_decay of torch.optim.SGD is L2's, of AdamW decoupled (default 0.01): set it and its groups.",
-    flax="optax.sgd has no decay: put add_decayed_weights before it for L2's; optax.adamw's default is 1e-4.",
-    keras="weight_decay of Keras's optimizers is decoupled, in SGD too: L2's has to be added to the gradient.",
+    torch="weight_decay is an L2 penalty in torch.optim.SGD, decoupled in AdamW (default 0.01): set it and its groups.",
+    flax="optax.sgd has no decay: put add_decayed_weights before it for an L2 penalty; optax.adamw's default is 1e-4.",
+    keras="weight_decay of Keras's optimizers is decoupled, in SGD too: an L2 penalty has to be added to the gradient.",
 )
 DECAYED = Remedies(
     torch="Make two parameter groups: kernels (two or four axes) with weight_decay, all others with 0, or one for all.",
@@ -103,7 +103,7 @@ momentum_fault = partial(step_fault, remedies=MOMENTUM)
 ROWS = (
     decay_fault(
         id="wd-decoupled",
-        what="SGD's weight decay is decoupled, where L2's passes through the momentum",
+        what="SGD's weight decay is decoupled, where an L2 penalty passes through the momentum",
         training=by_framework(
             numpy=(
                 (f"        {NUMPY_GRADIENT}\n", ""),
@@ -137,48 +137,48 @@ ROWS = (
     ),
     decay_fault(
         id="wd-missing",
-        what="no weight decay",
+        what="there is no weight decay",
         recipe={"weight_decay": 0.0},
     ),
     momentum_fault(
         id="nesterov-missing",
-        what="momentum without Nesterov's step ahead",
+        what="momentum is plain, without Nesterov's step ahead",
         recipe={"nesterov": False},
     ),
     momentum_fault(
         id="nesterov-added",
-        what="Nesterov's step ahead, where plain momentum is meant",
+        what="momentum takes Nesterov's step ahead, where plain momentum is meant",
         recipe={"nesterov": True},
     ),
     step_fault(
         id="lr-in-velocity",
-        what="the learning rate multiplies what enters the velocity, not the step, which shows when the rate changes",
+        what="the learning rate multiplies what enters the velocity, not the step: it shows when the rate changes",
         training=rate_in_velocity(""),
         source="pytorch#1099, jax#1528",
         remedies=VELOCITY,
     ),
     step_fault(
         id="lr-in-velocity-negative",
-        what="the learning rate multiplies what enters the velocity, which points downhill: Keras's own momentum",
+        what="the learning rate multiplies what enters the velocity, which points downhill, as in Keras's SGD",
         training=rate_in_velocity("-"),
         source="keras.optimizers.SGD",
         remedies=VELOCITY,
     ),
     decay_fault(
         id="wd-other",
-        what="another weight decay",
+        what="the weight decay has an unusual value",
         recipe={"weight_decay": PARAMETER},
         parameter=Parameter("weight decay", injected=3e-4, starts=(1e-4, 0.1)),
     ),
     momentum_fault(
         id="sgd-momentum-other",
-        what="another momentum",
+        what="the momentum has an unusual value",
         recipe={"momentum": PARAMETER},
         parameter=Parameter("momentum", injected=0.85, starts=(0.5, 0.95), positive=False),
     ),
     momentum_fault(
         id="dampening",
-        what="only a share 1 - dampening of the gradient enters the velocity; dampening = momentum averages gradients",
+        what="a share of the gradient, 1 - dampening, enters the velocity; dampening = momentum makes it an average",
         training=by_framework(
             numpy=(NUMPY_VELOCITY, f"{NUMPY_VELOCITY.removesuffix('gradient')}(1 - {VALUE}) * gradient"),
             torch=torch_sgd((TORCH_VELOCITY, f"velocity.mul_(momentum).add_(gradient, alpha=1 - {VALUE})")),
