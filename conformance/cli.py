@@ -230,7 +230,7 @@ def false_alarms(
     from conformance.report.record import write_json
     from conformance.report.text import plain_console
     from conformance.run.implementations import NAMED
-    from conformance.selftest.alarms import run_right_builds
+    from conformance.selftest.alarms import run_campaign
     from conformance.selftest.text import print_campaign
 
     console = plain_console()
@@ -241,7 +241,7 @@ def false_alarms(
     for line in candidates.left_out:
         console.print(f"left out: {line}")
     with progress() as notify:
-        campaign = run_right_builds(
+        campaign = run_campaign(
             candidates.runnable, variants or list(VARIANTS), runs, seed=seed, full=full, notify=notify
         )
     print_campaign(campaign, candidates.runnable, console)

@@ -95,7 +95,7 @@ def localise(localiser: Localiser, firsts: Sequence[Comparison]) -> list[Diverge
 
 
 def localise_forward(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
-    """Localise in forward runs; candidates that diverge in one precision, network and input share the oracle's run."""
+    """Localise in forward runs; candidates that diverge in one precision, network and input share one oracle's run."""
     groups: dict[tuple[str, str, str], list[Comparison]] = {}
     for first in firsts:
         groups.setdefault((first.precision, first.case.variant, first.case.input), []).append(first)
@@ -125,7 +125,7 @@ def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[
         return [unlocalised(first) for first in group]
 
     def run(feed: Mapping[Case, Trace] | None, names: Sequence[str]) -> dict[str, dict[Mode, Trace]]:
-        """Run the candidates of those names; their traces by mode."""
+        """Run candidates by name; returns each one's traces by mode."""
         candidates = [localiser.candidates[name] for name in names]
         again = localiser.rerun(candidates, precision, cases, network, feed) if candidates else {}
         runs.extend(again.values())
@@ -154,7 +154,7 @@ def localise_gradients(localiser: Localiser, firsts: Sequence[Comparison]) -> It
 
 
 def diagnose_gradients(localiser: Localiser, first: Comparison) -> Divergence:
-    """Diagnose gradients; a wrong loss that no fault of training explains is explained by the forward pass."""
+    """Diagnose gradients; where no fault of training explains a wrong loss, examine the forward pass."""
     network = localiser.network(first)
     findings: list[Finding] = []
     for name in dict.fromkeys([network.batch.name, first.case.input]):
@@ -174,7 +174,7 @@ def diagnose_gradients(localiser: Localiser, first: Comparison) -> Divergence:
 
 
 def localise_steps(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
-    """Localise in training steps of a small network or, where it trains rightly, in gradients of the whole network."""
+    """Localise in training steps of a small network or, if it trains as it should, in gradients of the whole one."""
     for first in firsts:
         divergence = diagnose_small_network(localiser, first)
         if not divergence.findings and "gradients" not in localiser.tasks:
@@ -218,7 +218,7 @@ def localise_initialisation(localiser: Localiser, firsts: Sequence[Comparison]) 
 
 
 def localise_nothing(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
-    """Examine nothing further: the arrays that failed are all that is known."""
+    """Examine nothing further: the comparison that failed is all that is known."""
     yield from map(unlocalised, firsts)
 
 
@@ -237,12 +237,12 @@ def _could_not_run(run: TracedRun) -> str:
 
 
 def small_config(config: ResNetConfig) -> ResNetConfig:
-    """The configuration of a small network of the same variant."""
+    """Make the configuration of a small network of the same variant."""
     return replace(config, **TRAINED_SIZE)
 
 
 def small_network(config: ResNetConfig, seed: int, **size: Any) -> NetworkPlan:
-    """A small network of the same variant, with synthetic weights and one batch of noise.
+    """Make a small network of the same variant, with synthetic weights and one batch of noise.
 
     Args:
         config: Any network of the variant.
@@ -316,7 +316,7 @@ def examine_initial(network: NetworkPlan, candidate: Mapping[str, Any]) -> list[
 
 
 def _states(arrays: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each step's number, with the state after it and the loss before it."""
+    """Yield each step's number, with the state after it and the loss before it."""
     for number in range(1, STEPS + 1):
         prefix = f"{number}."
         state = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -70,7 +70,7 @@ class Candidates:
 def choose_candidates(
     names: Sequence[str], usual: Mapping[str, Implementation], interpreters: Mapping[str, str] | None = None
 ) -> Candidates:
-    """Choose what runs.
+    """Choose the candidates that run.
 
     Args:
         names: Values of `--impl`; none means the usual candidates.
@@ -97,7 +97,7 @@ def choose_candidates(
 
 
 def not_installed(candidate: Implementation) -> str:
-    """What an implementation lacks, and how to install it."""
+    """Say which packages an implementation lacks, and how to install them."""
     missing = ", ".join(candidate.missing())
     return f"{candidate.name} is not installed ({missing} missing; pip install 'resnet-parity[{candidate.extra}]')"
 
@@ -141,7 +141,7 @@ def choose_networks(
 
 
 def with_pictures(config: ResNetConfig, pictures: Sequence[Input], usual: Sequence[Input]) -> list[Input]:
-    """The usual inputs, in which the user's own pictures, if there are any, take the place of the photograph."""
+    """Put the user's own pictures, if there are any, in the place of the photograph among the usual inputs."""
     if not pictures:
         return list(usual)
     if config.in_channels != 3:
@@ -190,7 +190,7 @@ def check_empty(folder: Path | None) -> None:
 
 @contextlib.contextmanager
 def trace_folder(kept: Path | None) -> Iterator[Path]:
-    """The folder that traces go to: the user's own, or a temporary one, which is removed whatever happens."""
+    """Yield the folder that traces go to: the user's own, or a temporary one, which is removed whatever happens."""
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
         yield kept

@@ -1,4 +1,4 @@
-"""The outcome of a run: what was compared, what diverges and why, what could not run; the verdict and its exit code."""
+"""The outcome of a run: what was compared, what diverges and why, what could not run, and the verdict."""
 
 from __future__ import annotations
 

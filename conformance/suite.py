@@ -60,7 +60,7 @@ def run_cases(plan: Plan, files: Files, cases: Mapping[str, Sequence[Case]], not
 
 
 class Comparing:
-    """Takes events as they come and compares traces as soon as all that a comparison needs is there.
+    """Compares traces as soon as all that a comparison needs is there, while events of the workers come in.
 
     Attributes:
         outcome: Everything compared so far.
@@ -79,7 +79,7 @@ class Comparing:
         self.load_oracle = lru_cache(maxsize=2)(Trace.load)
 
     def take(self, event: Event) -> None:
-        """Note an event; compare what it makes comparable."""
+        """Take one event of a worker, and compare what can be compared now."""
         candidate, precision = event.job.implementation.name, event.job.precision
         worker = self.outcome.workers.setdefault(f"{candidate} {precision}", {"seconds": None})
         if event.kind == "traced":
@@ -106,7 +106,7 @@ class Comparing:
         self._compare_waiting(case)
 
     def _compare_waiting(self, case: Case) -> None:
-        """Compare the traces of a case that wait for nothing: float32 waits for the noise floors where it is judged."""
+        """Compare the traces of a case that need not wait; where float32 is judged, it waits for the noise floors."""
         waiting, self.waiting[case] = self.waiting.get(case, []), []
         for precision, file in waiting:
             if precision == "float32" and case not in self.floors and is_judged(case, precision):

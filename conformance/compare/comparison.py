@@ -1,4 +1,4 @@
-"""The outcome of comparing: a verdict on one array, and the comparison that it belongs to."""
+"""Verdicts and comparisons: the judgement of one array, and what was compared."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Comparison:
 
     @property
     def explanation(self) -> str:
-        """Why the array failed; in float32 also why it passed: its error beside the noise floor and rounding bound."""
+        """Why the array failed or, in float32, passed: its error beside noise floor and rounding bound."""
         if self.reason or self.error is None or self.floor is None or self.bound is None:
             return self.reason
         return explain_error(self.error, self.floor, self.bound, "noise")

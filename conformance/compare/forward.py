@@ -14,7 +14,7 @@ from weights_convert.table import RUNNING_STATISTICS
 
 
 def judge_forward(oracle: Trace, candidate: Trace, config: ResNetConfig, floors: NoiseFloors) -> dict[str, Verdict]:
-    """Judge every array of a forward run: a verdict by name, in the order the network computes them."""
+    """Judge every array of a forward run; returns verdicts by name, in the order the network computes the arrays."""
     case = candidate.origin.case
     lengths = dict(dot_lengths(config, values_per_channel(case, oracle, config)))
     statistics = dict.fromkeys(statistic_names(config), STATISTICS_FLOAT64)
@@ -36,7 +36,7 @@ def judge_forward(oracle: Trace, candidate: Trace, config: ResNetConfig, floors:
 
 
 def judge_noise(error: float, floor: NoiseFloor | None, bound: float, numbers: int) -> Verdict:
-    """Judge a float32 error: noise is as large as that of correct builds, not more and not suspiciously less.
+    """Judge a float32 error: noise is as large as the error of correct builds, not more and not suspiciously less.
 
     Args:
         error: Relative L2 error of an array.

@@ -23,7 +23,7 @@ standard normal numbers."""
 def judge_initialisation(
     oracle: Trace, candidate: Trace, config: ResNetConfig, floors: NoiseFloors
 ) -> dict[str, Verdict]:
-    """Judge every array of a network that was given no weights: a verdict by name, in the order of the layers."""
+    """Judge every array of a network without given weights; returns verdicts by name, in the order of the layers."""
     sizes = [prod(shape) for shape in expected_shapes(config).values()]
     names = expected_names(candidate.origin.case, config)
     return {
@@ -35,7 +35,7 @@ def judge_initialisation(
 def judge_initial(
     name: str, oracle: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray], numbers: int
 ) -> Verdict:
-    """Judge whether an array may be drawn from the distribution of the oracle's; constants must be equal.
+    """Judge whether an array may come from the same distribution as the oracle's; constants must be equal.
 
     Two draws of n normal numbers of variance v have means that differ by about sqrt(2 v / n), variances by
     sqrt(4 v^2 / n) and fourth moments by sqrt(192 v^4 / n) (Kendall and Stuart, The Advanced Theory of Statistics 1,

@@ -1,4 +1,4 @@
-"""Limits of every comparison, each with its reason and the measurement behind it. No other module holds one.
+"""The limits of all comparisons, each with its reason and the measurement behind it; no other module holds one.
 
 The two precisions make two claims. In float64, rounding is so small that any difference in the mathematics stands out:
 limits are absolute. In float32, the error of a correct build depends far more on weights and depth (1.4e-6 with one set
@@ -69,7 +69,7 @@ class RelativeToBuilds:
         return self.times_floor * (1 + SCATTER / sqrt(2 * numbers)) * max(worst, FLOAT32_UNIT)
 
     def least(self, best: float, numbers: int) -> float:
-        """The smallest error that float32 can have, given the best reference build's; 0 for an array of few numbers."""
+        """The smallest error of a float32 computation, given the best reference build's; 0 for arrays of few numbers."""
         return self.suspicious * max(0.0, 1 - SCATTER / sqrt(2 * numbers)) * best
 
 

@@ -12,7 +12,7 @@ from conformance.trace import Trace
 
 
 class Incomparable(ValueError):
-    """No error can be computed between two arrays: that is a failure, and the message says why."""
+    """Raised where no error can be computed between two arrays; the message says why, and the comparison fails."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def measure_in_trace(name: str, oracle: Trace, candidate: Trace) -> Measurement:
 
 
 def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
-    """The array to measure an error against where the array itself is zero in theory and rounding in practice.
+    """Return the scale of an error where the array itself is zero in theory and rounding in practice.
 
     In train mode a norm subtracts the mean, so an offset in front of it has no effect, and its gradient is rounding.
     The error of that gradient, and of what an optimizer keeps of it, is measured against the gradient of the layer's
@@ -92,7 +92,7 @@ def scale_of(name: str, oracle: Trace) -> np.ndarray | None:
         oracle: The oracle's trace.
 
     Returns:
-        The scale; None where the array is its own.
+        The array to measure the error against; None where that is the array itself.
     """
     moment, _, array = name.partition(".")
     case = oracle.origin.case

@@ -19,7 +19,7 @@ class NoiseFloor:
     worst: float
 
     def multiple(self, error: float) -> str:
-        """An error as a multiple of the worst reference build's, in words.
+        """Format an error as a multiple of the worst reference build's.
 
         Example:
             >>> floor = NoiseFloor(2.4e-6, 2.9e-6)
@@ -52,7 +52,7 @@ def noise_floors(oracle: Trace, builds: Sequence[Trace]) -> NoiseFloors:
 
 
 def explain_error(error: float, floor: NoiseFloor, bound: float, conclusion: str) -> str:
-    """Say how an error stands beside the noise floor and the rounding bound, and what follows from it.
+    """Put an error beside the noise floor and the rounding bound, with what follows from them, in one sentence.
 
     Example:
         >>> explain_error(3.1e-6, NoiseFloor(2.4e-6, 2.9e-6), 8.1e-6, "noise")[:80]
@@ -65,7 +65,7 @@ def explain_error(error: float, floor: NoiseFloor, bound: float, conclusion: str
 
 
 def two_digits(number: float) -> str:
-    """A number in two digits and an exponent without leading zero.
+    """Format a number in two digits, its exponent without a leading zero.
 
     Example:
         >>> two_digits(3.14e-6), two_digits(0.0), two_digits(2.0e-12)

@@ -1,4 +1,4 @@
-"""Rounding: the largest error that it can explain, given how many products and values are summed."""
+"""The rounding bound: the largest error that rounding can explain, from the lengths of the sums alone."""
 
 from __future__ import annotations
 

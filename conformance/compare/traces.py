@@ -1,7 +1,7 @@
-"""Compares traces: two traces of one case in, a comparison for every array out, by the judge of the case's task.
+"""Compares a candidate's trace with the oracle's of the same case: a comparison for every array.
 
-Nothing here knows a framework, and nothing can pass on nothing: a missing name, another shape or dtype, NaN or infinity
-on either side, a constant oracle are all failures.
+A comparison cannot pass vacuously: a missing array, another shape or dtype, NaN or infinity on either side, and a
+constant oracle are all failures. Nothing here knows a framework.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def compare_traces(
 
 
 def compare_parameters(candidate: Trace, config: ResNetConfig) -> Comparison:
-    """Compare the arrays that the model itself lists with those that the network has: names and shapes must be equal.
+    """Compare names and shapes of the arrays that the model lists with those that the network has.
 
-    The error is the number of arrays that differ.
+    The error is the number of arrays that differ; none may.
     """
     origin = candidate.origin
     case = Case(origin.case.variant, origin.case.input, origin.case.mode)

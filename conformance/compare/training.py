@@ -29,7 +29,7 @@ LIMITS: dict[str, Absolute] = {
 
 
 def judge_training(oracle: Trace, candidate: Trace, config: ResNetConfig, floors: NoiseFloors) -> dict[str, Verdict]:
-    """Judge every array of a run of gradients or of training steps: a verdict by name, in the order a fault would show.
+    """Judge every array of gradients or training steps; returns verdicts by name, in the order a fault would show.
 
     In float32 only gradients at the oracle's own activations have limits; all else is measured and passes, unless it
     cannot be measured.
@@ -54,7 +54,7 @@ def judge_training(oracle: Trace, candidate: Trace, config: ResNetConfig, floors
 
 
 def judge_float32_gradient(error: float, floor: NoiseFloor | None, bound: float, numbers: int) -> Verdict:
-    """Judge a float32 gradient: it may err as much as correct builds do, or as rounding on the way back explains.
+    """Judge a float32 gradient: it may err as much as correct builds do, or as much as rounding can explain.
 
     Either suffices. Near the output few numbers are summed, and a framework may take another way there (the logarithm
     of the softmax, and the exponential of that) than the reference builds, which then happen to err by less.

@@ -1,4 +1,4 @@
-"""Shows how far the workers are: a bar for each on a terminal, a line for each elsewhere; both on standard error."""
+"""Shows the progress of workers on standard error: a bar for each on a terminal, elsewhere a line for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record: a whole run as one JSON document, which every other form of the report is made from."""
+"""The record: a whole run as one JSON document, from which every other form of the report is made."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_record(plan: Plan, outcome: Outcome, left_out: Sequence[str]) -> Record
 
 
 def environment(plan: Plan, outcome: Outcome) -> Record:
-    """Versions, machine, devices, the precision in force, and the hashes of weights and inputs."""
+    """Record versions, machine, devices, the precision in force, and the hashes of weights and inputs."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

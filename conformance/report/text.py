@@ -51,7 +51,7 @@ FED = ", fed the oracle's own input"
 
 
 def plain_console(file: IO[str] | None = None, width: int | None = None) -> Console:
-    """A console that prints strings as they are: no markup, no highlighting, no emoji.
+    """Make a console that prints strings as they are: without markup, highlighting and emoji.
 
     Args:
         file: Where it prints; standard output by default.
@@ -106,7 +106,7 @@ def print_divergence(divergence: Record, console: Console) -> None:
 
 
 def could_not_run(failure: Record) -> Text:
-    """The line about a candidate that could not run."""
+    """Make the line about a candidate that could not run."""
     from rich.text import Text
 
     name = f"{failure['implementation']} ({failure['precision']}) could not run:"
@@ -114,7 +114,7 @@ def could_not_run(failure: Record) -> Text:
 
 
 def mathematics_table(record: Record) -> Table:
-    """The table of float64: a row for each candidate, with the worst error in each network."""
+    """Make the table of float64: a row for each candidate, with the worst error in each network."""
     from rich.table import Table
 
     table = Table(title="float64", title_justify="left", title_style="bold")
@@ -132,7 +132,7 @@ def mathematics_table(record: Record) -> Table:
 
 
 def noise_table(record: Record) -> Table:
-    """The table of float32: for each candidate and network, the array nearest to its limit, and whether it is noise."""
+    """Make the table of float32: for each candidate and network, the array nearest to its limit, and the verdict."""
     from rich.table import Table
 
     table = Table(title="float32: noise or bug?", title_justify="left", title_style="bold")
@@ -151,7 +151,7 @@ def noise_table(record: Record) -> Table:
 
 
 def reported_table(record: Record) -> Table:
-    """The table of float32 training: for each candidate and network, the worst error of each kind of array."""
+    """Make the table of float32 training: for each candidate and network, the worst error of each kind of array."""
     from rich.table import Table
 
     table = Table(title="float32 training: reported, not judged", title_justify="left", title_style="bold")
@@ -176,7 +176,7 @@ TABLES: dict[str, Callable[[Record], Table]] = {"float64": mathematics_table, "f
 
 
 def notes(comparisons: Comparisons) -> Iterable[str]:
-    """The notes on the tasks that were judged, each once, in the order of the table of tasks."""
+    """List the notes on the tasks that were judged, each once, in the order of the table of tasks."""
     by_task: dict[str, list[dict[str, Any]]] = {}
     for comparison in comparisons:
         by_task.setdefault(comparison["task"].partition(" ")[0] or "forward", []).append(comparison)
@@ -184,7 +184,7 @@ def notes(comparisons: Comparisons) -> Iterable[str]:
 
 
 def note_on_draws(comparisons: Comparisons) -> str:
-    """What was compared of the initial weights, and how far their moments are apart."""
+    """Say how far the moments of initial weights are apart."""
     worst = max((c["error"] for c in comparisons if c["error"] is not None), default=0.0)
     return (
         "initialisation: constants are equal, and the moments of what is drawn differ from those of the oracle's draw "
@@ -203,17 +203,17 @@ NOTES: dict[str, Callable[[Comparisons], str]] = {
 
 
 def _kind(name: str) -> str:
-    """What an array of a training run is shown as; empty for the state after many steps: the losses stand for it."""
+    """Name the column of an array of a training run; empty for the state after many steps: see the losses."""
     return {"first": "1 step", "losses": f"{STEPS} losses", "gradient": "of each"}.get(name.partition(".")[0], "")
 
 
 def _select(comparisons: Comparisons, **facts: str) -> list[dict[str, Any]]:
-    """The comparisons whose facts are these."""
+    """Select the comparisons with these facts."""
     return [comparison for comparison in comparisons if all(comparison[key] == facts[key] for key in facts)]
 
 
 def _worst_error(comparisons: Comparisons) -> str | Text:
-    """The largest relative L2 error, and how many comparisons failed."""
+    """Format the largest relative L2 error, and how many comparisons failed."""
     from rich.text import Text
 
     if not comparisons:
@@ -225,7 +225,7 @@ def _worst_error(comparisons: Comparisons) -> str | Text:
 
 
 def _nearest(comparisons: Comparisons) -> tuple[str, ...]:
-    """The array nearest to its limit: name, error, noise floor, rounding bound, error as a multiple of the floor."""
+    """Format the array nearest to its limit: name, error, noise floor, rounding bound, multiple of the floor."""
     limited = [c for c in comparisons if c["error"] is not None and c["limit"] and c["floor"]]
     if not limited:
         return ("-",) * 5
@@ -237,7 +237,7 @@ def _nearest(comparisons: Comparisons) -> tuple[str, ...]:
 
 
 def _noise_or_bug(comparisons: Comparisons) -> Text:
-    """The verdict on all comparisons of a network in float32."""
+    """Format the verdict on a network in float32."""
     from rich.text import Text
 
     failed = sum(not comparison["passed"] for comparison in comparisons)

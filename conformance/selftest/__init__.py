@@ -1,1 +1,1 @@
-"""The self-test: whether the suite catches, places and names what is injected."""
+"""Tests the suite itself: injected faults must be caught, placed and named, and correct builds not accused."""

@@ -1,9 +1,8 @@
-"""False alarms: many right builds, of which none may be accused.
+"""False alarms: many correct builds are run and judged as `conformance run` judges; none may be accused.
 
 A limit that a correct build exceeds now and then is as bad as one that misses a bug. So networks are drawn: all
-variants, weights of ever new seeds, odd and even sizes, batches of one and of several, one thread and two. Each is run
-by every build that there is, in both precisions, and judged as `conformance run` judges. A run is one build, in one
-precision, on one draw, in inference and train mode.
+variants, weights of a new seed each time, odd and even sizes, batches of one and of several, one thread and two. Every
+build runs each of them in both precisions, in inference and train mode.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from impls.config import VARIANTS, ResNetConfig
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides in which order a build adds up, beside the build: the shape of its input and its threads.
+    """Shape of the input and number of threads: beside the build, these decide in which order it adds up.
 
     Attributes:
         side: "odd", "even", or "square" for 224x224.
         batch: Number of images.
-        threads: Of the worker.
+        threads: Number of threads of the worker.
     """
 
     side: str
@@ -45,8 +44,10 @@ class Setting:
 
 
 SMALL_SETTINGS = (Setting("odd", 3, 1), Setting("even", 1, 2), Setting("odd", 1, 2), Setting("even", 4, 1))
+"""Settings of the small network. They are few, since torch.compile compiles for each; seeds cost nothing."""
+
 FULL_SETTINGS = (Setting("square", 1, 2), Setting("square", 2, 1))
-"""Of the small network and of ResNet-50. Few, since torch.compile compiles for each; seeds cost nothing."""
+"""Settings of ResNet-50."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class Draw:
     """One network with its input.
 
     Attributes:
-        variant: Of the network.
-        setting: Shape and threads.
-        seed: Of weights and input.
-        full: Whether it is ResNet-50, or the small network of the self-test.
+        variant: Key of `impls.config.VARIANTS`.
+        setting: Shape of the input, and threads.
+        seed: Seed of weights and input.
+        full: Whether the network is ResNet-50, not the small one.
     """
 
     variant: str
@@ -67,22 +68,22 @@ class Draw:
 
     @property
     def name(self) -> str:
-        """Unique within a campaign."""
+        """Name of the network, unique within a campaign."""
         return f"{self.variant}-{self.seed}"
 
     @property
     def config(self) -> ResNetConfig:
-        """Of the network."""
+        """Configuration of the network."""
         return VARIANTS[self.variant] if self.full else replace(VARIANTS[self.variant], **FORWARD_SIZE)
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of the input."""
         odd, even = noise_sides(self.config.head_pool)
         return {"odd": odd[:2], "even": even[:2], "square": (224, 224)}[self.setting.side]
 
     def network(self) -> NetworkPlan:
-        """Its weights and its input.
+        """Make the network's weights and its input.
 
         Example:
             >>> Draw("v1.5", Setting("odd", 3, 1), seed=4).network().inputs[0].images.shape
@@ -93,7 +94,7 @@ class Draw:
 
 
 def draws(variants: Sequence[str], number: int, seed: int = 0, full: bool = False) -> list[Draw]:
-    """So many draws, each with a seed of its own: every variant in one setting, then in the next.
+    """Draw networks, each with a seed of its own: every variant in one setting, then in the next.
 
     Example:
         >>> [draw.name for draw in draws(["v1", "keras"], 3)]
@@ -101,17 +102,17 @@ def draws(variants: Sequence[str], number: int, seed: int = 0, full: bool = Fals
     """
     pairs = list(product(FULL_SETTINGS if full else SMALL_SETTINGS, variants))
     turns = (pairs[turn % len(pairs)] for turn in range(number))
-    return [Draw(variant, setting, own, full) for own, (setting, variant) in enumerate(turns, start=seed)]
+    return [Draw(variant, setting, seed + turn, full) for turn, (setting, variant) in enumerate(turns)]
 
 
 @dataclass
 class Campaign:
-    """What came of the right builds.
+    """The outcome of running correct builds.
 
     Attributes:
-        comparisons: Of all of them.
+        comparisons: Everything compared.
         failures: Builds that could not run.
-        seconds: That it took.
+        seconds: Duration of the campaign.
     """
 
     comparisons: list[Comparison] = field(default_factory=list)
@@ -120,21 +121,21 @@ class Campaign:
 
     @property
     def alarms(self) -> list[Comparison]:
-        """Comparisons that accuse a right build."""
+        """False alarms: the comparisons that failed."""
         return [comparison for comparison in self.comparisons if not comparison.passed]
 
     @property
     def runs(self) -> int:
-        """Builds that were judged: one in one precision on one draw."""
+        """Number of runs: a run is one build in one precision on one network."""
         return len({(c.candidate, c.precision, c.case.variant) for c in self.comparisons})
 
     def parts(self) -> dict[tuple[str, str], Campaign]:
-        """The same of each build in each precision."""
-        found: dict[tuple[str, str], Campaign] = {}
+        """Split the campaign by build and precision."""
+        parts: dict[tuple[str, str], Campaign] = {}
         for comparison in self.comparisons:
             key = comparison.candidate, comparison.precision
-            found.setdefault(key, Campaign()).comparisons.append(comparison)
-        return found
+            parts.setdefault(key, Campaign()).comparisons.append(comparison)
+        return parts
 
     @property
     def nearest(self) -> Comparison | None:
@@ -147,7 +148,7 @@ class Campaign:
         return min((c.error / c.floor.best for c in self.comparisons if c.error and c.floor), default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts, alarms, failures, and of each build what came nearest to its limits, as JSON values."""
+        """The campaign as JSON values: counts, alarms, failures, and for each build what came nearest to its limit."""
         return {
             "seconds": round(self.seconds, 1),
             "runs": self.runs,
@@ -171,8 +172,8 @@ class Campaign:
         }
 
 
-def run_right_builds(
-    implementations: Sequence[Implementation],
+def run_campaign(
+    builds: Sequence[Implementation],
     variants: Sequence[str],
     runs: int,
     *,
@@ -180,22 +181,22 @@ def run_right_builds(
     full: bool = False,
     notify: Listener = lambda event: None,
 ) -> Campaign:
-    """Run right builds and judge them.
+    """Run correct builds and judge them.
 
     Args:
-        implementations: Rows of the tables of implementations.
-        variants: Of the networks.
-        runs: At least so many, each build in each precision on each draw being one.
-        seed: Of the first draw.
+        builds: Rows of the tables of implementations and builds.
+        variants: Variants of the networks.
+        runs: Least number of runs, each build in each precision on each network being one.
+        seed: Seed of the first network.
         full: Whether the networks are ResNet-50 at 224x224, not the small one.
         notify: Hears every event of the workers.
     """
     started, campaign = time.monotonic(), Campaign()
-    drawn = draws(variants, -(-runs // (len(implementations) * len(PRECISIONS))), seed, full)
-    for threads in dict.fromkeys(draw.setting.threads for draw in drawn):
+    networks = draws(variants, -(-runs // (len(builds) * len(PRECISIONS))), seed, full)
+    for threads in dict.fromkeys(draw.setting.threads for draw in networks):
+        group = [draw for draw in networks if draw.setting.threads == threads]
         with tempfile.TemporaryDirectory(prefix="conformance-alarms-") as folder:
-            own = [draw for draw in drawn if draw.setting.threads == threads]
-            outcome = run_draws(own, implementations, Path(folder), threads, notify)
+            outcome = run_draws(group, builds, Path(folder), threads, notify)
         campaign.comparisons += outcome.comparisons
         campaign.failures += outcome.failures
     campaign.seconds = time.monotonic() - started
@@ -203,10 +204,10 @@ def run_right_builds(
 
 
 def run_draws(
-    drawn: Sequence[Draw], implementations: Sequence[Implementation], folder: Path, threads: int, notify: Listener
+    group: Sequence[Draw], builds: Sequence[Implementation], folder: Path, threads: int, notify: Listener
 ) -> Outcome:
-    """Run every build on every draw."""
-    networks = {draw.name: draw.network() for draw in drawn}
-    plan = Plan(networks, implementations, PRECISIONS, folder, "cpu", timeout=7200.0, threads=threads)
+    """Run every build on every network of a group, in workers with that many threads."""
+    networks = {draw.name: draw.network() for draw in group}
+    plan = Plan(networks, builds, PRECISIONS, folder, "cpu", timeout=7200.0, threads=threads)
     cases = [Case(name, network.inputs[0].name, mode) for name, network in networks.items() for mode in MODES]
     return run_cases(plan, write_files(plan), dict.fromkeys(PRECISIONS, cases), notify)

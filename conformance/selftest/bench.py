@@ -85,5 +85,5 @@ class Bench(ABC):
 
 
 def as_if_of(oracle: Trace, candidate: Trace) -> Trace:
-    """The oracle's trace under the candidate's origin: all injections are compared with the same numbers."""
+    """Return the oracle's trace under the candidate's origin: all injections are compared with the same numbers."""
     return replace(oracle, origin=candidate.origin)

@@ -80,11 +80,11 @@ class ForwardBench(Bench):
         return list(self.oracle)
 
     def feed(self, case: Case) -> Trace | None:
-        """The oracle's layers, where layers are recorded."""
+        """The oracle's layers, in the cases that record layers."""
         return self.oracle[case] if case.layers else None
 
     def expected(self, injection: Injection) -> str:
-        """The first array that differs in the oracle with the fault: an activation, or else a running statistic."""
+        """The first activation that differs in the oracle with the fault, or else the first running statistic."""
         config, precision = self.network.config, injection.fault.precision
         oracle = SegmentedOracle(config, self.network.weights.arrays, precision)
         for case in (case for case in self.cases if case.layers):

@@ -101,7 +101,7 @@ def run_networks(
     notify: Listener,
     result: Result,
 ) -> Iterator[tuple[str, Traces]]:
-    """Run networks in a few workers; yields the name of each with its traces, as soon as they are all there.
+    """Run networks in a few workers; yields each one's name and traces as soon as these are complete.
 
     Args:
         bench: The network, its cases, and what they are fed.
@@ -155,7 +155,7 @@ def judge_injection(bench: Bench, implementation: str, injection: Injection, tra
 
 
 def batched(names: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
-    """Names, at most so many at a time.
+    """Split names into batches of at most that size.
 
     Example:
         >>> list(batched("abcde", 2))

@@ -1,4 +1,4 @@
-"""Prints the outcome of a self-test and of a campaign of correct builds."""
+"""Prints the outcome of a self-test, and of a campaign of correct builds."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def print_selftest(result: Result, variant: str, implementations: Sequence[Imple
     for message in missed:
         console.print(message)
     console.print(
-        f"{len(result.trials):,} injections, {result.correct:,} comparisons of right builds with "
+        f"{len(result.trials):,} injections, {result.correct:,} comparisons of correct networks with "
         f"{len(result.false_alarms)} false alarms, in {result.seconds:.0f} s: "
         f"{'targets are missed' if missed else 'all targets are met'}"
     )
 
 
 def table_rows(result: Result, implementations: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """A row per fault: its id, and a cell for each implementation."""
+    """Yield a row for each fault: its id, and a cell for each implementation."""
     for fault in dict.fromkeys(trial.fault for trial in result.trials):
         yield fault, *(cell([t for t in result.of(name) if t.fault == fault]) for name in implementations)
 
 
 def cell(trials: Sequence[Trial]) -> str:
-    """The counts of one fault in one implementation.
+    """Format the counts of one fault in one implementation: caught, placed and named, of all.
 
     Example:
         >>> cell([Trial("torch", "bgr", "input", "float64", "", "conv1", True, "conv1", ("scale-255@input",))])
@@ -65,7 +65,7 @@ def print_campaign(campaign: Campaign, implementations: Sequence[Implementation]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="right builds", title_justify="left")
+    table = Table(title="correct builds", title_justify="left")
     for name in ("build", "precision"):
         table.add_column(name, no_wrap=True)
     for name in ("runs", "compared", "false\nalarms", "error /\nlimit"):
@@ -84,13 +84,13 @@ def print_campaign(campaign: Campaign, implementations: Sequence[Implementation]
     for failure in campaign.failures:
         console.print(could_not_run(failure.to_dict()))
     console.print(
-        f"{campaign.runs:,} runs of right builds, {len(campaign.comparisons):,} comparisons, "
+        f"{campaign.runs:,} runs of correct builds, {len(campaign.comparisons):,} comparisons, "
         f"{len(campaign.alarms):,} false alarms, in {campaign.seconds:.0f} s"
     )
 
 
 def _nearest(comparison: Comparison | None) -> tuple[str, str]:
-    """The error as a share of its limit, and where it is."""
+    """Format the error as a share of its limit, and where it is."""
     if comparison is None:
         return "-", "-"
     return f"{comparison.share:.2g}", f"{comparison.name} ({comparison.case.variant}, {comparison.case.mode})"

@@ -42,7 +42,7 @@ QUICKLY_COMPILED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 @dataclass(frozen=True, eq=False)
 class TrainingBench(Bench):
-    """A small network, and the oracle's traces of it, right and with each fault, made when they are asked for.
+    """A small network; the oracle runs it, with and without faults, when its traces are asked for.
 
     Attributes:
         shown: By injection, what `failures` returned.
@@ -79,7 +79,7 @@ class TrainingBench(Bench):
         return Trace(arrays, Origin(case, ORACLE.name, "float64"))
 
     def cases_of(self, injection: Injection) -> list[Case]:
-        """The cases in which the oracle with the fault differs; one, where it does in none."""
+        """The cases in which the oracle with the fault differs, or the first case if it differs in none."""
         return list(self.failures(injection)) or self.cases[:1]
 
     def expected(self, injection: Injection) -> str:
@@ -87,7 +87,7 @@ class TrainingBench(Bench):
         return next(map(_task_and_name, self.failures(injection).values()), "")
 
     def failures(self, injection: Injection) -> dict[Case, Comparison]:
-        """The first comparison that fails in each case in which the oracle with the fault differs."""
+        """Find, for each case in which the oracle with the fault differs, the first comparison that fails."""
         name = injection_name(injection)
         if name not in self.shown:
             wrong = FaultyAdapter(copy(self.oracle), [(injection.fault.id, injection.place.name)])
@@ -107,7 +107,7 @@ class TrainingBench(Bench):
         ]
 
     def diagnose(self, failed: Comparison, traces: Traces, correct: Traces) -> tuple[str, Sequence[Finding]]:
-        """Examine the traces of all cases; in those it was not run in, an injection shows as the correct network."""
+        """Examine all cases; in those in which an injection does not show, take the correct network's trace."""
         return _task_and_name(failed), self.examine({**correct, **traces})
 
     @abstractmethod
@@ -120,7 +120,7 @@ class GradientsBench(TrainingBench):
 
     @property
     def cases(self) -> list[Case]:
-        """One: train mode."""
+        """One case, in train mode."""
         return [Case(CORRECT, self.network.inputs[0].name, "train", task="gradients")]
 
     def examine(self, traces: Traces) -> list[Finding]:
@@ -134,7 +134,7 @@ class StepsBench(TrainingBench):
 
     @property
     def cases(self) -> list[Case]:
-        """One for each recipe, with the state after every step."""
+        """A case for each recipe, with the state after every step."""
         case = Case(CORRECT, self.network.inputs[0].name, "train", task="steps", layers=True)
         return [replace(case, recipe=name) for name in RECIPES]
 
@@ -150,7 +150,7 @@ class InitialBench(TrainingBench):
 
     @property
     def cases(self) -> list[Case]:
-        """One: neither input nor mode matters."""
+        """One case, since neither input nor mode matters."""
         return [Case(CORRECT, self.network.inputs[0].name, "train", task="initialisation")]
 
     def examine(self, traces: Traces) -> list[Finding]:
@@ -159,7 +159,7 @@ class InitialBench(TrainingBench):
 
 
 def first_and_last(trace: Trace) -> Trace:
-    """Keep the states after the first and after the last step, of a trace that has the state after every step."""
+    """Reduce a trace that has the state after every step to those after the first and the last."""
     moments = {"1": MOMENTS[0], str(STEPS): MOMENTS[1]}
     arrays = {}
     for name, array in trace.arrays.items():

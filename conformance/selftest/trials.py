@@ -1,4 +1,4 @@
-"""Trials: which faults the self-test injects where, and what came of each; the targets that must be met."""
+"""Trials of the self-test: which fault is injected where, what came of it, and the targets to be met."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAYER_TARGET, CAUSE_TARGET = 0.98, 0.95
 
 @dataclass(frozen=True)
 class Trial:
-    """One injection into one implementation, and what came of it.
+    """One injection into one implementation, and its outcome.
 
     Attributes:
         implementation: Name of the implementation.
@@ -108,7 +108,7 @@ class Result:
 
 
 def injection_name(injection: Injection) -> str:
-    """The name of an injection: FAULT@PLACE.
+    """Name an injection: FAULT@PLACE.
 
     Example:
         >>> [injection_name(injection) for injection in chosen_injections(ResNetConfig(), ["pool-valid"])]

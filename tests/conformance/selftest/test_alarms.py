@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 
 from conformance.run.implementations import BUILDS, IMPLEMENTATIONS, NAMED, find_implementation
-from conformance.selftest.alarms import FULL_SETTINGS, SMALL_SETTINGS, Campaign, draws, run_right_builds
+from conformance.selftest.alarms import FULL_SETTINGS, SMALL_SETTINGS, Campaign, draws, run_campaign
 from impls.config import VARIANTS
 
 
@@ -38,7 +38,7 @@ def each_rounds_in_its_own_way(campaign: Campaign, names: list[str]) -> None:
 
 def test_right_builds_are_not_accused():
     names = [name for name in NAMED if name.startswith("torch") and name != "torch-compiled"]
-    campaign = run_right_builds([NAMED[name] for name in names], ["v1.5"], runs=5)
+    campaign = run_campaign([NAMED[name] for name in names], ["v1.5"], runs=5)
     assert (campaign.failures, campaign.alarms) == ([], [])
     assert campaign.runs == 6  # each build in both precisions
     assert len(campaign.comparisons) == 6 * (11 + 11 + 58 + 1)  # two modes, running statistics, the parameters' names
@@ -50,7 +50,7 @@ def test_right_builds_are_not_accused():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_build_is_right_and_none_is_accused():
-    campaign = run_right_builds(list(NAMED.values()), ["v1.5"], runs=len(NAMED) * 2)
+    campaign = run_campaign(list(NAMED.values()), ["v1.5"], runs=len(NAMED) * 2)
     assert (campaign.failures, campaign.alarms) == ([], [])
     assert campaign.runs == len(NAMED) * 2
     for framework in IMPLEMENTATIONS:
@@ -76,7 +76,7 @@ def test_a_wrong_build_is_an_alarm_and_exit_code_1(red_run):
 
 def test_the_counts_are_of_each_build_and_of_all(red_run):
     done, report = red_run
-    assert f"4 runs of right builds, {report['comparisons']} comparisons, " in " ".join(done.stdout.split())
+    assert f"4 runs of correct builds, {report['comparisons']} comparisons, " in " ".join(done.stdout.split())
     counts = {
         (build["build"], build["precision"]): (build["runs"], build["false_alarms"]) for build in report["builds"]
     }
