@@ -69,7 +69,7 @@ class RelativeToBuilds:
         return self.times_floor * (1 + SCATTER / sqrt(2 * numbers)) * max(worst, FLOAT32_UNIT)
 
     def least(self, best: float, numbers: int) -> float:
-        """The smallest error of a float32 computation, given the best reference build's; 0 for arrays of few numbers."""
+        """The smallest error that float32 can have, given the best reference build's; 0 for arrays of few numbers."""
         return self.suspicious * max(0.0, 1 - SCATTER / sqrt(2 * numbers)) * best
 
 

@@ -1,4 +1,4 @@
-"""The comparing code: each way in which a comparison must fail, fails."""
+"""Comparing traces: each way in which a comparison must fail, fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from conformance.cases.case import Case, activation_names, dot_lengths, statistic_names
 from conformance.compare.comparison import Comparison
 from conformance.compare.forward import judge_noise
-from conformance.compare.limits import ACTIVATIONS_FLOAT64
 from conformance.compare.measure import Incomparable, measure
 from conformance.compare.noise import NoiseFloor, noise_floors, two_digits
 from conformance.compare.traces import compare_parameters, compare_traces
@@ -29,7 +28,7 @@ def trace(precision: str = "float64", mode: str = "inference", noise: float = 0.
     arrays = {name: random.standard_normal((2, 5)) for name in names}
     off = np.random.default_rng(1)
     arrays = {name: (a + noise * off.standard_normal(a.shape)).astype(precision) for name, a in arrays.items()}
-    origin = Origin(Case("v1.5", "noise", mode), "port", precision, parameters=expected_shapes(CONFIG))
+    origin = Origin(Case("v1.5", "noise", mode), "candidate", precision, parameters=expected_shapes(CONFIG))
     return Trace(arrays, replace(origin, **changes))
 
 
@@ -86,7 +85,7 @@ def test_a_wrong_array_fails_alone(array, reason):
         (np.zeros((0, 5)), "shape"),
     ],
 )
-def test_an_oracle_that_proves_nothing_fails_even_where_the_port_agrees_with_it(array, reason):
+def test_an_oracle_that_proves_nothing_fails_even_where_the_candidate_agrees_with_it(array, reason):
     oracle, candidate = with_array(trace(), "logits", array), with_array(trace(), "logits", array)
     if array is None or array.size == 0:
         candidate = trace()
@@ -125,10 +124,6 @@ def test_one_number_far_off_fails_though_the_norm_is_small():
     assert "largest error" in failed(compare_traces(oracle, candidate, CONFIG))["stem"]
 
 
-def test_the_sign_of_an_error_does_not_matter():
-    assert measure(np.array([1.0, 2.0]), np.array([1.0, 1.0])) == measure(np.array([1.0, 2.0]), np.array([1.0, 3.0]))
-
-
 @pytest.mark.parametrize(
     ("noise", "reason"),
     [
@@ -138,7 +133,7 @@ def test_the_sign_of_an_error_does_not_matter():
         (0.0, "too small for float32"),
     ],
 )
-def test_float32_is_held_against_correct_builds(noise, reason):
+def test_float32_is_compared_with_correct_builds(noise, reason):
     oracle = trace(noise=0.0)
     exact = Trace({name: a.astype(np.float32).astype(np.float64) for name, a in oracle.arrays.items()}, oracle.origin)
     candidate = trace("float32", noise=noise)
@@ -150,29 +145,9 @@ def test_float32_is_held_against_correct_builds(noise, reason):
 
 
 @pytest.mark.parametrize(
-    ("error", "bound", "conclusion"),
-    [
-        (3.1e-6, 8.1e-6, ""),
-        (5.9e-6, 8.1e-6, "2.03 times what correct builds err by: a bug, or TF32 in some layer"),
-        (1.2e-4, 8.1e-6, "41 times what correct builds err by: a bug, or TF32 in some layer"),
-        (3.2e-3, 8.1e-6, "1,103 times what correct builds err by: a wrong network, or TF32 or bfloat16 in force"),
-        (3.1e-6, 3.0e-6, "more than rounding can explain: a bug, and in the builds or the oracle another"),
-        (2.3e-7, 8.1e-6, "too small for float32: float64, or the oracle compared with itself"),
-    ],
-)
-def test_an_error_is_noise_or_a_bug_for_a_stated_reason(error, bound, conclusion):
-    _, _, passed, reason, *_ = judge_noise(error, NoiseFloor(2.4e-6, 2.9e-6), bound, 10**6)
-    assert passed == (not conclusion)
-    if conclusion:
-        floor = "correct float32 builds of this run err by 2.4e-6 to 2.9e-6"
-        explained = f"rounding in sums of this length can explain {two_digits(bound)}"
-        assert reason == f"error {two_digits(error)}; {floor}; {explained}: {conclusion}"
-
-
-@pytest.mark.parametrize(
     ("noise", "conclusion"), [(1e-6, "noise"), (4e-5, "26 times what correct builds err by: a bug")]
 )
-def test_every_float32_verdict_tells_the_noise_it_was_held_against(noise, conclusion):
+def test_every_float32_verdict_says_which_noise_it_was_compared_with(noise, conclusion):
     oracle, candidate = trace(), trace("float32", noise=noise)
     for comparison in compare_traces(oracle, candidate, CONFIG, FLOORS):
         facts = comparison.to_dict()
@@ -183,21 +158,6 @@ def test_every_float32_verdict_tells_the_noise_it_was_held_against(noise, conclu
         assert facts["explanation"].startswith(words)
         if comparison.name == "logits":
             assert conclusion in facts["explanation"].removeprefix(words)
-
-
-@pytest.mark.parametrize(("numbers", "most"), [(1, 6.2), (10, 3.3), (1000, 2.1), (10**6, 2.0)])
-def test_an_array_of_few_numbers_may_err_by_more_through_luck(numbers, most):
-    floor, bound = NoiseFloor(1e-6, 1e-6), 1e-3
-    assert judge_noise(most * 1e-6, floor, bound, numbers).passed
-    assert not judge_noise((most + 0.1) * 1e-6, floor, bound, numbers).passed
-
-
-@pytest.mark.parametrize(("numbers", "least"), [(10, 0.033), (1000, 0.093), (10**6, 0.1)])
-def test_an_array_of_few_numbers_may_err_by_less_through_luck(numbers, least):
-    floor, bound = NoiseFloor(1e-6, 1e-6), 1e-3
-    assert judge_noise((least + 0.001) * 1e-6, floor, bound, numbers).passed
-    assert not judge_noise((least - 0.001) * 1e-6, floor, bound, numbers).passed
-    assert judge_noise(0.0, floor, bound, 4).passed
 
 
 def test_in_train_mode_rounding_may_come_from_the_sums_of_each_norm_too():
@@ -214,26 +174,14 @@ def test_a_float64_verdict_has_no_noise():
         assert (comparison.floor, comparison.bound, comparison.explanation) == (None, None, "")
 
 
-def test_builds_without_error_make_any_error_infinitely_large():
+def test_beside_builds_without_error_any_error_is_infinitely_large():
     assert NoiseFloor(0.0, 0.0).multiple(1e-9) == "inf"
     assert not judge_noise(1.3e-7, NoiseFloor(0.0, 0.0), 1e-6, 10**6).passed
-
-
-def test_builds_that_err_by_less_than_one_rounding_had_luck():
-    assert judge_noise(1.1e-7, NoiseFloor(0.9e-8, 1.1e-8), 1e-6, 10**6).passed
-    assert not judge_noise(1.3e-7, NoiseFloor(0.9e-8, 1.1e-8), 1e-6, 10**6).passed
 
 
 def test_float32_without_reference_builds_cannot_pass():
     reasons = failed(compare_traces(trace(), trace("float32", noise=1e-6), CONFIG))
     assert set(reasons) == set(NAMES)
-
-
-def test_float64_allows_what_long_sums_of_equal_values_round_by():
-    assert ACTIVATIONS_FLOAT64.or_rounding(25_000) == ACTIVATIONS_FLOAT64
-    wider = ACTIVATIONS_FLOAT64.or_rounding(12_544**2)
-    assert wider.relative_l2 == pytest.approx(2 * 12_544 * 2**-53)
-    assert wider.largest == pytest.approx(10 * wider.relative_l2)
 
 
 def test_the_bound_of_the_dot_lengths_holds_however_bad_the_builds_are():
@@ -249,7 +197,7 @@ def test_floors_are_the_best_and_the_worst_build():
     assert "stem" not in noise_floors(trace(), [trace(noise=1e-7), broken])
 
 
-def test_parameters_must_be_the_networks_own():
+def test_the_model_must_list_the_arrays_of_the_network():
     assert compare_parameters(trace(), CONFIG).passed
     own = trace().origin.parameters
     for wrong in (

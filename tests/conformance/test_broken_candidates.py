@@ -1,4 +1,4 @@
-"""Ports broken on purpose are shown red, and the first wrong layer is named."""
+"""Candidates that are broken on purpose diverge, and the first wrong layer is named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-PORTS = {
+CANDIDATES = {
     "padding": ("broken_ports:PaddingOfStage3", "stage3.0.conv2"),
     "stride": ("broken_ports:StrideOfStage2", "stage2.0.conv1"),
     "epsilon": ("broken_ports:EpsilonOfStage4", "stage4.1.bn2"),
@@ -22,7 +22,7 @@ PORTS = {
 @pytest.fixture(scope="module")
 def red_run(conformance, small_weights, tmp_path_factory):
     report = tmp_path_factory.mktemp("report") / "report.json"
-    adapters = [f"--impl=broken-{name}={adapter}" for name, (adapter, _) in PORTS.items()]
+    adapters = [f"--impl=broken-{name}={adapter}" for name, (adapter, _) in CANDIDATES.items()]
     done = conformance(
         *("run", *adapters, "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64"),
         *("--report", report),
@@ -35,11 +35,11 @@ def test_the_run_is_red(red_run):
     assert (done.returncode, report["verdict"], report["failures"]) == (1, "diverges", [])
 
 
-@pytest.mark.parametrize("name", PORTS)
+@pytest.mark.parametrize("name", CANDIDATES)
 def test_the_first_wrong_layer_is_named(red_run, name):
     done, report = red_run
     (divergence,) = [d for d in report["first_divergences"] if d["implementation"] == f"broken-{name}"]
-    assert divergence["layer"] == PORTS[name][1]
+    assert divergence["layer"] == CANDIDATES[name][1]
     assert f"broken-{name} diverges" in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""Gradients in float32, at the oracle's activations: right builds agree as far as rounding goes, and bugs stand out."""
+"""Gradients in float32, at the oracle's activations: correct candidates agree to rounding, and bugs stand out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from conformance.cases.recipes import RECIPES
 from conformance.compare.limits import FLOAT32
 from conformance.compare.noise import NoiseFloor
 from conformance.compare.training import judge_float32_gradient
-from conformance.run.worker import keep_choices
+from conformance.run.tasks import keep_choices
 from impls.config import VARIANTS
 
-PORTS = tuple(
+CANDIDATES = tuple(
     f"--impl={name}=broken_training:{adapter}"
     for name, adapter in {"coarse": "CoarseLayer", "own": "OwnActivations", "nan": "LossIsNotANumber"}.items()
 )
@@ -28,7 +28,7 @@ def run(conformance, small_weights, tmp_path_factory):
     weights = ("--weights", small_weights["v1.5"])
     tasks = ("--task=gradients", "--task=steps", "--precision=float32")
     done = conformance(
-        "run", "--impl=torch", "--impl=flax", "--impl=keras", *PORTS, *weights, *tasks, "--report", report
+        "run", "--impl=torch", "--impl=flax", "--impl=keras", *CANDIDATES, *weights, *tasks, "--report", report
     )
     return done, json.loads(report.read_text())
 
@@ -38,7 +38,7 @@ def of(run, implementation):
 
 
 @pytest.mark.parametrize("framework", ["torch", "flax", "keras"])
-def test_a_right_port_is_not_accused(run, framework):
+def test_a_correct_candidate_is_not_accused(run, framework):
     comparisons = of(run, framework)
     assert all(c["passed"] for c in comparisons)
     assert {c["task"] for c in comparisons} == {"backward"}
@@ -79,16 +79,16 @@ def test_one_layer_in_a_lower_precision_is_named(run):
     assert run[0].returncode == 1
     wrong = {c["name"] for c in of(run, "coarse") if not c["passed"]}
     assert wrong == {"gradient.stage3.0.conv2.weight"}
-    told = next(c["reason"] for c in of(run, "coarse") if not c["passed"])
-    assert told.endswith("more than both: a bug, or TF32")
+    reason = next(c["reason"] for c in of(run, "coarse") if not c["passed"])
+    assert reason.endswith("more than both: a bug, or TF32")
 
 
 def test_other_activations_than_those_given_are_a_difference(run):
-    """What a correct port shows that does not take the oracle's activations: rounding of some millions of values."""
+    """A correct candidate that keeps its own activations differs: of millions of values, rounding moves some."""
     assert any(not c["passed"] for c in of(run, "own"))
 
 
-def test_that_steps_are_not_judged_is_said(run):
+def test_the_report_says_that_steps_are_not_judged(run):
     assert "and steps are not judged" in " ".join(run[0].stdout.split())
 
 
