@@ -20,6 +20,7 @@ from conformance.faults import FAULTS
 from conformance.faults.rows import SUBJECTS
 from conformance.outcome import EXIT_CODES
 from conformance.run.implementations import BUILDS
+from docs import card_tables
 from impls.config import TOTAL_STRIDE, VARIANTS, ResNetConfig
 from weights_convert.containers import CONTAINERS
 from weights_convert.dialects import ALIASES, DIALECTS
@@ -225,6 +226,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "formats": formats,
     "limits": limits_of_errors,
     "variants": variants,
+    **{name: lambda rows=rows: table(*rows()) for name, rows in card_tables.TABLES.items()},
 }
 
 

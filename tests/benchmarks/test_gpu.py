@@ -1,0 +1,125 @@
+"""The proof on a GPU, rehearsed without one: its steps, its budget, and a results file that survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu import Results, by_operation, condense, summary
+
+ROOT = Path(__file__).parents[2]
+
+
+def comparison(**fields):
+    usual = {"implementation": "torch", "precision": "float32", "variant": "v1.5", "task": "", "mode": "train"}
+    usual |= {"input": "photograph", "name": "stem", "error": 2e-7, "limit": 1e-6, "passed": True, "floor": None}
+    return usual | fields
+
+
+def test_a_group_is_condensed_to_its_worst_arrays():
+    far = comparison(name="stage4.2", error=9e-6, limit=1e-4, floor={"best": 5e-6, "worst": 6e-6})
+    near = comparison(error=9e-7, floor={"best": 1e-7, "worst": 3e-7})
+    row = condense(("torch", "float32", "v1.5", "forward", "comparisons"), [far, near, comparison(passed=False)])
+    assert (row["compared"], row["passed"]) == (3, 2)
+    assert row["largest error"]["name"] == "stage4.2"
+    assert row["nearest to limit"]["name"] == "stem"
+    assert row["nearest to limit"]["multiple of builds"] == pytest.approx(3.0)
+
+
+def test_a_report_keeps_what_failed_and_what_could_not_run():
+    report = {
+        "verdict": "diverges",
+        "seconds": 1.0,
+        "environment": {"workers": {}},
+        "comparisons": [comparison(), comparison(passed=False, name="logits")],
+        "reported": [comparison(task="steps sgd", limit=None)],
+        "first_divergences": [],
+        "failures": [{"implementation": "flax"}],
+        "left_out": ["keras"],
+    }
+    facts = summary(report)
+    assert (facts["passed"], facts["compared"], facts["verdict"]) == (1, 2, "diverges")
+    assert [failed["name"] for failed in facts["failed"]] == ["logits"]
+    assert {row["kind"] for row in facts["rows"]} == {"comparisons", "reported"}
+    assert facts["could not run"]
+    assert facts["left out"] == ["keras"]
+
+
+def test_determinism_is_told_within_a_process_and_between_two():
+    def process(equal, digest):
+        return {"switches": {}, "operations": {"conv": {"equal": equal, "sha256": digest}}}
+
+    processes = {
+        f"torch, {how}, process {number}": process(True, how + str(number)) for how in gpu.HOW for number in (1, 2)
+    }
+    processes["torch, deterministic, process 2"] = process(True, "deterministic1")
+    rows = by_operation(processes, ["torch"])
+    assert rows["torch, deterministic"]["operations"]["conv"] == {"within a process": True, "between processes": True}
+    assert rows["torch, free"]["operations"]["conv"] == {"within a process": True, "between processes": False}
+    processes["torch, free, process 1"] = {"could not run": "killed"}
+    assert by_operation(processes, ["torch"])["torch, free"] == {"could not run": "killed"}
+
+
+def test_a_second_run_continues_the_file_of_the_same_machine_only(tmp_path):
+    facts = {"card": "none", "versions": {"torch": "2"}, "device": "cpu", "small": True}
+    first = Results(tmp_path / "results.json", facts, {"proof": {"state": "done"}})
+    first.write()
+    assert Results.continued(first.path, facts).steps == first.steps
+    with pytest.raises(SystemExit, match="another machine"):
+        Results.continued(first.path, facts | {"card": "NVIDIA H100"})
+
+
+def start(path, *options):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(path), "--device", "cpu", "--small", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def test_what_does_not_fit_the_budget_is_left_out_and_said(tmp_path):
+    path = tmp_path / "results.json"
+    output, _ = start(path, "--budget", "1").communicate(timeout=120)
+    steps = json.loads(path.read_text())["steps"]
+    assert list(steps) == [step.name for step in gpu.STEPS]
+    assert {step["state"] for step in steps.values()} == {"left out"}
+    assert "it needs about" in steps["proof"]["reason"]
+    assert "proof: left out" in output
+
+
+def test_a_step_that_takes_too_long_is_stopped_with_its_workers(monkeypatch):
+    with pytest.raises(gpu.Stopped, match="after 0 s"):
+        gpu.call(["http.server", "0"], seconds=0.2)
+    with pytest.raises(gpu.Stopped, match="exit code"):
+        gpu.call(["benchmarks.determinism", "--framework", "none"], seconds=60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_kill_leaves_a_readable_file_that_a_second_run_continues(tmp_path):
+    path = tmp_path / "results.json"
+    process = start(path, "--budget", "1500", "--steps", "precision", "determinism")
+    deadline = time.monotonic() + 600
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    steps = json.loads(path.read_text())["steps"]
+    assert steps["precision"]["state"] == "done"
+    assert "determinism" not in steps
+    ways = steps["precision"]["result"]["torch"]["ways"]
+    assert ways["bfloat16"]["in_force"] == {"matrix product": "bfloat16", "convolution": "bfloat16"}
+    assert ways["float16"]["in_force"] == {"matrix product": "float16", "convolution": "float16"}
+    output, _ = start(path, "--budget", "1500", "--steps", "precision", "determinism").communicate(timeout=600)
+    assert "precision" not in output
+    rows = json.loads(path.read_text())["steps"]["determinism"]["result"]
+    operations = rows["flax, deterministic"]["operations"]
+    assert operations["max pool and its gradient"] == {"within a process": True, "between processes": True}
