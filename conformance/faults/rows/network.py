@@ -110,7 +110,7 @@ ROWS = (
             replaced(STEM, without_relu(STEM)),
             replaced(STEM_POOL, 'x = tap("stem", relu(max_pool(x, self.config)))'),
         ),
-        harmless="ReLU keeps the order of numbers, so the largest stays the largest; with an average pool it would matter",
+        harmless="ReLU keeps the order of numbers, so the largest stays the largest; with an average it would matter",
     ),
     Fault(
         id="stage1-stride",
