@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from conformance.cases.recipes import STEPS, TASKS
-from conformance.compare.limits import ACTIVATIONS_FLOAT64, FLOAT32, STANDARD_ERRORS
+from conformance.compare.limits import (
+    ACTIVATIONS_FLOAT64,
+    FLOAT32,
+    GRADIENTS_FLOAT64,
+    LATER_LOSSES_FLOAT64,
+    LOSS_FLOAT64,
+    STANDARD_ERRORS,
+)
 from conformance.compare.noise import NoiseFloor, two_digits
 from conformance.report.record import Record
 
@@ -25,25 +32,26 @@ Comparisons = Sequence[dict[str, Any]]
 
 CLAIMS = {
     "float64": (
-        f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}, or in "
-        "train mode what rounding can explain in sums of equal values, as flat parts of a picture have them"
+        f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}; in "
+        "train mode more where rounding explains it, in sums of equal values such as flat parts of a picture give"
     ),
     "float32": (
-        "the arithmetic, of each network the array nearest to its limit: noise is an error of at most "
-        f"{FLOAT32.times_floor:g} times what correct float32 builds of this run err by (up to twice that in "
-        "arrays of a few numbers), and of no more than rounding in sums of that length can explain"
+        "the arithmetic: the array nearest to its limit in each network. An error is noise up to "
+        f"{FLOAT32.times_floor:g} times the noise floor, which is what correct float32 builds of this run err by (up "
+        "to twice that in arrays of a few numbers), and up to what rounding in sums of that length can explain"
     ),
 }
 
 REPORTED = (
-    "worst relative L2 errors to the oracle; correct builds are as far from it, once a ReLU has chosen otherwise: the "
-    "claim for training is float64's"
+    "worst relative L2 errors to the oracle; correct builds are as far from it once a ReLU near zero has chosen "
+    "otherwise, so training is judged in float64"
 )
 
 TRAINED = (
-    "gradients and training steps have limits of their own: loss 1e-13, gradients and one step 1e-11, losses of eight "
-    "steps 1e-7; in float32 gradients are taken at the oracle's activations, since a ReLU that chooses otherwise moves "
-    "them by up to 6e-2 in correct builds (either limit suffices for them), and steps are not judged"
+    f"limits of gradients and training steps: loss {LOSS_FLOAT64.relative_l2:.0e}, gradients and one step "
+    f"{GRADIENTS_FLOAT64.relative_l2:.0e}, losses of {STEPS} steps {LATER_LOSSES_FLOAT64.relative_l2:.0e}; in float32 "
+    "gradients are taken at the oracle's activations, since a ReLU that chooses otherwise moves them by up to 6e-2 in "
+    "correct builds (noise floor or rounding bound, either suffices), and steps are not judged"
 )
 
 FED = ", fed the oracle's own input"
@@ -103,6 +111,9 @@ def print_divergence(divergence: Record, console: Console) -> None:
         console.print(f"  {finding['text']}")
     if divergence["note"]:
         console.print(f"  ({divergence['note']})")
+    faults = dict.fromkeys(cause["fault"] for finding in divergence["diagnosis"] for cause in finding["causes"][:1])
+    if faults:
+        console.print(f"  what to do: {', '.join(f'conformance explain {fault}' for fault in faults)}")
 
 
 def could_not_run(failure: Record) -> Text:
@@ -118,7 +129,7 @@ def mathematics_table(record: Record) -> Table:
     from rich.table import Table
 
     table = Table(title="float64", title_justify="left", title_style="bold")
-    table.add_column("implementation")
+    table.add_column("candidate")
     for variant in record["plan"]["variants"]:
         table.add_column(variant, justify="right")
     table.add_column("compared", justify="right")
@@ -136,10 +147,10 @@ def noise_table(record: Record) -> Table:
     from rich.table import Table
 
     table = Table(title="float32: noise or bug?", title_justify="left", title_style="bold")
-    table.add_column("implementation", no_wrap=True)
+    table.add_column("candidate", no_wrap=True)
     table.add_column("variant", no_wrap=True)
     table.add_column("array", overflow="fold")
-    for name in ("error", "correct builds\nerr by", "rounding\nexplains", "multiple\nof builds"):
+    for name in ("error", "noise floor", "rounding\nbound", "times\nthe floor"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for candidate in record["plan"]["implementations"]:
@@ -155,7 +166,7 @@ def reported_table(record: Record) -> Table:
     from rich.table import Table
 
     table = Table(title="float32 training: reported, not judged", title_justify="left", title_style="bold")
-    table.add_column("implementation", no_wrap=True)
+    table.add_column("candidate", no_wrap=True)
     table.add_column("variant", no_wrap=True)
     kinds = [(comparison["task"], _kind(comparison["name"])) for comparison in record["reported"]]
     columns = [(task, kind) for task, kind in dict.fromkeys(kinds) if kind]

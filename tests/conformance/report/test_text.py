@@ -1,4 +1,4 @@
-"""What the report says: of every float32 verdict, whether it is noise, and on what that rests."""
+"""The printed report: whether each float32 error is noise, and why; what to do about a divergence."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from conformance.compare.comparison import Comparison, nearest_to_limit
 from conformance.compare.forward import judge_noise
 from conformance.compare.limits import FLOAT32
 from conformance.compare.noise import NoiseFloor
+from conformance.diagnose.forward import Finding
+from conformance.faults import Injection, find_fault
 from conformance.outcome import Failure, Outcome, unlocalised
 from conformance.plan import NetworkPlan, Plan
 from conformance.report.record import make_record
@@ -50,7 +52,7 @@ def row(text: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
-def test_a_right_ports_error_stands_beside_that_of_correct_builds_and_is_called_noise(plan):
+def test_the_error_of_a_correct_candidate_stands_beside_the_noise_floor_and_is_called_noise(plan):
     outcome = Outcome([comparison(3.1e-6), comparison(1e-6, "stem")])
     text = printed(plan, outcome)
     assert row(text) == ["torch", "v1.5", "logits", "3.1e-6", "2.4e-6 to 2.9e-6", "8.1e-6", "1.07", "noise ✓"]
@@ -62,7 +64,7 @@ def test_a_right_ports_error_stands_beside_that_of_correct_builds_and_is_called_
     )
 
 
-def test_a_broken_ports_error_stands_beside_it_too_and_is_called_a_bug(plan):
+def test_the_error_of_a_broken_candidate_stands_beside_it_too_and_is_called_a_bug(plan):
     wrong = comparison(1.2e-4)
     text = printed(plan, Outcome([wrong, comparison(1e-6, "stem")], divergences=[unlocalised(wrong)]))
     assert row(text) == ["torch", "v1.5", "logits", "1.2e-4", "2.4e-6 to 2.9e-6", "8.1e-6", "41", "bug ✗ 1"]
@@ -77,6 +79,16 @@ def test_the_array_shown_is_the_one_nearest_to_its_limit_not_that_of_the_largest
     near = comparison(1.9e-6, "stem", NoiseFloor(9e-7, 1e-6))
     assert nearest_to_limit([large, near]) == near
     assert nearest_to_limit([]) is None
+
+
+def test_a_divergence_says_what_to_do(plan):
+    wrong = comparison(1.2e-4)
+    fault = find_fault("pad-same")
+    finding = Finding("stage2.0.conv2", "stage2.0", (Injection(fault, fault.places(CONFIG)[0]),), 2e-15)
+    text = printed(plan, Outcome([wrong], divergences=[unlocalised(wrong, [finding, finding])]))
+    assert " ".join(str(finding).split()) in " ".join(text.split())
+    assert text.count("what to do: conformance explain pad-same\n") == 1
+    assert "what to do" not in printed(plan, Outcome([wrong], divergences=[unlocalised(wrong)]))
 
 
 INSTALL = "keras is not installed (keras missing; pip install 'resnet-parity[keras]')"
