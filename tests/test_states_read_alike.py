@@ -10,18 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FRAMEWORKS = ("torch", "flax", "keras")
-NAMES = ["read_weights", "write_weights", "numpy_dtype", "to_numpy", "assign"]
+NAMES = ["read_weights", "write_weights", "read_variables", "write_variables", "numpy_dtype", "to_numpy", "assign"]
 """Functions of every state.py, in this order."""
 
-ALIKE = ("read_weights", "write_weights")
+ALIKE = ("read_weights", "write_weights", "read_variables", "write_variables")
 """Functions that must be the same, line for line, docstrings included."""
 
 WORDS = [
     (r'"(torch|flax|keras)"', '"FRAMEWORK"'),
     (r"\bimpls\.(torch|flax|keras)\b", "impls.FRAMEWORK"),
     (r"\b(PyTorch|Flax|Keras) model\b", "FRAMEWORK model"),
+    (r"\b(Tensor|nnx\.Variable\[Any\]|keras\.Variable)", "Variable"),
 ]
-"""Names of the frameworks: a pattern, and one word for all."""
+"""Words of the frameworks for the same thing: a pattern, and one word for all."""
 
 
 def functions(source):

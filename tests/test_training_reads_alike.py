@@ -31,7 +31,6 @@ NAMES = {
 EXTRAS = {
     "torch": {
         "clip",  # clip_grad_norm_ divides by more than the norm; the other two clip in the optimizer
-        "Training._set_steps",  # the schedule and AdamW's state, which PyTorch makes at the first step, are made anew
     },
     "flax": {
         "take_step",  # a function of the model, which nnx.jit compiles
@@ -75,8 +74,8 @@ SHARED_LINES = {
 ALIKE = ("read_training", "resume")
 """Functions that must be the same, line for line, docstrings included."""
 
-NUMBERS = {"torch": {1.0}, "flax": set(), "keras": {0.5, 1.0}}
-"""The only floats in the code: bounds of a factor, and the half of a cosine. All others are facts of a recipe."""
+NUMBERS = {"torch": {0.0, 1.0}, "flax": set(), "keras": {0.5, 1.0}}
+"""The only floats in the code: a step, bounds of a factor, the half of a cosine. All others are facts of a recipe."""
 
 
 def in_shared_words(text):

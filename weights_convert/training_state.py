@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,22 +51,6 @@ class TrainingState:
         return cls(
             weights, {slot: replace(weights, arrays=dict(arrays)) for slot, arrays in slots.items()}, steps, recipe
         )
-
-    def slot_arrays(
-        self, dialect: str, dtypes: Mapping[str, Mapping[str, np.dtype[Any]]]
-    ) -> dict[str, dict[str, np.ndarray]]:
-        """The slots' arrays as a dialect has them, in the dtypes of a model's own slots.
-
-        Raises:
-            ConversionError: If one of these dtypes cannot hold the numbers exactly.
-        """
-        return {
-            slot: {
-                name: np.ascontiguousarray(array, own[name])
-                for name, array in self.slots[slot].arrays_for(dialect, own).items()
-            }
-            for slot, own in dtypes.items()
-        }
 
     def to(self, dialect: str) -> TrainingState:
         """The same state as another dialect names and lays it out: views, nothing is copied.

@@ -50,9 +50,7 @@ class BatchNorm(nnx.BatchNorm):
         if not self.use_running_average:
             count = x.size // x.shape[-1]
             if count == 1:
-                raise ValueError(
-                    "a batch norm in train mode needs more than one value per channel: use a larger batch or image"
-                )
+                raise ValueError("train mode needs more than one value per channel: use a larger batch or image")
             if self.unbiased:
                 self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
         return y
@@ -117,19 +115,17 @@ def normal(deviation: float) -> Callable[..., Array]:
     """
 
     def initializer(key: Array, shape: Sequence[int], dtype: Any, out_sharding: Any = None) -> Array:
-        size = math.prod(shape)
-        drawn = jax.random.normal(
-            key, (max(2**16, 2 ** (size - 1).bit_length()),), jnp.promote_types(dtype, jnp.float32)
-        )
-        return scaled(drawn, deviation, tuple(shape), dtype)
+        length = max(2**16, 2 ** (math.prod(shape) - 1).bit_length())
+        values = jax.random.normal(key, (length,), jnp.promote_types(dtype, jnp.float32))
+        return scaled(values, deviation, tuple(shape), dtype)
 
     return initializer
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def scaled(drawn: Array, deviation: float, shape: tuple[int, ...], dtype: Any) -> Array:
+def scaled(values: Array, deviation: float, shape: tuple[int, ...], dtype: Any) -> Array:
     """Scale the first values of a vector, and give them a shape and a dtype."""
-    return (deviation * drawn[: math.prod(shape)]).reshape(shape).astype(dtype)
+    return (deviation * values[: math.prod(shape)]).reshape(shape).astype(dtype)
 
 
 def max_pool(x: Array, config: ResNetConfig) -> Array:

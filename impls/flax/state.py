@@ -5,6 +5,7 @@ The same functions and lines stand in `impls/torch/state.py` and `impls/keras/st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -30,8 +31,7 @@ def read_weights(model: ResNet) -> Checkpoint:
         >>> from impls.flax import resnet50
         >>> read_weights(resnet50("v1.5", num_classes=10)).to("canonical").save("weights.safetensors")
     """
-    variables = named_variables(model, model.config, "flax")
-    arrays = {name: to_numpy(variable) for name, variable in variables.items()}
+    arrays = read_variables(named_variables(model, model.config, "flax"))
     return Checkpoint(arrays, find_dialect("flax"), model.config, where="a Flax model", recognised_by="its config")
 
 
@@ -46,9 +46,22 @@ def write_weights(model: ResNet, source: Source) -> None:
         ConversionError: If the checkpoint belongs to another network, or has a dtype that the model's cannot hold
             exactly.
     """
-    variables = named_variables(model, model.config, "flax")
+    write_variables(named_variables(model, model.config, "flax"), load(source, config=model.config))
+
+
+def read_variables(variables: Mapping[str, nnx.Variable[Any]]) -> dict[str, np.ndarray]:
+    """Copy variables into arrays of the same names."""
+    return {name: to_numpy(variable) for name, variable in variables.items()}
+
+
+def write_variables(variables: Mapping[str, nnx.Variable[Any]], checkpoint: Checkpoint) -> None:
+    """Set variables from the arrays of a checkpoint; if one does not fit, all stay as they were.
+
+    Raises:
+        ConversionError: If the checkpoint lacks one, or has a dtype that a variable cannot hold exactly.
+    """
     dtypes = {name: numpy_dtype(variable) for name, variable in variables.items()}
-    arrays = load(source, config=model.config).arrays_for("flax", dtypes)
+    arrays = checkpoint.arrays_for("flax", dtypes)
     for name, variable in variables.items():
         assign(variable, np.ascontiguousarray(arrays[name], dtypes[name]))
 

@@ -46,9 +46,7 @@ class BatchNorm(keras.layers.BatchNormalization):
             shape = ops.shape(x)
             count = shape[0] * shape[1] * shape[2]
             if isinstance(count, int) and count == 1:
-                raise ValueError(
-                    "a batch norm in train mode needs more than one value per channel: use a larger batch or image"
-                )
+                raise ValueError("train mode needs more than one value per channel: use a larger batch or image")
             if self.unbiased:
                 count = ops.cast(count, self.moving_variance.dtype)
                 self.moving_variance.assign(kept + (self.moving_variance - kept) * (count / (count - 1)))

@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import KerasTensor as Tensor
 from keras import ops
 
 from impls.keras.resnet import ResNet, registered
-from impls.keras.state import assign, numpy_dtype, read_weights, to_numpy, write_weights
+from impls.keras.state import read_variables, read_weights, write_variables, write_weights
 from impls.paths import named_variables
 from impls.recipe import Recipe
-from weights_convert import TrainingState, load_training
+from weights_convert import Checkpoint, TrainingState, load_training
 from weights_convert.table import SLOTS
 
 
@@ -194,16 +193,15 @@ class Training:
             for slot in self.recipe.slots
         }
 
-    def set_slots(self, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> None:
+    def set_slots(self, slots: Mapping[str, Checkpoint], steps: int) -> None:
         """Set the arrays of the optimizer, and the number of steps taken.
 
         Args:
-            slots: Arrays by slot and parameter name, as in `slots`.
+            slots: Checkpoints of the same network by slot, in any dialect.
             steps: Number of steps taken; decides the learning rate of the next step.
         """
         for slot, variables in self.slots().items():
-            for name, variable in variables.items():
-                assign(variable, slots[slot][name])
+            write_variables(variables, slots[slot])
         self.optimizer.iterations.assign(steps)
 
 
@@ -217,10 +215,7 @@ def read_training(training: Training) -> TrainingState:
         >>> training = Training(resnet50("v1.5", num_classes=10), Recipe())
         >>> read_training(training).save("run.safetensors")
     """
-    slots = {
-        slot: {name: to_numpy(variable) for name, variable in variables.items()}
-        for slot, variables in training.slots().items()
-    }
+    slots = {slot: read_variables(variables) for slot, variables in training.slots().items()}
     return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
 
 
@@ -237,9 +232,5 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     state = load_training(source, model.config)
     write_weights(model, state.weights)
     training = Training(model, state.recipe)
-    dtypes = {
-        slot: {name: numpy_dtype(variable) for name, variable in variables.items()}
-        for slot, variables in training.slots().items()
-    }
-    training.set_slots(state.slot_arrays("keras", dtypes), state.steps)
+    training.set_slots(state.slots, state.steps)
     return training

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import ml_dtypes
-import numpy as np
+import ml_dtypes  # noqa: F401 (makes NumPy know the name "bfloat16")
 
 from impls.config import ResNetConfig, named_config
 from impls.numpy.resnet import resnet
@@ -41,6 +40,5 @@ def initial_weights(
     """
     config = named_config(variant, num_classes) if isinstance(variant, str) else variant
     checkpoint = read_weights(resnet(config, seed=seed))
-    numpy_dtype = np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
-    arrays = {name: array.astype(numpy_dtype) for name, array in checkpoint.arrays.items()}
+    arrays = {name: array.astype(dtype) for name, array in checkpoint.arrays.items()}
     return replace(checkpoint, arrays=arrays, where=f"initial weights of seed {seed}")

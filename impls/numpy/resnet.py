@@ -100,9 +100,7 @@ class BatchNorm:
         if self.training:
             (mean, variance), count = self.moments(x), x.size // x.shape[1]
             if count == 1:
-                raise ValueError(
-                    "a batch norm in train mode needs more than one value per channel: use a larger batch or image"
-                )
+                raise ValueError("train mode needs more than one value per channel: use a larger batch or image")
             correction = count / (count - 1) if self.unbiased else 1.0
             self.running_mean = self.decay * self.running_mean + (1 - self.decay) * mean
             self.running_var = self.decay * self.running_var + (1 - self.decay) * variance * correction

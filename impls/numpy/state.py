@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from impls.paths import named_variables, put
 from weights_convert import Checkpoint, Source, load
@@ -29,7 +32,16 @@ def write_weights(model: ResNet, source: Source) -> None:
         ConversionError: If the checkpoint belongs to another network, or has a dtype that the model's cannot hold
             exactly.
     """
-    dtypes = {name: array.dtype for name, array in named_variables(model, model.config, "canonical").items()}
-    arrays = load(source, config=model.config).arrays_for("canonical", dtypes)
-    for name, dtype in dtypes.items():
-        put(model, name, arrays[name].astype(dtype))
+    arrays = named_variables(model, model.config, "canonical")
+    for name, array in convert_to_dtypes_of(arrays, load(source, config=model.config)).items():
+        put(model, name, array)
+
+
+def convert_to_dtypes_of(arrays: Mapping[str, np.ndarray], checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Copy the arrays of a checkpoint in the dtypes of arrays of the same names.
+
+    Raises:
+        ConversionError: If the checkpoint lacks one, or has a dtype that cannot be converted exactly.
+    """
+    dtypes = {name: array.dtype for name, array in arrays.items()}
+    return {name: array.astype(dtypes[name]) for name, array in checkpoint.arrays_for("canonical", dtypes).items()}

@@ -17,7 +17,7 @@ import numpy as np
 
 from impls.config import ResNetConfig
 from impls.numpy.resnet import BatchNorm, Bottleneck, Convolution, Linear, ResNet, pad, relu, windows
-from impls.numpy.state import read_weights, write_weights
+from impls.numpy.state import convert_to_dtypes_of, read_weights, write_weights
 from impls.paths import follow, put
 from impls.recipe import Recipe
 from weights_convert import TrainingState, load_training
@@ -337,6 +337,6 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     state = load_training(source, model.config)
     write_weights(model, state.weights)
     training = Training(model, state.recipe)
-    dtypes = {slot: {name: array.dtype for name, array in arrays.items()} for slot, arrays in training.slots.items()}
-    training.slots, training.steps = state.slot_arrays("canonical", dtypes), state.steps
+    slots = {slot: convert_to_dtypes_of(arrays, state.slots[slot]) for slot, arrays in training.slots.items()}
+    training.slots, training.steps = slots, state.steps
     return training

@@ -46,19 +46,10 @@ class BatchNorm(nn.BatchNorm2d):
 class Conv(nn.Conv2d):
     """Convolution that can also pad as TensorFlow's SAME does; PyTorch does not offer that for strided ones."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int,
-        *,
-        same: bool,
-        bias: bool,
-        dtype: torch.dtype | None,
-    ) -> None:
-        padding = 0 if same else kernel // 2
-        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=bias, dtype=dtype)
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, config: ResNetConfig) -> None:
+        same = config.same_padding and kernel == 3 and stride == 2
+        padding, dtype = 0 if same else kernel // 2, torch_dtype(config)
+        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=config.conv_bias, dtype=dtype)
         self.same = same
 
     def reset_parameters(self) -> None:
@@ -87,8 +78,7 @@ def conv(
 
     The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
     """
-    same = config.same_padding and kernel == 3 and stride == 2
-    layer = Conv(in_channels, out_channels, kernel, stride, same=same, bias=config.conv_bias, dtype=torch_dtype(config))
+    layer = Conv(in_channels, out_channels, kernel, stride, config)
     if rng is not BLANK:
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=rng)
     if layer.bias is not None:

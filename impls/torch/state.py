@@ -5,6 +5,7 @@ The same functions and lines stand in `impls/flax/state.py` and `impls/keras/sta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -31,8 +32,7 @@ def read_weights(model: ResNet) -> Checkpoint:
         >>> from impls.torch import resnet50
         >>> read_weights(resnet50("v1.5", num_classes=10)).to("canonical").save("weights.safetensors")
     """
-    variables = named_variables(model, model.config, "torch")
-    arrays = {name: to_numpy(variable) for name, variable in variables.items()}
+    arrays = read_variables(named_variables(model, model.config, "torch"))
     return Checkpoint(arrays, find_dialect("torch"), model.config, where="a PyTorch model", recognised_by="its config")
 
 
@@ -47,9 +47,22 @@ def write_weights(model: ResNet, source: Source) -> None:
         ConversionError: If the checkpoint belongs to another network, or has a dtype that the model's cannot hold
             exactly.
     """
-    variables = named_variables(model, model.config, "torch")
+    write_variables(named_variables(model, model.config, "torch"), load(source, config=model.config))
+
+
+def read_variables(variables: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Copy variables into arrays of the same names."""
+    return {name: to_numpy(variable) for name, variable in variables.items()}
+
+
+def write_variables(variables: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Set variables from the arrays of a checkpoint; if one does not fit, all stay as they were.
+
+    Raises:
+        ConversionError: If the checkpoint lacks one, or has a dtype that a variable cannot hold exactly.
+    """
     dtypes = {name: numpy_dtype(variable) for name, variable in variables.items()}
-    arrays = load(source, config=model.config).arrays_for("torch", dtypes)
+    arrays = checkpoint.arrays_for("torch", dtypes)
     for name, variable in variables.items():
         assign(variable, np.ascontiguousarray(arrays[name], dtypes[name]))
 

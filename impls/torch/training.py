@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, optim
 from torch.nn.functional import cross_entropy
@@ -16,8 +15,8 @@ from torch.nn.utils import get_total_norm
 
 from impls.recipe import Recipe
 from impls.torch.resnet import ResNet
-from impls.torch.state import assign, numpy_dtype, read_weights, to_numpy, write_weights
-from weights_convert import TrainingState, load_training
+from impls.torch.state import read_variables, read_weights, write_variables, write_weights
+from weights_convert import Checkpoint, TrainingState, load_training
 
 
 def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -87,9 +86,10 @@ class Training:
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
         self.optimizer = optimizer(model, recipe)
-        for parameter in model.parameters():  # torch.optim alone would create its state at the first step
-            self.optimizer.state[parameter] = {slot: torch.zeros_like(parameter) for slot in recipe.slots}
-        self._set_steps(0)
+        for parameter in model.parameters():  # PyTorch would create this state at the first step
+            slots = {slot: torch.zeros_like(parameter) for slot in recipe.slots}
+            self.optimizer.state[parameter] = {"step": torch.tensor(0.0)} | slots
+        self.schedule, self.steps = schedule(self.optimizer, recipe), 0
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """Take one step on a batch, and return the loss before it; the model is left in train mode.
@@ -119,22 +119,17 @@ class Training:
             for slot in self.recipe.slots
         }
 
-    def set_slots(self, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> None:
+    def set_slots(self, slots: Mapping[str, Checkpoint], steps: int) -> None:
         """Set the arrays of the optimizer, and the number of steps taken.
 
         Args:
-            slots: Arrays by slot and parameter name, as in `slots`.
+            slots: Checkpoints of the same network by slot, in any dialect.
             steps: Number of steps taken; decides the learning rate of the next step.
         """
         for slot, variables in self.slots().items():
-            for name, variable in variables.items():
-                assign(variable, slots[slot][name])
-        self._set_steps(steps)
-
-    def _set_steps(self, steps: int) -> None:
-        if self.recipe.optimizer == "adamw":
-            for state in self.optimizer.state.values():
-                state["step"] = torch.tensor(float(steps))
+            write_variables(variables, slots[slot])
+        for state in self.optimizer.state.values():
+            state["step"].fill_(steps)  # AdamW corrects its means by it; SGD ignores it
         self.schedule, self.steps = schedule(self.optimizer, self.recipe, steps), steps
 
 
@@ -148,10 +143,7 @@ def read_training(training: Training) -> TrainingState:
         >>> training = Training(resnet50("v1.5", num_classes=10), Recipe())
         >>> read_training(training).save("run.safetensors")
     """
-    slots = {
-        slot: {name: to_numpy(variable) for name, variable in variables.items()}
-        for slot, variables in training.slots().items()
-    }
+    slots = {slot: read_variables(variables) for slot, variables in training.slots().items()}
     return TrainingState.of(read_weights(training.model), slots, training.steps, training.recipe)
 
 
@@ -168,9 +160,5 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     state = load_training(source, model.config)
     write_weights(model, state.weights)
     training = Training(model, state.recipe)
-    dtypes = {
-        slot: {name: numpy_dtype(variable) for name, variable in variables.items()}
-        for slot, variables in training.slots().items()
-    }
-    training.set_slots(state.slot_arrays("torch", dtypes), state.steps)
+    training.set_slots(state.slots, state.steps)
     return training
