@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -61,73 +59,29 @@ class Case:
 
 
 def activation_names(config: ResNetConfig, layers: bool = False) -> list[str]:
-    """Every activation of a network in the order it is computed; with `layers`, those inside the blocks too.
+    """List the activations of a network in the order it computes them; with `layers`, those inside the blocks too.
 
     Example:
         >>> from impls.config import VARIANTS
         >>> activation_names(VARIANTS["v1.5"])[:3], activation_names(VARIANTS["v1.5"], layers=True)[:4]
         (['stem', 'stage1.0', 'stage1.1'], ['conv1', 'bn1', 'stem', 'stage1.0.conv1'])
     """
-    return [name for name, _ in dot_lengths(config) if layers or not is_layer(name)]
+    names = ["conv1", "bn1", "stem"]
+    for block in config.blocks():
+        inside = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"] + [
+            "downsample_conv",
+            "downsample_bn",
+        ] * block.projects
+        names += [*(f"{block.name}.{layer}" for layer in inside), block.name]
+    names += ["pool", *["logits"] * bool(config.num_classes)]
+    return [name for name in names if layers or not is_layer(name)]
 
 
 def statistic_names(config: ResNetConfig) -> list[str]:
-    """Every running statistic of a network in the order of its norms: what a train-mode run leaves behind."""
-    norms = [name for name, _ in dot_lengths(config) if name.rpartition(".")[2].startswith(("bn", "downsample_bn"))]
+    """List the running statistics of a network in the order of its norms: what a run in train mode leaves behind."""
+    layers = activation_names(config, layers=True)
+    norms = [name for name in layers if name.rpartition(".")[2].startswith(("bn", "downsample_bn"))]
     return [f"{norm}.{leaf}" for norm in norms for leaf in ("running_mean", "running_var")]
-
-
-def dot_lengths(config: ResNetConfig, values: Mapping[str, int] = MappingProxyType({})) -> Iterator[tuple[str, int]]:
-    """Every activation in order, and the products summed into one of its numbers by the layers up to there.
-
-    The rounding error of a dot product of length K grows like sqrt(K), and errors of successive layers add up likewise;
-    the sum of K so far is therefore what an error may be held against. In train mode a norm's mean and variance are
-    sums as well, over all N values of a channel. Where a picture is flat, these are equal and round to the same side,
-    and the error grows like N: they count as N**2 (Higham 2002, Accuracy and Stability of Numerical Algorithms, ch. 4).
-
-    Args:
-        config: The network.
-        values: In train mode, the values per channel of the stem's and of each block's output: batch * height * width.
-            A norm in a block has at most as many as the block's input, the stem's norm four times the pool's output.
-    """
-    total = config.in_channels * 7 * 7
-    yield "conv1", total
-    averaged = values.get("stem", 0)
-    total += (4 * averaged) ** 2
-    yield from (("bn1", total), ("stem", total))
-    for block in config.blocks():
-        products = {"1": block.in_channels, "2": block.channels * 9, "3": block.channels}
-        for number, length in products.items():
-            total += length
-            yield f"{block.name}.conv{number}", total
-            total += averaged**2
-            yield f"{block.name}.bn{number}", total
-        if block.projects:
-            yield from ((f"{block.name}.downsample_{layer}", total) for layer in ("conv", "bn"))
-        yield block.name, total
-        averaged = values.get(block.name, 0)
-    yield "pool", total
-    if config.num_classes:
-        yield "logits", total + block.out_channels
-
-
-def gradient_lengths(config: ResNetConfig) -> dict[str, int]:
-    """Loss and gradients, and the products summed into one of their numbers on the way back to each layer.
-
-    Example:
-        >>> from impls.config import VARIANTS
-        >>> lengths = gradient_lengths(VARIANTS["v1.5"])
-        >>> lengths["gradient.fc.bias"], lengths["gradient.stage4.2.conv3.weight"] - lengths["gradient.fc.bias"]
-        (1000, 2048)
-    """
-    forward = dict(dot_lengths(config))
-    total = forward["logits"] + config.num_classes
-    layers = {"fc": "logits"}
-    found = {"loss": config.num_classes, "gradient.input": total}
-    for name in parameter_names(config):
-        layer = name.rpartition(".")[0]
-        found[f"gradient.{name}"] = total - forward[layers.get(layer, layer)]
-    return found
 
 
 def is_judged(case: Case, precision: str) -> bool:

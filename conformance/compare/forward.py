@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from conformance.cases.case import dot_lengths, expected_names, statistic_names
+from conformance.cases.case import expected_names, statistic_names
 from conformance.compare.comparison import Verdict, failure, judge_absolute
 from conformance.compare.limits import ACTIVATIONS_FLOAT64, FLOAT32, STATISTICS_FLOAT64
 from conformance.compare.measure import Incomparable, measure_in_trace
 from conformance.compare.noise import NoiseFloor, NoiseFloors, explain_error
-from conformance.compare.rounding import values_per_channel
+from conformance.compare.rounding import dot_lengths, values_per_channel
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 from weights_convert.table import RUNNING_STATISTICS
@@ -16,7 +16,7 @@ from weights_convert.table import RUNNING_STATISTICS
 def judge_forward(oracle: Trace, candidate: Trace, config: ResNetConfig, floors: NoiseFloors) -> dict[str, Verdict]:
     """Judge every array of a forward run; returns verdicts by name, in the order the network computes the arrays."""
     case = candidate.origin.case
-    lengths = dict(dot_lengths(config, values_per_channel(case, oracle, config)))
+    lengths = dot_lengths(config, values_per_channel(case, oracle, config))
     statistics = dict.fromkeys(statistic_names(config), STATISTICS_FLOAT64)
     verdicts = {}
     for name in expected_names(case, config):

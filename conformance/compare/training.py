@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.cases.case import expected_names, gradient_lengths, is_judged
+from conformance.cases.case import expected_names, is_judged
 from conformance.compare.comparison import Verdict, failure, judge_absolute
 from conformance.compare.limits import (
     FIRST_STEP_FLOAT64,
@@ -15,6 +15,7 @@ from conformance.compare.limits import (
 )
 from conformance.compare.measure import Incomparable, measure_in_trace
 from conformance.compare.noise import NoiseFloor, NoiseFloors, explain_error
+from conformance.compare.rounding import gradient_lengths
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 

@@ -1,4 +1,4 @@
-"""The names and their order are the oracle's own, and dot lengths are what the layers sum."""
+"""The names of a case's arrays, and their order, are the oracle's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases.case import Case, activation_names, dot_lengths, statistic_names
+from conformance.cases.case import Case, activation_names, statistic_names
 from impls.config import VARIANTS, ResNetConfig
 from impls.numpy import read_weights, resnet
 
@@ -25,24 +25,6 @@ def test_names_are_those_that_the_oracle_hands_out(variant, layers):
 
 def test_a_headless_network_has_no_logits():
     assert activation_names(ResNetConfig(num_classes=0))[-1] == "pool"
-
-
-def test_dot_lengths_add_up_along_the_network():
-    lengths = dict(dot_lengths(ResNetConfig()))
-    assert lengths["conv1"] == 3 * 49
-    assert lengths["stage1.0.conv1"] == 3 * 49 + 64
-    assert lengths["stage1.0.bn2"] == 3 * 49 + 64 + 64 * 9
-    assert lengths["logits"] == lengths["pool"] + 2048
-    assert list(lengths.values()) == sorted(lengths.values())
-
-
-def test_in_train_mode_norms_sum_values_too_and_equal_ones_round_alike():
-    values = {"stem": 30, "stage1.0": 20}
-    plain, train = (dict(dot_lengths(ResNetConfig(), given)) for given in ({}, values))
-    assert train["conv1"] == plain["conv1"]
-    assert train["stem"] == plain["stem"] + (4 * 30) ** 2  # before the pool
-    assert train["stage1.0"] == plain["stage1.0"] + (4 * 30) ** 2 + 3 * 30**2
-    assert train["stage1.1.bn1"] == plain["stage1.1.bn1"] + (4 * 30) ** 2 + 3 * 30**2 + 20**2
 
 
 def test_a_case_has_a_file_name_whatever_its_input_is_called():

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases.case import Case, activation_names, dot_lengths, statistic_names
+from conformance.cases.case import Case, activation_names, statistic_names
 from conformance.compare.comparison import Comparison
 from conformance.compare.forward import judge_noise
 from conformance.compare.measure import Incomparable, measure
 from conformance.compare.noise import NoiseFloor, noise_floors, two_digits
+from conformance.compare.rounding import dot_lengths
 from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.trace import Origin, Trace
 from impls.config import VARIANTS
@@ -152,7 +153,7 @@ def test_every_float32_verdict_says_which_noise_it_was_compared_with(noise, conc
     for comparison in compare_traces(oracle, candidate, CONFIG, FLOORS):
         facts = comparison.to_dict()
         assert facts["floor"] == {"best": 5e-7, "worst": 1e-6}
-        assert facts["bound"] == pytest.approx(2 * dict(dot_lengths(CONFIG))[comparison.name] ** 0.5 * 2**-24)
+        assert facts["bound"] == pytest.approx(2 * dot_lengths(CONFIG)[comparison.name] ** 0.5 * 2**-24)
         words = f"error {two_digits(comparison.error)}; correct float32 builds of this run err by 5.0e-7 to 1.0e-6; "
         words += f"rounding in sums of this length can explain {two_digits(comparison.bound)}: "
         assert facts["explanation"].startswith(words)
