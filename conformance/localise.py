@@ -25,9 +25,11 @@ from conformance.cases.weights import synthetic_weights
 from conformance.compare.comparison import Comparison
 from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_traces
-from conformance.diagnose.forward import Diagnosis, Exhibit, Finding
+from conformance.diagnose.finding import Finding
+from conformance.diagnose.forward import Exhibit, ForwardDiagnosis
+from conformance.diagnose.gradients import GradientDiagnosis
 from conformance.diagnose.initial import InitialDiagnosis
-from conformance.diagnose.training import GradientDiagnosis, StepsDiagnosis
+from conformance.diagnose.steps import StepsDiagnosis
 from conformance.oracle.forward import SegmentedOracle
 from conformance.oracle.gradients import SegmentedGradients
 from conformance.oracle.steps import StepwiseTraining
@@ -286,7 +288,7 @@ def examine_layers(
         if shown in candidate
     ]
     piecewise = SegmentedOracle(network.config, network.weights.to("canonical").arrays, first.precision)
-    findings = list(Diagnosis(piecewise, exhibits, fed=fed).findings())
+    findings = ForwardDiagnosis(piecewise, exhibits, fed=fed).findings()
     note = "" if findings else "too little to be told from rounding by any fault"
     return Divergence(first, wrong.name, wrong.reason, fed, findings, note=note)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.compare.comparison import Comparison
-from conformance.diagnose.forward import Finding
+from conformance.diagnose.finding import Finding
 
 EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
 """Exit code of the command by verdict; 2 is bad input."""

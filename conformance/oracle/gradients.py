@@ -5,7 +5,7 @@ A fault is tried where it can be, and only what lies between its segment and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -52,10 +52,6 @@ def recipe_with(recipe: Recipe, injections: Sequence[Injection]) -> Recipe:
     return recipe
 
 
-WatchSegment = Callable[[str, Array, Mapping[str, Array]], None]
-"""Called with a segment, the gradient with respect to its input, and its arrays by the names that cases give them."""
-
-
 @dataclass(eq=False)
 class SegmentedGradients:
     """The gradients of a network's loss, segment by segment, from the head to the stem.
@@ -89,15 +85,18 @@ class SegmentedGradients:
         return self.model.activations(self.images.astype(np.float64), layers=True)
 
     def run(
-        self, injections: Sequence[Injection], watch: WatchSegment, start: str = "head", entering: Array | None = None
-    ) -> None:
-        """Compute the gradients from one segment on towards the images.
+        self, injections: Sequence[Injection], start: str = "head", entering: Array | None = None
+    ) -> Iterator[tuple[str, Array, dict[str, Array]]]:
+        """Compute the gradients segment by segment, from one on towards the images.
 
         Args:
             injections: Faults.
-            watch: Called after each segment; what it raises ends the run.
             start: The first segment.
             entering: The gradient with respect to the output of `start`; not needed for the head.
+
+        Yields:
+            A segment, the gradient with respect to its input, and its arrays by the names that cases give them: "loss",
+            "gradient.fc.bias", ...
 
         Raises:
             ValueError: If the faults cannot be there together.
@@ -118,4 +117,4 @@ class SegmentedGradients:
             arrays = {f"gradient.{name}": gradient for name, gradient in gradients.items()}
             if segment == "head":
                 arrays["loss"] = np.array([module.loss(self.activations["logits"], labels, recipe)])
-            watch(segment, dy, arrays)
+            yield segment, dy, arrays

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from conformance.cases.case import Case
 from conformance.compare.comparison import Comparison
-from conformance.diagnose.forward import Finding
+from conformance.diagnose.finding import Finding
 from conformance.faults import Injection
 from conformance.plan import NetworkPlan
 from conformance.run.jobs import NetworkFiles

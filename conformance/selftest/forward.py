@@ -15,7 +15,8 @@ from conformance.compare.comparison import Comparison
 from conformance.compare.limits import ACTIVATIONS_FLOAT64
 from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_traces
-from conformance.diagnose.forward import Finding, distance
+from conformance.diagnose.finding import Finding
+from conformance.diagnose.search import distance
 from conformance.faults import Injection
 from conformance.localise import examine_layers
 from conformance.oracle.forward import SegmentedOracle

@@ -17,7 +17,7 @@ from conformance.cases.case import MOMENTS, Case
 from conformance.cases.recipes import RECIPES, STEPS
 from conformance.compare.comparison import Comparison
 from conformance.compare.traces import compare_traces
-from conformance.diagnose.forward import Finding
+from conformance.diagnose.finding import Finding
 from conformance.faults import Injection
 from conformance.localise import examine_gradients, examine_initial, examine_steps, small_network
 from conformance.plan import write_network

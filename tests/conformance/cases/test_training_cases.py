@@ -20,49 +20,52 @@ PORTS = {  # what is wrong; the task that sees it first, the first array, and th
     "fields": (
         f"{INJECTED}/adam-eps@network/nesterov-missing@network/wd-on-norm@network",
         ("steps nesterov", "first.conv1.weight"),
-        ["as if adam-eps", "as if nesterov-missing", "as if wd-on-norm"],
+        ["likely cause: `adam-eps`", "likely cause: `nesterov-missing`", "likely cause: `wd-on-norm`"],
     ),
     "text": (
         f"{INJECTED}/lr-in-velocity@network",
         ("steps sgd", "first.momentum_buffer.conv1.weight"),
-        ["as if lr-in-velocity"],
+        ["likely cause: `lr-in-velocity`"],
     ),
     "estimated": (
         f"{INJECTED}/sgd-momentum-other@network",
         ("steps sgd", "losses"),
-        ["as if sgd-momentum-other", "momentum = 0.85"],
+        ["likely cause: `sgd-momentum-other`", "momentum = 0.85"],
     ),
     "schedule": (
         f"{INJECTED}/warmup-from-zero@network",
         ("steps nesterov", "first.conv1.weight"),
-        ["as if warmup-from-zero"],
+        ["likely cause: `warmup-from-zero`"],
     ),
     "framework": (
         "conformance.selftest.faulty:torch/adam-l2@network",
         ("steps adamw", "first.conv1.weight"),
-        ["as if adam-l2", "diagnosed on a small network of the variant"],
+        ["likely cause: `adam-l2`", "diagnosed on a small network of the variant"],
     ),
     "statistics": (
         f"{INJECTED}/var-biased@network",
         ("steps sgd", "first.bn1.running_var"),
-        ["as if var-biased everywhere"],
+        ["likely cause: `var-biased` everywhere"],
     ),
-    "loss": (f"{INJECTED}/loss-sum@network", ("gradients", "loss"), ["as if loss-sum"]),
+    "loss": (f"{INJECTED}/loss-sum@network", ("gradients", "loss"), ["likely cause: `loss-sum`"]),
     "gradients": (
         f"{INJECTED}/statistics-detached@stage3.0.bn2/offset-gradient-lost@stage2.0.downsample_bn",
         ("gradients", "gradient.stage3.0.conv2.weight"),
-        ["as if statistics-detached at stage3.0.bn2", "as if offset-gradient-lost at stage2.0.downsample_bn"],
+        [
+            "likely cause: `statistics-detached` at stage3.0.bn2",
+            "likely cause: `offset-gradient-lost` at stage2.0.downsample_bn",
+        ],
     ),
     "forward": (
         f"{INJECTED}/bn-frozen@stage2.0.bn1",
         ("gradients", "stage2.0.bn1"),
-        ["as if bn-frozen at stage2.0.bn1", "the forward pass is wrong already"],
+        ["likely cause: `bn-frozen` at stage2.0.bn1", "the forward pass is wrong already"],
     ),
-    "by-hand": ("broken_training:AdamEpsilon", ("steps adamw", "first.conv1.weight"), ["as if adam-eps"]),
+    "by-hand": ("broken_training:AdamEpsilon", ("steps adamw", "first.conv1.weight"), ["likely cause: `adam-eps`"]),
     "unknown": (
         "broken_training:CoarseGradients",
         ("steps sgd", "first.conv1.weight"),
-        ["no known fault explains conv1.weight after step 1 of sgd; nearest: "],
+        ["no known fault explains conv1.weight after step 1 of sgd; the nearest is "],
     ),
 }
 

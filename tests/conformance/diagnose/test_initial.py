@@ -57,8 +57,9 @@ def test_another_draw_is_red(drawn_run):
     assert divergence["reason"].startswith("drawn from something else: variance ")
     assert causes(divergence) == [["init-torch"], []]  # its norms start from what a file holds
     assert causes(two) == [["init-he-normal"], ["init-classifier-keras"]]
-    assert "as if init-torch (convolutions are left as torch.nn draws them" in done.stdout
-    assert re.search(r"explains the port to within \d\.\d standard errors", " ".join(done.stdout.split()))
+    text = " ".join(done.stdout.split())
+    assert "likely cause: `init-torch` (convolutions are left as torch.nn draws them" in text
+    assert re.search(r"the oracle reproduces your model within \d\.\d standard errors", text)
     assert own(report, "broken")["initial.conv1.bias"]["reason"] == "not 0 throughout, as it should start"
     assert "broken diverges" in done.stdout
     assert "limit 6" in done.stdout
@@ -140,7 +141,7 @@ def test_each_fault_is_caught_and_named(fault):
     (finding,) = explain(drawn(fault.id, seed=1))
     assert named([finding]) == [[fault.id]]
     assert finding.error < 6
-    assert "explains the port to " in str(finding)
+    assert "; with this bug the oracle reproduces your model " in str(finding)
     if fault.parameter:
         assert f"{fault.parameter.name} = {fault.parameter.injected:g})" in str(finding)
 

@@ -12,7 +12,9 @@ import pytest
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.segments import input_name, promised_names, segment_names, segment_of
 from conformance.cases.weights import synthetic_weights
-from conformance.diagnose.forward import Diagnosis, Exhibit, distance
+from conformance.diagnose.finding import quote
+from conformance.diagnose.forward import Exhibit, ForwardDiagnosis
+from conformance.diagnose.search import distance
 from conformance.faults import FAULTS, EditError, Injection, Seen, Substitution, find_fault, grafts, places
 from conformance.faults.edit import FRAMEWORKS, edited, model_text
 from conformance.faults.rows import SUBJECTS
@@ -105,7 +107,7 @@ class Specimen:
 
     def diagnose(self, port, **options):
         exhibits = [Exhibit(train, self.images, self.truth[train], port[train]) for train in (False, True)]
-        return list(Diagnosis(self.oracle(), exhibits, **options).findings())
+        return ForwardDiagnosis(self.oracle(), exhibits, **options).findings()
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +257,7 @@ def test_the_cause_is_named(specimen, id):
         (finding,) = specimen.diagnose(rounded_anew(specimen.faulty([injection])))
         assert str(injection) in map(str, finding.causes)
         assert finding.error < 1e-13
-        assert "explains the port to" in str(finding)
+        assert "; with this bug the oracle reproduces your model to " in str(finding)
 
 
 @pytest.mark.parametrize(
@@ -323,13 +325,13 @@ def test_two_faults_of_one_array_are_found_together(specimen, faults):
     assert len(findings) == 2
     assert set.union(*map(named_by, findings)) >= expected
     for finding, other in (findings, findings[::-1]):
-        assert f"together with {other.causes[0]}" in str(finding)
+        assert f" together with {quote(other.causes[0])}; with these bugs the oracle reproduces" in str(finding)
         assert finding.to_dict()["beside"][0]["fault"] == other.causes[0].fault.id
 
 
 def test_where_an_explanation_ends_is_told(specimen):
     first, second = specimen.diagnose(specimen.faulty(injected(specimen, "eps-keras@bn1 pool-valid@stem")))
-    assert "up to stem, where another begins" in str(first)
+    assert ", which explains everything up to stem; another bug begins there" in str(first)
     assert (first.to_dict()["until"], second.to_dict()["until"]) == ("stem", None)
 
 
@@ -348,7 +350,7 @@ def test_what_cannot_be_told_apart_is_said_to_be(specimen):
     bgr = find_fault("bgr")
     (finding,) = specimen.diagnose(specimen.faulty([Injection(bgr, bgr.places(specimen.config)[0])]))
     assert {cause.fault.id for cause in finding.causes} == {"bgr", "stem-bgr"}
-    assert "not to be told apart here" in str(finding)
+    assert "; or, not distinguishable here: `" in str(finding)
 
 
 def test_an_unknown_fault_is_not_given_a_name(specimen):

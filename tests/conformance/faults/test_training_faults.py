@@ -12,8 +12,10 @@ from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import LOSS, RECIPES, STEPS
 from conformance.cases.segments import segment_of
 from conformance.cases.weights import synthetic_weights
-from conformance.diagnose.forward import distance
-from conformance.diagnose.training import GradientDiagnosis, StepsDiagnosis, told_together
+from conformance.diagnose.finding import describe, joint_findings
+from conformance.diagnose.gradients import GradientDiagnosis
+from conformance.diagnose.search import distance
+from conformance.diagnose.steps import StepsDiagnosis
 from conformance.faults import FAULTS, EditError, Injection, find_fault, places
 from conformance.localise import small_config
 from conformance.oracle.forward import WidenedArrays, build_network, set_array
@@ -51,9 +53,7 @@ class Specimen:
         return SegmentedGradients(self.config, self.arrays, padded(self.images), train=True)
 
     def gradients(self, injections=()):
-        found = {}
-        self.oracle().run(injections, lambda segment, dy, arrays: found.update(arrays))
-        return found
+        return {name: array for _, _, arrays in self.oracle().run(injections) for name, array in arrays.items()}
 
     def explain_gradients(self, port, **options):
         return list(GradientDiagnosis(self.oracle(), port, **options).findings())
@@ -97,7 +97,7 @@ def assert_together(findings, pair):
     for finding, other in zip(findings, reversed(pair), strict=True):
         fault = finding.causes[0].fault
         assert finding.error < 1e-11
-        assert f" together with {other}" in str(finding)
+        assert f" together with `{other}`; with these bugs " in str(finding)
         assert [facts["fault"] for facts in finding.to_dict()["beside"]] == [other]
         if fault.parameter:
             assert finding.causes[0].parameter == pytest.approx(fault.parameter.injected, rel=1e-6)
@@ -233,7 +233,7 @@ class TestSteps:
         """No number of these gradients is as large as the norm that they are clipped to."""
         (finding,) = specimen.explain_steps(specimen.steps([specimen.injection("clip-by-value")]))
         assert [cause.fault.id for cause in finding.causes] == ["clip-missing", "clip-by-value"]
-        assert "not to be told apart here" in str(finding)
+        assert "; or, not distinguishable here: `clip-by-value`" in str(finding)
 
     @pytest.mark.slow
     def test_faults_of_several_recipes_are_found_together(self, specimen):
@@ -321,10 +321,12 @@ def test_faults_are_put_in_in_the_order_in_which_each_finds_its_place(specimen):
 
 def test_what_would_do_in_the_stead_of_one_of_two_is_named_beside_the_other(specimen):
     a, b, c = (specimen.injection(id) for id in ("adam-eps", "adam-uncorrected", "adam-l2"))
-    findings = told_together("loss", "head", [(a, b), (a, c)], 1e-15)
+    findings = joint_findings("loss", "head", [(a, b), (a, c)], 1e-15)
     assert [finding.causes for finding in findings] == [(a,), (b, c)]
     assert [finding.beside for finding in findings] == [(b,), (a,)]
-    assert "explains the port to 1e-15 together with adam-eps (not to be told apart here: adam-l2 (" in str(findings[1])
+    bugs = f"likely cause: {describe(b)} together with `adam-eps`"
+    reproduced = "with these bugs the oracle reproduces your model to 1e-15"
+    assert str(findings[1]) == f"{bugs}; {reproduced}; or, not distinguishable here: {describe(c)}"
 
 
 def test_a_parameter_takes_the_place_of_what_a_recipe_has():

@@ -1,0 +1,190 @@
+"""Diagnosis of gradients: the faults with which the oracle computes a candidate's loss and gradients.
+
+Gradients pass the network from the loss to the images. The first wrong one in that order lies in the segment with the
+fault, or in the one behind it. Every fault that can be there is put into the oracle's gradients, which are computed
+from there on. Faults that alter the same arrays hide each other, so they are tried two by two where none alone explains
+the first wrong array.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from math import inf
+
+import numpy as np
+
+from conformance.cases.case import OFFSET, Case, Mode, expected_names
+from conformance.cases.segments import segment_of
+from conformance.diagnose.finding import Combination, Finding
+from conformance.diagnose.search import (
+    IMPOSSIBLE,
+    Attempt,
+    Search,
+    distance,
+    estimates,
+    hypotheses,
+    pair_rounds,
+    residual_of,
+)
+from conformance.faults import Injection
+from conformance.oracle.gradients import SegmentedGradients
+
+Array = np.ndarray
+
+EXPLAINED = 1e-11
+"""Largest relative L2 error of a gradient that counts as explained; the limit of right gradients, too.
+
+Right explanations were seen to leave up to 6e-13."""
+
+MOST_PATHS = 12
+"""Sets of faults that are followed where the likeliest lead nowhere: a second each on ResNet-50, 64x96."""
+
+
+@dataclass(eq=False)
+class GradientDiagnosis(Search[str]):
+    """The search for the faults of a candidate's gradients, array by array.
+
+    Attributes:
+        oracle: The right gradients.
+        candidate: The candidate's arrays by the names that cases give them: "loss", "gradient.fc.bias", ...
+    """
+
+    oracle: SegmentedGradients
+    candidate: Mapping[str, Array]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.limit = EXPLAINED
+        self.assume([])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Every array in the order of computation."""
+        mode: Mode = "train" if self.oracle.train else "inference"
+        return expected_names(Case("-", "-", mode, task="gradients"), self.oracle.config)
+
+    def findings(self) -> list[Finding]:
+        """Return the faults that explain the candidate together, or else those that explain it up to some array."""
+        findings = super().findings()
+        return findings if all(finding.causes for finding in findings) else self.fewest() or findings
+
+    def fewest(self) -> list[Finding]:
+        """Return the fewest faults that explain everything, though others explain more of what is wrong first.
+
+        Empty if there are none. Faults here and everywhere, for one, are alike up to what another fault spoils.
+        """
+        paths: deque[list[Finding]] = deque([[]])
+        for _ in range(MOST_PATHS):
+            if not paths:
+                break
+            path = paths.popleft()
+            self.assume([finding.causes[0] for finding in path])
+            first = self.first_unexplained()
+            assert first is not None
+            attempts, best = self.attempts(first)
+            if best and len(best[0].explained) == len(self.names):
+                return path + self.named(first, best)
+            standing = [attempt for attempt in attempts if attempt.stands]
+            standing.sort(key=lambda attempt: len(attempt.explained), reverse=True)
+            paths += [path + self.named(first, [attempt]) for attempt in standing]
+        return []
+
+    def place(self, first: str) -> tuple[str, str, float]:
+        """Return the array, its segment and its error."""
+        return first, segment_of(first), self._error(first, self.expected[first])
+
+    def rounds(self, first: str) -> Iterator[Sequence[Attempt]]:
+        """Try the faults that alter the first wrong array: those without a parameter, those with one, and pairs.
+
+        Whether a fault with a parameter alters that array, and none that is right before it, is seen at any value.
+        """
+        position, (_, segment, left) = self.names.index(first), self.place(first)
+        here = self.oracle.segments.index(segment)
+        near = self.oracle.segments[max(0, here - 1) : here + 1]
+        every = hypotheses("gradients", self.oracle.config)
+        possible = [i for i in every if i.place.scope == "network" or segment_of(i.place.name) in near]
+        attempts = [self.attempt((injection,), first) for injection in possible]
+        altering = [a for a in attempts if len(a.explained) >= position and a.left != left]
+        yield [attempt for attempt in altering if not attempt.is_estimate]
+        with_parameter = [attempt.faults for attempt in altering if attempt.is_estimate]
+        for combinations in (with_parameter, *pair_rounds(attempt.faults[0] for attempt in altering)):
+            yield [*filter(None, (self.estimate(faults, first) for faults in combinations))]
+
+    def attempt(self, faults: Combination, first: str) -> Attempt:
+        """Try faults, as far as they explain the gradients."""
+
+        def is_wrong(arrays: Mapping[str, Array]) -> bool:
+            return any(self._error(name, arrays[name]) > EXPLAINED for name in arrays)
+
+        arrays = self._run(faults, until=is_wrong)
+        if arrays is None:
+            return Attempt(faults, stands=False)
+        errors = {name: self._error(name, array) for name, array in arrays.items()}
+        wrong = (name for name, error in errors.items() if error > EXPLAINED)
+        count = min(map(self.names.index, wrong), default=len(self.names))
+        explained = self.names[:count]
+        error = max((errors[name] for name in explained if name in errors), default=inf)
+        still_wrong = next(iter(self.names[count:]), "")
+        return Attempt(faults, first in explained, tuple(explained), error, errors.get(first, inf), still_wrong)
+
+    def estimate(self, faults: Combination, first: str) -> Attempt | None:
+        """Try faults, one of them with the value of its parameter that explains the most.
+
+        None if an estimate explains the first wrong array alone: some value of any parameter explains a loss, which is
+        one number.
+        """
+
+        def residual(faults: Combination) -> Array | None:
+            arrays = self._run(faults, until=lambda arrays: first in arrays) or {}
+            return residual_of(arrays.get(first), self.candidate.get(first))
+
+        attempts = [self.attempt(valued, first) for valued in estimates(faults, residual)]
+        best = max(attempts, key=lambda attempt: (len(attempt.explained), -attempt.left), default=None)
+        fitted = best and best.is_estimate and len(best.explained) == self.names.index(first) + 1
+        return None if fitted else best
+
+    def _run(self, faults: Combination, until: Callable[[Mapping[str, Array]], bool]) -> dict[str, Array] | None:
+        """Compute gradients with the causes found so far and further faults, from the first segment that has one.
+
+        The run ends with the segment whose arrays fulfil a condition. None if the faults cannot be there together.
+        """
+        order = self.oracle.segments
+        places = (injection.place for injection in faults)
+        starts = (order[0] if place.scope == "network" else segment_of(place.name) for place in places)
+        start = min(starts, key=order.index)
+        gradients: dict[str, Array] = {}
+        try:
+            with np.errstate(all="ignore"):
+                for _, _, arrays in self.oracle.run([*self.causes, *faults], start, self.entering.get(start)):
+                    gradients |= arrays
+                    if until(arrays):
+                        break
+        except IMPOSSIBLE:
+            return None
+        return gradients
+
+    def assume(self, causes: list[Injection]) -> None:
+        """Take faults as the causes found so far; what the oracle computes with them is expected."""
+        super().assume(causes)
+        self.expected: dict[str, Array] = {}
+        self.entering: dict[str, Array] = {}
+        behind = dict(pairwise(self.oracle.segments))
+        for segment, dy, arrays in self.oracle.run(causes):
+            self.expected |= arrays
+            if segment in behind:
+                self.entering[behind[segment]] = dy
+        if not causes:
+            self.right = self.expected
+        self.wrong = [name for name in self.names if self._error(name, self.expected[name]) > EXPLAINED]
+
+    def _error(self, name: str, expected: Array) -> float:
+        """Return the error of the candidate's array; relative to the layer's weight where the array may be noise."""
+        if name not in self.candidate:
+            return inf
+        noise = self.oracle.train and OFFSET.fullmatch(name.removeprefix("gradient."))
+        scale = self.right[name.replace(".bias", ".weight")] if noise else None
+        return distance(self.candidate[name], expected, scale)
