@@ -1,6 +1,6 @@
-"""Changes that a conversion makes only when it is asked to, since they touch numbers: each says what it did.
+"""The changes of numbers that a conversion makes on request: rounding, dropping a class, folding biases.
 
-Each takes a checkpoint and gives another, with one more line in its `changes`, which its file keeps.
+Each takes a checkpoint and returns another one, whose `changes` has one more line; files keep these lines.
 """
 
 from __future__ import annotations
@@ -17,55 +17,59 @@ from weights_convert.checkpoint import Checkpoint
 from weights_convert.errors import ConversionError
 
 BACKGROUND_CLASSES = 1001
-"""The classes of networks trained as TF-Slim's: ImageNet's 1000, after one for the background."""
+"""The classes of networks trained as in TF-Slim: one for the background, then the 1000 of ImageNet."""
 
 
 def cast(checkpoint: Checkpoint, dtype: str) -> Checkpoint:
-    """The numbers rounded to another dtype, to nearest, ties to even.
+    """Round the numbers of a checkpoint to another dtype, to nearest, ties to even.
 
     Args:
-        checkpoint: Of any dialect.
+        checkpoint: A checkpoint in any dialect.
         dtype: "float16", "bfloat16", "float32" or "float64".
+
+    Returns:
+        The rounded checkpoint. Its last change counts the numbers that changed and states the largest relative change.
 
     Example:
         >>> from impls.config import ResNetConfig
         >>> from weights_convert.dialects import find_dialect
-        >>> half = Checkpoint({"fc.bias": np.array([1.0, 0.1, 1e6])}, find_dialect("canonical"), ResNetConfig())
-        >>> cast(half, "float16").changes
+        >>> bias = Checkpoint({"fc.bias": np.array([1.0, 0.1, 1e6])}, find_dialect("canonical"), ResNetConfig())
+        >>> cast(bias, "float16").changes
         ('float64 to float16: 2 of 3 numbers changed, by at most 2.4e-04 of their value; 1 became infinite',)
     """
     target = np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
-    arrays, changed, numbers, worst, infinite, zero = {}, 0, 0, 0.0, 0, 0
+    arrays, largest = {}, 0.0
+    numbers = changed = infinite = zero = 0
     for name, array in checkpoint.arrays.items():
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             arrays[name] = array.astype(target)
             if np.can_cast(array.dtype, target, "safe") or array.dtype == target:
                 continue
             before, after = array.astype(np.float64), arrays[name].astype(np.float64)
-        other = (before != after) & np.isfinite(before)
-        lost = other & np.isfinite(after) & (after != 0)
+        is_changed = (before != after) & np.isfinite(before)
+        is_rounded = is_changed & np.isfinite(after) & (after != 0)
         numbers += array.size
-        changed += int(other.sum())
-        infinite += int((other & np.isinf(after)).sum())
-        zero += int((other & (after == 0)).sum())
-        if lost.any():
-            worst = max(worst, float(np.max(np.abs((after[lost] - before[lost]) / before[lost]))))
-    said = [f"{changed:,} of {numbers:,} numbers changed, by at most {worst:.1e} of their value"] if changed else []
-    said += [f"{infinite:,} became infinite"] if infinite else []
-    said += [f"{zero:,} became zero"] if zero else []
-    line = f"{', '.join(checkpoint.dtypes())} to {dtype}: {'; '.join(said) or 'no number changed'}"
+        changed += is_changed.sum()
+        infinite += (is_changed & np.isinf(after)).sum()
+        zero += (is_changed & (after == 0)).sum()
+        relative = np.abs((after[is_rounded] - before[is_rounded]) / before[is_rounded])
+        largest = max(largest, float(relative.max(initial=0.0)))
+    facts = [f"{changed:,} of {numbers:,} numbers changed, by at most {largest:.1e} of their value"] if changed else []
+    facts += [f"{infinite:,} became infinite"] if infinite else []
+    facts += [f"{zero:,} became zero"] if zero else []
+    line = f"{', '.join(checkpoint.dtypes())} to {dtype}: {'; '.join(facts) or 'no number changed'}"
     return _changed(checkpoint, arrays, line)
 
 
 def drop_background(checkpoint: Checkpoint) -> Checkpoint:
-    """A classifier of 1001 classes without its first, the background: 1000 classes in ImageNet's order.
+    """Drop the first of 1001 classes, the background, which leaves the 1000 classes of ImageNet in their order.
 
     Raises:
         ConversionError: If there are not 1001 classes.
     """
     classes = checkpoint.config.num_classes
     if classes != BACKGROUND_CLASSES:
-        problem = f"it has {classes} classes, where {BACKGROUND_CLASSES} with a background are expected"
+        problem = f"it has {classes} classes; a background class can only be dropped from {BACKGROUND_CLASSES}"
         raise ConversionError(checkpoint.where, [problem], "Convert it without --drop-background.")
     canonical = checkpoint.to("canonical")
     arrays = {name: array[1:] if name.startswith("fc.") else array for name, array in canonical.arrays.items()}
@@ -74,14 +78,18 @@ def drop_background(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def fold_conv_bias(checkpoint: Checkpoint) -> Checkpoint:
-    """A network of variant keras as one of v1, equal in function in inference: its convolutions lose their biases.
+    """Turn a network of variant keras into one of variant v1 that computes the same function in inference.
 
-    A norm subtracts its running mean from what the convolution gives, so a bias b is as well subtracted from the mean:
-    mean' = mean - b. Its eps of 1.001e-5 becomes 1e-5 likewise: var' = var + (1.001e-5 - 1e-5). Both are computed in
-    float64 and rounded to the checkpoint's dtype. In training they differ: batch statistics take no part in it.
+    A norm subtracts its running mean from the output of the convolution, so a bias b can be moved into the mean:
+    mean' = mean - b. The eps of 1.001e-5 becomes 1e-5 in the same way: var' = var + (1.001e-5 - 1e-5). Both are
+    computed in float64 and rounded to the checkpoint's dtype. In training the two networks differ, since norms then use
+    the statistics of the batch.
+
+    Returns:
+        A checkpoint of variant v1, in the canonical dialect.
 
     Raises:
-        ConversionError: If its convolutions have no biases.
+        ConversionError: If the convolutions have no biases.
     """
     config = checkpoint.config
     if not config.conv_bias:
@@ -92,8 +100,8 @@ def fold_conv_bias(checkpoint: Checkpoint) -> Checkpoint:
     for name in [name for name in arrays if name.endswith("running_mean")]:
         bias = name.replace("bn", "conv").replace("running_mean", "bias")
         variance = name.replace("running_mean", "running_var")
-        dtype = arrays[name].dtype
-        arrays[name] = (arrays[name].astype(np.float64) - arrays.pop(bias).astype(np.float64)).astype(dtype)
+        mean = arrays[name].astype(np.float64) - arrays.pop(bias).astype(np.float64)
+        arrays[name] = mean.astype(arrays[name].dtype)
         wider = arrays[variance].astype(np.float64) + (config.norm_eps - folded.norm_eps)
         arrays[variance] = wider.astype(arrays[variance].dtype)
     line = f"biases of convolutions folded into running means, eps {config.norm_eps:g} into running variances"
@@ -105,15 +113,15 @@ CHANGES: Mapping[str, Callable[..., Checkpoint]] = {
     "fold_conv_bias": fold_conv_bias,
     "dtype": cast,
 }
-"""What can be asked for, by the option's name, in the order in which it is done."""
+"""Every change by the name of its option, in the order in which they are made."""
 
 
-def apply(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> Checkpoint:
-    """Make every change that is asked for; without one, it is the checkpoint itself.
+def apply(checkpoint: Checkpoint, requested: Mapping[str, Any]) -> Checkpoint:
+    """Make every requested change; without a request, return the checkpoint itself.
 
     Args:
-        checkpoint: Of any dialect.
-        asked: By the names of `CHANGES`: True, or the change's argument; what is false or None is not asked for.
+        checkpoint: A checkpoint in any dialect.
+        requested: True, or the argument of the change, by the names of `CHANGES`; a false value requests nothing.
 
     Raises:
         ConversionError: If a change cannot be made.
@@ -126,7 +134,7 @@ def apply(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> Checkpoint:
         ('float64 to float16: no number changed',)
     """
     for name, change in CHANGES.items():
-        if value := asked.get(name):
+        if value := requested.get(name):
             checkpoint = change(checkpoint) if value is True else change(checkpoint, value)
     return checkpoint
 

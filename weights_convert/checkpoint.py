@@ -1,4 +1,4 @@
-"""A ResNet's weights in some dialect: what they are, the same in another dialect, and as a file."""
+"""A checkpoint: the weights of one network in some dialect, convertible into any other dialect."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ from impls.config import ResNetConfig
 from weights_convert import containers
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
-from weights_convert.metadata import of_network
+from weights_convert.metadata import network_metadata
 from weights_convert.naming import Dialect
 from weights_convert.table import reorder
 
-FOLD = (
-    "--fold-conv-bias (weights_convert.fold_conv_bias) moves them into the running means: "
-    "the same function in inference, of variant v1."
+FOLD_ADVICE = (
+    "--fold-conv-bias (weights_convert.fold_conv_bias) moves the biases into the running means, "
+    "which gives a network of variant v1 that computes the same function in inference."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The arrays of one network in one dialect, and what network it is.
+    """The weights of one network in one dialect.
 
     Attributes:
-        arrays: In the dialect's names and axis orders, and in the source's own dtypes.
-        dialect: Whose names and axes these are.
-        config: The network they belong to.
-        dropped: Names in the source that were left out on purpose, and why.
-        where: What the source was, for messages.
+        arrays: Arrays by the dialect's names, in its axis orders and in the dtypes of the source.
+        dialect: The dialect of the arrays.
+        config: The network that the arrays belong to.
+        dropped: Names in the source that were left out on purpose, each with the reason.
+        where: What was read, for messages.
         recognised_by: How the variant is known.
-        changes: What was done to the numbers, on request: one line each.
+        changes: The changes of numbers that were asked for, one line each.
+
+    Example:
+        >>> checkpoint = Checkpoint({"fc.weight": np.zeros((10, 2048))}, find_dialect("canonical"), ResNetConfig())
+        >>> {name: array.shape for name, array in checkpoint.to("flax").arrays.items()}
+        {'fc.kernel': (2048, 10)}
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -48,16 +53,16 @@ class Checkpoint:
     changes: tuple[str, ...] = ()
 
     def to(self, dialect: str) -> Checkpoint:
-        """The same weights as another dialect names and lays them out: views, nothing is copied.
+        """Return the same weights in another dialect. The arrays are views: nothing is copied.
 
         Raises:
             ValueError: If there is no such dialect.
-            ConversionError: If its network has no place for the biases that this one's convolutions have.
+            ConversionError: If the convolutions have biases and the dialect has no names for them.
         """
         source, target, arrays = self.dialect, find_dialect(dialect), {}
         if self.config.conv_bias and target.bias_free:
-            problem = f"its convolutions have biases, and those of {target.name}'s network have none"
-            raise ConversionError(self.where, [problem], FOLD)
+            problem = f"its convolutions have biases, and those of {target.name} have none"
+            raise ConversionError(self.where, [problem], FOLD_ADVICE)
         readings = source.read_names(self.arrays)
         written = target.write_names(canonical for canonical, _ in readings.values())
         for name, array in self.arrays.items():
@@ -66,14 +71,18 @@ class Checkpoint:
         return replace(self, arrays=arrays, dialect=target)
 
     def arrays_for(self, dialect: str, dtypes: Mapping[str, np.dtype[Any]]) -> Mapping[str, np.ndarray]:
-        """The arrays as a dialect has them, for a model whose own arrays have these dtypes.
+        """Return the arrays in a dialect, for a model whose own arrays have these dtypes.
+
+        Args:
+            dialect: The dialect of the model.
+            dtypes: The dtype of each of the model's arrays, by its name in that dialect.
 
         Raises:
-            ConversionError: If a dtype of the model's cannot hold the checkpoint's numbers exactly.
+            ConversionError: If a dtype of the model cannot hold the numbers exactly.
         """
         arrays = self.to(dialect).arrays
         problems = [
-            f"{name!r} is {arrays[name].dtype}, and the model's {dtype} cannot hold that exactly"
+            f"{name!r} is {arrays[name].dtype}, which the model's {dtype} cannot hold exactly"
             for name, dtype in dtypes.items()
             if not np.can_cast(arrays[name].dtype, dtype, "safe")
         ]
@@ -82,34 +91,35 @@ class Checkpoint:
         return arrays
 
     def save(self, path: str | os.PathLike[str], *, max_shard_size: int | str | None = None) -> None:
-        """Write a file or folder, in the container that the path's ending names, completely or not at all.
+        """Write a file or folder, completely or not at all. The ending of its name selects the container.
 
         Args:
-            path: The target.
-            max_shard_size: Of arrays in one file of a folder, at most: bytes, or as in "50MB". None puts all in one.
+            path: The target, for example "resnet50.flax.safetensors".
+            max_shard_size: The most that one file of a `.transformers` folder may hold, in bytes or as text ("50MB").
+                None writes a single file.
 
         Raises:
-            ConversionError: If no container has that ending, or the file cannot be written.
-            ValueError: If the size is none.
+            ConversionError: If no container has that ending or holds the dialect, or the target cannot be written.
+            ValueError: If the size is not a size.
         """
         limit = containers.byte_count(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
         containers.write(Path(path), self.arrays, self.metadata(), limit)
 
     def metadata(self) -> dict[str, str]:
-        """What the file says of itself."""
+        """Return what a file of this checkpoint states: format, dialect, network, dtypes, content hash and changes."""
         return {
-            **of_network(self.config, self.dialect.name),
+            **network_metadata(self.config, self.dialect.name),
             "dtype": ", ".join(self.dtypes()),
             "content_hash": self.content_hash(),
             **({"changes": "; ".join(self.changes)} if self.changes else {}),
         }
 
     def dtypes(self) -> list[str]:
-        """The names of the dtypes that occur."""
+        """Return the names of the dtypes that occur, sorted."""
         return sorted({array.dtype.name for array in self.arrays.values()})
 
     def content_hash(self) -> str:
-        """SHA-256 of names, dtypes, shapes and bits in canonical form: the same in every dialect."""
+        """Return the SHA-256 of the canonical names, dtypes, shapes and bits, which is the same in every dialect."""
         digest, arrays = hashlib.sha256(), self.to("canonical").arrays
         for name in sorted(arrays):
             array = np.ascontiguousarray(arrays[name])

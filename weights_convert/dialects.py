@@ -1,24 +1,23 @@
-"""The dialects: how each library spells the path of a layer.
+"""The dialects: the names that each library gives to the layers of the network.
 
-A dialect says how its library spells each layer of the network, and whose column of the table its arrays follow. Rows
-are patterns with named numbers, which `NUMBERS` explains. Patterns are read in both directions, so the inverse of a row
-is the row. A further library is a further value here.
+A dialect gives a pattern for every layer, and the framework whose column of the conversion table its arrays follow.
+`naming.PLACEHOLDERS` explains the placeholders of the patterns. To support another library, add a value here.
 """
 
 from __future__ import annotations
 
 from weights_convert.naming import CANONICAL_LAYERS, Dialect
 
-AS_CANONICAL = {plain: plain for plain in CANONICAL_LAYERS}
-BATCH_COUNTER = {r".*\.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"}
+AS_CANONICAL = {pattern: pattern for pattern in CANONICAL_LAYERS}
+BATCH_COUNTER = {r".*\.num_batches_tracked": "PyTorch's count of training batches, which no other framework has"}
 KERAS_STATE = {
-    r"optimizer\..*": "the optimizer's state",
+    r"optimizer\..*": "the state of the optimizer",
     r".*seed_generator.*": "the state of a random number generator",
 }
-OWN_STATE = {r"optimizer\..*": "the optimizer's state, which load_training reads"}
+OPTIMIZER_STATE = {r"optimizer\..*": "the state of the optimizer; load_training reads it"}
 TRAINING_STATE = {
-    r"opt_state\..*": "the optimizer's state",
-    r"(step|dynamic_scale\..*)": "the state of training: step, scale of the loss",
+    r"opt_state\..*": "the state of the optimizer",
+    r"(step|dynamic_scale\..*)": "the state of the training loop: step and loss scale",
 }
 TRANSFORMERS = {
     "conv1": "{root}embedder.embedder.convolution",
@@ -29,7 +28,10 @@ TRANSFORMERS = {
     "stage{stage}.{block}.downsample_bn": "{root}encoder.stages.{stage0}.layers.{block}.shortcut.normalization",
     "fc": "classifier.1",
 }
-"""As transformers' three ResNets spell it, from `modeling_resnet.py` and, of version 4, its two siblings."""
+"""The patterns of transformers' ResNets.
+
+Sources: `modeling_resnet.py`, and `modeling_flax_resnet.py` and `modeling_tf_resnet.py` of version 4.
+"""
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
@@ -38,11 +40,11 @@ DIALECTS: dict[str, Dialect] = {
             "canonical",
             "torch",
             AS_CANONICAL,
-            "this project's exchange form; impls.torch's state_dict",
-            BATCH_COUNTER | OWN_STATE,
+            "the exchange form of this project, and the state_dict of impls.torch",
+            BATCH_COUNTER | OPTIMIZER_STATE,
         ),
-        Dialect("flax", "flax", AS_CANONICAL, "impls.flax: attribute paths joined by dots"),
-        Dialect("keras", "keras", AS_CANONICAL, "impls.keras: attribute paths joined by dots", KERAS_STATE),
+        Dialect("flax", "flax", AS_CANONICAL, "impls.flax: attribute paths, joined by dots"),
+        Dialect("keras", "keras", AS_CANONICAL, "impls.keras: attribute paths, joined by dots", KERAS_STATE),
         Dialect(
             "torchvision",
             "torch",
@@ -55,20 +57,18 @@ DIALECTS: dict[str, Dialect] = {
                 "stage{stage}.{block}.downsample_bn": "layer{stage}.{block}.downsample.1",
                 "fc": "fc",
             },
-            "torchvision.models.resnet50 and its many relatives, timm's among them",
+            "torchvision.models.resnet50, and timm's resnet50",
             BATCH_COUNTER,
             "v1.5",
-            bias_free=True,
         ),
         Dialect(
             "transformers",
             "torch",
             TRANSFORMERS,
-            "transformers' ResNetForImageClassification, and ResNetModel",
+            "ResNetForImageClassification and ResNetModel of transformers",
             BATCH_COUNTER,
             "v1.5",
             root=("resnet.", ""),
-            bias_free=True,
         ),
         Dialect(
             "transformers-flax",
@@ -78,7 +78,6 @@ DIALECTS: dict[str, Dialect] = {
             published_variant="v1.5",
             collections=("params.", "batch_stats."),
             root=("resnet.", ""),
-            bias_free=True,
         ),
         Dialect(
             "transformers-tf",
@@ -87,7 +86,6 @@ DIALECTS: dict[str, Dialect] = {
             "TFResNetForImageClassification and TFResNetModel of transformers 4",
             published_variant="v1.5",
             root=("tf_res_net_for_image_classification.resnet.", "tf_res_net_model.resnet."),
-            bias_free=True,
         ),
         Dialect(
             "keras.applications",
@@ -101,7 +99,7 @@ DIALECTS: dict[str, Dialect] = {
                 "stage{stage}.{block}.downsample_bn": "conv{stage1}_block{block1}_0_bn",
                 "fc": "predictions",
             },
-            "keras.applications.ResNet50: layer name, dot, variable name",
+            "keras.applications.ResNet50: layer name and variable name, joined by a dot",
             KERAS_STATE,
             published_variant="keras",
         ),
@@ -117,10 +115,9 @@ DIALECTS: dict[str, Dialect] = {
                 "stage{stage}.{block}.downsample_bn": "stack{stage0}_block{block}_0_bn",
                 "fc": "predictions",
             },
-            "Keras Hub's ResNetBackbone and ResNetImageClassifier: layer name, dot, variable name",
+            "ResNetBackbone and ResNetImageClassifier of Keras Hub: layer name and variable name, joined by a dot",
             KERAS_STATE,
             published_variant="v1.5",
-            bias_free=True,
         ),
         Dialect(
             "flax-linen",
@@ -134,26 +131,25 @@ DIALECTS: dict[str, Dialect] = {
                 "stage{stage}.{block}.downsample_bn": "BottleneckResNetBlock_{flat}.norm_proj",
                 "fc": "Dense_0",
             },
-            "the ImageNet example of Flax, in Linen: its variables `params` and `batch_stats`",
+            "the ImageNet example of Flax, written in Linen: variables `params` and `batch_stats`",
             TRAINING_STATE,
             "flax",
             collections=("params.", "batch_stats."),
-            bias_free=True,
         ),
     )
 }
-"""Every dialect by name."""
+"""Every dialect, by name."""
 
 ALIASES = {"torch": "canonical", "timm": "torchvision"}
-"""Other names: impls.torch is where the canonical form comes from, and timm spells as torchvision does."""
+"""Further names of dialects: impls.torch uses the canonical names, and timm uses those of torchvision."""
 
 
 def find_dialect(name: str) -> Dialect:
-    """The dialect of that name.
+    """Return the dialect with a name or alias.
 
     Raises:
         ValueError: If there is none.
     """
-    if (known := DIALECTS.get(ALIASES.get(name, name))) is None:
+    if (dialect := DIALECTS.get(ALIASES.get(name, name))) is None:
         raise ValueError(f"there is no dialect {name!r}; the dialects are {', '.join((*DIALECTS, *ALIASES))}")
-    return known
+    return dialect

@@ -1,4 +1,4 @@
-"""What differs between two checkpoints of any dialects, array by array, under canonical names."""
+"""The differences between two checkpoints, array by array, under canonical names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Difference:
-    """One array that is not the same in both.
+    """An array that two checkpoints do not share bit for bit.
 
     Attributes:
-        name: Its canonical name.
-        what: In one line: only in one of them, or in what they differ.
-        relative_l2: Norm of the difference over norm of the first's; None where that is no number.
-        largest: The largest difference of two numbers; None likewise.
+        name: The canonical name of the array.
+        what: The difference in one line, for example "only in the first" or "3 of 64 numbers".
+        relative_l2: The norm of the difference divided by the norm of the first array; None where it is not finite, or
+            the arrays cannot be compared.
+        largest: The largest absolute difference of two numbers; None as above.
     """
 
     name: str
@@ -26,28 +27,31 @@ class Difference:
     largest: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
 
 def differences(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> list[Difference]:
-    """Every array that is not equal bit for bit, in the first one's order, then those of the second alone.
+    """Compare two sets of arrays bit for bit.
 
     Args:
         first: Arrays by canonical name.
-        second: The same of the other.
+        second: Arrays by canonical name.
+
+    Returns:
+        The arrays that differ, in the order of `first`, followed by those that only `second` has.
 
     Example:
         >>> differences({"fc.bias": np.array([1.0, 2.0])}, {"fc.bias": np.array([1.0, 2.5])})[0].largest
         0.5
     """
-    found = []
+    differing = []
     for name, array in first.items():
         if name not in second:
-            found.append(Difference(name, "only in the first"))
+            differing.append(Difference(name, "only in the first"))
         elif (difference := _difference(name, array, second[name])) is not None:
-            found.append(difference)
-    return found + [Difference(name, "only in the second") for name in second if name not in first]
+            differing.append(difference)
+    return differing + [Difference(name, "only in the second") for name in second if name not in first]
 
 
 def _difference(name: str, first: np.ndarray, second: np.ndarray) -> Difference | None:
@@ -60,11 +64,12 @@ def _difference(name: str, first: np.ndarray, second: np.ndarray) -> Difference 
         distance = np.where((wide == other) | (np.isnan(wide) & np.isnan(other)), 0.0, np.abs(wide - other))
         distance[np.isnan(distance)] = np.inf
         relative = _finite(float(np.linalg.norm(distance) / np.linalg.norm(wide)) if wide.any() else np.inf)
-    kinds = f"dtype {first.dtype.name} and {second.dtype.name}, " if first.dtype != second.dtype else ""
+    dtypes = f"dtype {first.dtype.name} and {second.dtype.name}, " if first.dtype != second.dtype else ""
     count = int(np.count_nonzero(distance))
-    what = (
-        f"{kinds}{count:,} of {wide.size:,} numbers" if count else f"{kinds}equal numbers" if kinds else "NaN or sign"
-    )
+    if count:
+        what = f"{dtypes}{count:,} of {wide.size:,} numbers"
+    else:
+        what = f"{dtypes}equal numbers" if dtypes else "bits of NaNs or signs of zeros"
     return Difference(name, what, relative, _finite(distance.max(initial=0.0)))
 
 

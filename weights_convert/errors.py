@@ -1,24 +1,31 @@
-"""What goes wrong in a conversion, all of it at once."""
+"""The error that a refused conversion raises, with every problem in one message."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 SHOWN = 12
+"""Number of problems that a message shows; the error keeps all of them."""
+
 LONGEST_LINE = 300
-"""Letters of another library's message; some show the file itself."""
+"""Characters kept of another library's message, since some of them print the file itself."""
 
 
 class ConversionError(ValueError):
-    """A checkpoint that cannot be read, understood or converted.
+    """A checkpoint that cannot be read, recognised or converted.
+
+    Args:
+        where: The source or target that the problems belong to; it stands before each of them.
+        problems: Every problem, each in one line.
+        advice: What the user can do about them; may be empty.
 
     Attributes:
-        problems: Every single one; the message shows the first dozen.
-        advice: What to do about them; may be empty.
+        problems: All problems; the message shows the first twelve.
+        advice: As given.
 
     Example:
-        >>> print(ConversionError("a.safetensors", ["no rule for 'x'", "'fc.bias' is missing"]))
-        a.safetensors: no rule for 'x'
+        >>> print(ConversionError("a.safetensors", ["'x' has no rule", "'fc.bias' is missing"]))
+        a.safetensors: 'x' has no rule
         a.safetensors: 'fc.bias' is missing
     """
 
@@ -26,12 +33,12 @@ class ConversionError(ValueError):
         self.problems, self.advice = tuple(problems), advice
         lines = [f"{where}: {problem}" for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
-            lines.append(f"{where}: and {len(problems) - SHOWN} more of the kind")
+            lines.append(f"{where}: and {len(problems) - SHOWN} more problems")
         super().__init__("\n".join(lines + [advice] * bool(advice)))
 
 
-def first_line(error: Exception) -> str:
-    """An error in one line: some libraries' messages are a page, and some are empty."""
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class name if the message is empty."""
     text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."

@@ -1,6 +1,6 @@
-"""What a file or a set of arrays holds, as far as that can be told, and all that keeps it from being a checkpoint.
+"""Reading a checkpoint: what a file or a set of arrays holds, and everything that is wrong with it.
 
-`load` is an inspection that must find nothing wrong. Every problem is collected; none hides another.
+`inspect` collects every problem, so that none hides another; `load` is an inspection that must not find any.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,36 +22,36 @@ from weights_convert.errors import ConversionError, first_line
 from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, OTHER_WEIGHTS, is_ours
 from weights_convert.naming import Dialect
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
-from weights_convert.table import Rule, permutation, reorder
+from weights_convert.table import permutation, reorder
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
-"""The dtypes that weights come in; each container holds them all, bit for bit."""
+"""The dtypes that weights may have; each container holds all of them, bit for bit."""
 
 NOT_WEIGHTS = ("dtype", "compute_dtype", "zero_init_last_scale", "norm_decay", "norm_variance")
-"""The fields of a config in which a checkpoint and the model that takes it may differ."""
+"""The fields of a configuration in which a checkpoint and the model that takes it may differ."""
 
-MANY_NETWORKS = "it does not say which network it belongs to, and its arrays fit several: {}"
-SAY_WHICH = "Say it with variant (--variant): torchvision's, timm's and transformers' ResNet-50 are v1.5."
+AVERAGED_IGNORED = "averaged weights; --averaged (averaged=True) reads them"
+SAY_WHICH = "Give the variant (--variant or variant=...): the ResNet-50 of torchvision, timm and transformers is v1.5."
 
 Source = str | os.PathLike[str] | Mapping[str, np.ndarray] | Checkpoint
-"""What `load` takes: a file or folder, an address, arrays by name in any dialect, or a checkpoint."""
+"""The sources that `load` takes: a file or folder, an address, arrays by name in any dialect, or a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What a source holds.
+    """The result of inspecting a source.
 
     Attributes:
-        where: What the source is, for messages.
-        container: The kind of file; None for arrays in memory.
-        arrays: All of them, in the source's own names.
-        dialect: Whose names they are; None if that cannot be told.
-        weights: Those of the arrays that the dialect has a rule for and that may hold weights.
-        networks: Every network that they may belong to: none, the one, or several whose arrays have the same shapes.
-        recognised_by: How the one network is known.
-        dropped: Names that are left out on purpose, and why.
-        problems: All that is wrong.
-        changes: What the file says was done to its numbers.
+        where: What was inspected, for messages.
+        container: The name of the container; None for arrays in memory.
+        arrays: All arrays, by the names in the source.
+        dialect: The dialect of the names; None if it was not recognised.
+        weights: The arrays that the dialect has a rule for and whose number of axes is right.
+        networks: Every network that the weights may belong to: none, one, or several of the same shapes.
+        recognised_by: How the network is known, where there is one.
+        dropped: Names that are left out on purpose, each with the reason.
+        problems: Everything that is wrong, one line each.
+        changes: The changes of numbers that the file records.
     """
 
     where: str
@@ -67,14 +66,15 @@ class Inspection:
     changes: tuple[str, ...] = ()
 
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint that the source is.
+        """Return the checkpoint that the source holds.
 
         Raises:
-            ConversionError: With every problem, if it is none, or one of several networks.
+            ConversionError: With every problem; also if the weights may belong to several networks.
         """
         problems, advice = list(self.problems), ""
         if len(self.networks) > 1:
-            problems.append(MANY_NETWORKS.format(", ".join(network.variant for network in self.networks)))
+            variants = ", ".join(network.variant for network in self.networks)
+            problems.append(f"it does not state its variant, and its arrays fit several: {variants}")
             advice = SAY_WHICH
         if problems or self.dialect is None:
             raise ConversionError(self.where, problems, advice)
@@ -82,17 +82,18 @@ class Inspection:
         return Checkpoint(self.weights, self.dialect, network, self.dropped, self.where, known_by, self.changes)
 
     def canonical(self) -> Mapping[str, np.ndarray]:
-        """The weights by canonical name; none where the dialect is unknown."""
-        if self.dialect is None:
-            return {}
-        return Checkpoint(self.weights, self.dialect, ResNetConfig()).to("canonical").arrays
+        """Return the weights by canonical name; empty if the dialect was not recognised."""
+        return self._of_any_network.to("canonical").arrays if self._of_any_network else {}
 
     @cached_property
     def content_hash(self) -> str | None:
-        """The hash that a checkpoint of these weights has; None where the dialect is unknown."""
-        if self.dialect is None:
-            return None
-        return Checkpoint(self.weights, self.dialect, ResNetConfig()).content_hash()
+        """The content hash of the weights, as a checkpoint has it; None if the dialect was not recognised."""
+        return self._of_any_network.content_hash() if self._of_any_network else None
+
+    @property
+    def _of_any_network(self) -> Checkpoint | None:
+        """A checkpoint of the weights, to rename and hash them; its network is not that of the weights."""
+        return Checkpoint(self.weights, self.dialect, ResNetConfig()) if self.dialect else None
 
 
 def load(
@@ -103,31 +104,31 @@ def load(
     config: ResNetConfig | None = None,
     averaged: bool = False,
 ) -> Checkpoint:
-    """Read a checkpoint and make sure that it is complete, and what it is.
+    """Read a checkpoint, and verify that it is complete and belongs to the expected network.
 
     Args:
-        source: A file or folder, an address (`hf://timm/resnet50.a1_in1k`, `torchvision://...`, `keras://...`, https),
-            arrays by name, or a checkpoint, which knows its dialect.
-        dialect: How the arrays are named; None takes the file's word, or else recognises it by the names.
-        variant: The network it belongs to, where the file does not say it.
-        config: The network of the model that will take it. The checkpoint must fit it; a file that does not name its
-            variant is taken to be of this one.
-        averaged: Of a PyTorch training checkpoint, whether to read the averaged weights (EMA) in place of the last.
+        source: A file or folder, an address (`hf://timm/resnet50.a1_in1k`, `torchvision://...`, `keras://...`,
+            `https://...`), arrays by name, or a checkpoint.
+        dialect: The dialect of the names. None takes it from the file's metadata or recognises it by the names.
+        variant: The variant, where the file does not state it.
+        config: The network of the model that will take the weights. The checkpoint must fit it; a file that does not
+            state its variant is taken to be of this one.
+        averaged: Whether to read the averaged weights (EMA) of a PyTorch training checkpoint instead of the last ones.
 
     Raises:
         ConversionError: With every problem at once: an unreadable file, names without a rule, arrays missing, extra or
-            of another shape, a variant that is unknown or another than the one expected.
+            of another shape, a variant that is unknown or not the expected one.
         ValueError: If there is no such variant.
 
     Example:
         >>> load({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, dialect="torchvision", variant="v1.5")
         Traceback (most recent call last):
         ...
-        weights_convert.errors.ConversionError: these arrays: no bottleneck ResNet: it needs blocks of three convolutions in each of stage1 to stage4
+        weights_convert.errors.ConversionError: these arrays: not a bottleneck ResNet: stage1 to stage4 must each have blocks of three convolutions
     """  # noqa: E501 (a message is one line)
     if not isinstance(source, Checkpoint):
         return inspect(source, dialect=dialect, variant=variant, config=config, averaged=averaged).checkpoint()
-    if problems := _misfits(source.config, source.recognised_by, variant, config):
+    if problems := _mismatches(source.config, source.recognised_by, variant, config):
         raise ConversionError(source.where, problems)
     return source
 
@@ -140,7 +141,7 @@ def inspect(
     config: ResNetConfig | None = None,
     averaged: bool = False,
 ) -> Inspection:
-    """Tell what a source holds, and what is wrong with it. The arguments are those of `load`.
+    """Read a source, and collect what it holds and what is wrong with it. The arguments are those of `load`.
 
     Raises:
         ConversionError: If a file cannot be read at all.
@@ -148,190 +149,200 @@ def inspect(
 
     Example:
         >>> inspect({"fc.bias": np.zeros(10, np.int64)}, dialect="flax").problems[0]
-        "'fc.bias' holds int64, where one of bfloat16, float16, float32, float64 is expected"
+        "'fc.bias' is int64; weights are bfloat16, float16, float32 or float64"
     """
-    where, container, arrays, metadata, problems = _open(source, averaged)
-    own = metadata if is_ours(metadata) else {}
-    stated = named_config(variant) if variant is not None else config
+    opened, metadata = _open(source, averaged)
+    arrays, ours = opened.arrays, metadata if is_ours(metadata) else {}
+    expected = named_config(variant) if variant is not None else config
     try:
-        named = dialect or own.get("dialect")
-        spoken = find_dialect(named) if named else recognise_dialect(arrays)
+        name = dialect or ours.get("dialect")
+        recognised = find_dialect(name) if name else recognise_dialect(arrays)
     except ValueError as error:
-        return Inspection(where, container, arrays, problems=(*problems, str(error)))
+        return replace(opened, problems=(*opened.problems, str(error)))
 
-    rules = spoken.read_names(arrays)
-    dropped = {name: why for name in arrays if (why := spoken.why_dropped(name)) is not None}
-    if (other := metadata.get(OTHER_WEIGHTS)) is not None:
-        dropped[other] = "the last weights" if averaged else "averaged weights; --averaged (averaged=True) reads them"
-    problems += [f"{spoken.name} has no rule for {name!r}" for name in arrays if name not in rules | dropped]
-    problems += [
-        f"{name!r} holds {arrays[name].dtype.name}, where one of {', '.join(FLOATS)} is expected"
-        for name in rules
+    readings = recognised.read_names(arrays)
+    dropped = {name: reason for name in arrays if (reason := recognised.why_dropped(name)) is not None}
+    if OTHER_WEIGHTS in metadata:
+        dropped[metadata[OTHER_WEIGHTS]] = "the last weights" if averaged else AVERAGED_IGNORED
+    problems = [f"{recognised.name} has no rule for {name!r}" for name in arrays if name not in readings | dropped]
+    problems += _problems_of_names({name: canonical for name, (canonical, _) in readings.items()}, arrays)
+    shapes, weights = {}, {}
+    for name, (canonical, rule) in readings.items():
+        if arrays[name].ndim == len(rule.leaf(recognised.framework).axes):
+            weights[name] = arrays[name]
+            shapes[canonical] = reorder(arrays[name], rule, recognised.framework, "torch").shape
+    networks: tuple[ResNetConfig, ...] = ()
+    recognised_by = ""
+    try:
+        networks, recognised_by = _networks(ours, metadata, shapes, expected)
+        problems += _mismatches(networks[0], recognised_by, variant, config)
+    except ValueError as error:
+        problems.append(str(error))
+    network = next(iter(networks), None) if ours or config is None else config
+    if network is not None:
+        problems += _wrong_arrays(recognised, {name: arrays[name].shape for name in readings}, network)
+    inspection = replace(
+        opened,
+        dialect=recognised,
+        weights=weights,
+        networks=networks,
+        recognised_by=recognised_by,
+        dropped=dropped,
+        problems=(*opened.problems, *problems),
+        changes=(ours["changes"],) if "changes" in ours else (),
+    )
+    return inspection if not ours or inspection.problems else _checked_against_hash(inspection, ours)
+
+
+def _problems_of_names(canonical_names: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the problems of arrays that are no floats, or that another name stands for as well."""
+    problems = [
+        f"{name!r} is {arrays[name].dtype.name}; weights are {', '.join(FLOATS[:-1])} or {FLOATS[-1]}"
+        for name in canonical_names
         if arrays[name].dtype.name not in FLOATS
     ]
-    problems += _twice({name: canonical for name, (canonical, _) in rules.items()})
-    shapes, weights = {}, {}
-    for name, (canonical, rule) in rules.items():
-        if arrays[name].ndim == len(rule.leaf(spoken.framework).axes):
-            weights[name] = arrays[name]
-            shapes[canonical] = reorder(arrays[name], rule, spoken.framework, "torch").shape
-    try:
-        networks, recognised_by = _networks(own, metadata, shapes, stated)
-        problems += _misfits(networks[0], recognised_by, variant, config)
-    except ValueError as error:
-        networks, recognised_by = (), ""
-        problems.append(str(error))
-    expected = (*networks, None)[0] if own or config is None else config
-    if expected is not None:
-        problems += _differences(spoken, {name: arrays[name].shape for name in rules}, expected)
-    changes = (own["changes"],) if "changes" in own else ()
-    found = Inspection(
-        where, container, arrays, spoken, weights, networks, recognised_by, dropped, tuple(problems), changes
-    )
-    stated_hash = own.get("content_hash", found.content_hash if container == "Keras archive" else None)
-    if own and not problems and stated_hash != found.content_hash:  # Keras's own archives know the network, no hash
-        return replace(found, problems=("its arrays are not those it was written with (the content hash differs)",))
-    return found
+    firsts: dict[str, str] = {}
+    return problems + [
+        f"{firsts[canonical]!r} and {name!r} are names of the same array"
+        for name, canonical in canonical_names.items()
+        if firsts.setdefault(canonical, name) != name
+    ]
 
 
-def recognise_dialect(names: Mapping[str, Any]) -> Dialect:
-    """The dialect that knows the most of these names.
+def _checked_against_hash(inspection: Inspection, ours: Mapping[str, str]) -> Inspection:
+    """Add a problem if the weights are not those that our metadata describe."""
+    # A model of ours that Keras itself saved states its network, but no hash.
+    default = inspection.content_hash if inspection.container == "Keras archive" else None
+    if ours.get("content_hash", default) == inspection.content_hash:
+        return inspection
+    return replace(inspection, problems=("its arrays have changed since it was written (the content hash differs)",))
+
+
+def recognise_dialect(names: Mapping[str, np.ndarray]) -> Dialect:
+    """Return the dialect that has rules for the most names.
 
     Raises:
-        ValueError: If none knows any, or several know equally many.
+        ValueError: If no dialect has a rule for any name, or several have rules for equally many.
 
     Example:
         >>> recognise_dialect({"layer1.0.conv1.weight": None, "conv1.weight": None}).name
         'torchvision'
     """
-    known = {dialect.name: len(dialect.read_names(names)) for dialect in DIALECTS.values()}
-    best = [name for name, count in known.items() if count == max(known.values()) > 0]
+    counts = {dialect.name: len(dialect.read_names(names)) for dialect in DIALECTS.values()}
+    best = [name for name, count in counts.items() if count == max(counts.values()) > 0]
     if len(best) != 1:
-        found = f"names that {' and '.join(best)} share" if best else "no name that a known dialect uses"
-        raise ValueError(
-            f"it has {found} ({', '.join(sorted(map(repr, names))[:4]) or 'it is empty'}); "
-            f"say which dialect it is: {', '.join(DIALECTS)}"
-        )
+        reason = f"its names belong to {' and '.join(best)} alike" if best else "its names belong to no known dialect"
+        examples = ", ".join(sorted(map(repr, names))[:4]) or "it is empty"
+        raise ValueError(f"{reason} ({examples}); give the dialect (--from or dialect=...): {', '.join(DIALECTS)}")
     return DIALECTS[best[0]]
 
 
 def _open(
-    source: str | os.PathLike[str] | Mapping[str, np.ndarray], averaged: bool = False
-) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
-    """What the source is, its container, arrays, metadata, and what in it is no array by name."""
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray], averaged: bool
+) -> tuple[Inspection, dict[str, str]]:
+    """Return the arrays of a source, before anything is concluded from them, and its metadata."""
     if isinstance(source, str) and "://" in source:
-        return _open_remote(source, averaged)
+        return _open_address(source, averaged)
     if not isinstance(source, Mapping):
         path = Path(source)
         container = containers.recognise(path)
         arrays, metadata = containers.read(path, averaged)
-        return str(path), container.name, {name: _native(array) for name, array in arrays.items()}, metadata, []
+        native = {name: _native(array) for name, array in arrays.items()}
+        return Inspection(str(path), container.name, native), metadata
     problems = [
-        f"{name!r} is of type {type(array).__name__}, where a NumPy array with a name is expected"
+        f"{name!r} is of type {type(array).__name__}, expected a NumPy array with a name"
         for name, array in source.items()
         if not (isinstance(name, str) and isinstance(array, np.ndarray))
     ]
     problems += ["there are no averaged weights beside them"] * averaged
-    arrays = {n: _native(a) for n, a in source.items() if isinstance(n, str) and isinstance(a, np.ndarray)}
-    return "these arrays", None, arrays, {}, problems
+    native = {n: _native(a) for n, a in source.items() if isinstance(n, str) and isinstance(a, np.ndarray)}
+    return Inspection("these arrays", None, native, problems=tuple(problems)), {}
 
 
-def _open_remote(
-    address: str, averaged: bool
-) -> tuple[str, str | None, dict[str, np.ndarray], dict[str, str], list[str]]:
-    """The same of an address: what is published about it, or the config beside it, may tell which network it is."""
-    from weights_convert import remote  # here, since few need them
-    from weights_convert.containers.folders import told_by_config
+def _open_address(address: str, averaged: bool) -> tuple[Inspection, dict[str, str]]:
+    """Fetch and read a file; what is published about it, or the config beside it, may tell its variant."""
+    from weights_convert import remote  # imported here, since few sources need it
+    from weights_convert.containers.configs import variant_from_config
 
     path, published = remote.fetch(address), remote.published_for(address)
-    _, container, arrays, metadata, problems = _open(path, averaged)
+    opened, metadata = _open(path, averaged)
     if published is not None and not is_ours(metadata):
         metadata |= {"variant": published.variant, KNOWN_BY: published.recognised_by}
     elif not is_ours(metadata) and (config := remote.fetch_config(address, path)):
-        metadata |= told_by_config(config.parent)
-    return address, container, arrays, metadata, problems
+        metadata |= variant_from_config(config.parent)
+    return replace(opened, where=address), metadata
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """The array in this machine's byte order; bytes are swapped, no number is touched."""
+    """Return an array in this machine's byte order: bytes are swapped, no number changes."""
     return array if array.dtype.isnative else array.byteswap().view(array.dtype.newbyteorder())
 
 
 def _networks(
-    own: Mapping[str, str], metadata: Mapping[str, str], shapes: Mapping[str, Shape], stated: ResNetConfig | None
+    ours: Mapping[str, str], metadata: Mapping[str, str], shapes: Mapping[str, Shape], expected: ResNetConfig | None
 ) -> tuple[tuple[ResNetConfig, ...], str]:
-    """The networks that the arrays may belong to, and how it is known if it is one.
+    """Return the networks that arrays of these shapes may belong to, and how the network is known if it is only one.
 
     Raises:
-        ValueError: If they belong to none, or the file's own metadata are damaged.
+        ValueError: If there is none, or our metadata are damaged.
     """
-    if own:
-        return (_own_network(own, len(shapes)),), "its metadata"
+    if ours:
+        return (_network_from_metadata(ours, len(shapes)),), "from its metadata"
     if {"variant", KNOWN_BY} <= metadata.keys():
         return (infer_sizes(shapes, named_config(metadata["variant"])),), metadata[KNOWN_BY]
-    if stated is not None:
-        return (infer_sizes(shapes, stated),), "as it was said to be"
+    if expected is not None:
+        return (infer_sizes(shapes, expected),), "as given"
     fitting = [known for known in VARIANTS.values() if known.conv_bias == has_conv_bias(shapes)]
     return tuple(infer_sizes(shapes, known) for known in fitting), "no other variant has such arrays"
 
 
-def _own_network(own: Mapping[str, str], count: int) -> ResNetConfig:
-    if (version := own.get("format_version")) != FORMAT_VERSION:
+def _network_from_metadata(ours: Mapping[str, str], count: int) -> ResNetConfig:
+    if (version := ours.get("format_version")) != FORMAT_VERSION:
         raise ValueError(f"it has format version {version}; this program reads version {FORMAT_VERSION}")
     try:
-        config = ResNetConfig.from_dict(json.loads(own.get("config", "")))
-        if config.variant != own.get("variant"):
-            raise ValueError(f"variant {own.get('variant')} and a config of variant {config.variant}")
+        config = ResNetConfig.from_dict(json.loads(ours.get("config", "")))
+        if config.variant != ours.get("variant"):
+            raise ValueError(f"it states variant {ours.get('variant')}, and its config is of variant {config.variant}")
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its metadata are damaged: {first_line(error)}") from error
-    if sum(config.depths) > count:  # before a list of what is missing grows out of bounds
+    if sum(config.depths) > count:  # checked before a list of missing arrays grows out of bounds
         raise ValueError(f"its metadata promise {sum(config.depths)} blocks, and it holds {count} arrays")
     return config
 
 
-def _differences(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetConfig) -> list[str]:
-    """Arrays that are missing, extra, or of another shape than the network's, as the dialect has them."""
-    wanted = expected_shapes(network)
-    spellings = dialect.write_names(wanted)
-    expected = dict(_spoken(dialect, *spellings[canonical], shape) for canonical, shape in wanted.items())
+def _wrong_arrays(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetConfig) -> list[str]:
+    """Return the arrays that are missing, extra, or of another shape than the network's, under the dialect's names."""
+    canonical_shapes = expected_shapes(network)
+    expected = {}
+    for canonical, (name, rule) in dialect.write_names(canonical_shapes).items():
+        order = permutation(rule.leaf("torch").axes, rule.leaf(dialect.framework).axes)
+        expected[name] = tuple(canonical_shapes[canonical][axis] for axis in order)
     missing = [f"{name!r} is missing" for name in expected if name not in shapes]
     extra = [f"{name!r} has no place in this network" for name in shapes if name not in expected]
     wrong = [
-        f"{name!r} has the shape {shapes[name]}, where {expected[name]} is expected"
+        f"{name!r} has the shape {shapes[name]}, expected {expected[name]}"
         for name in expected
         if name in shapes and shapes[name] != expected[name]
     ]
     return missing + extra + wrong
 
 
-def _twice(readings: Mapping[str, str]) -> list[str]:
-    """Names that mean the same array."""
-    firsts: dict[str, str] = {}
-    return [
-        f"{firsts[canonical]!r} and {name!r} are the same array"
-        for name, canonical in readings.items()
-        if firsts.setdefault(canonical, name) != name
-    ]
-
-
-def _spoken(dialect: Dialect, name: str, rule: Rule, shape: Shape) -> tuple[str, Shape]:
-    """Name and shape of an array in a dialect."""
-    order = permutation(rule.leaf("torch").axes, rule.leaf(dialect.framework).axes)
-    return name, tuple(shape[axis] for axis in order)
-
-
-def _misfits(held: ResNetConfig, recognised_by: str, variant: str | None, config: ResNetConfig | None) -> list[str]:
-    """In what the network held differs from the one asked for."""
+def _mismatches(
+    network: ResNetConfig, recognised_by: str, variant: str | None, config: ResNetConfig | None
+) -> list[str]:
+    """Return the facts in which a network differs from a variant, and from the configuration of a model."""
     problems = []
-    if variant is not None and held.variant != variant:
-        problems.append(f"it holds variant {held.variant} ({recognised_by}), not {variant}; equal shapes are no proof")
+    if variant is not None and network.variant != variant:
+        problems.append(
+            f"it holds variant {network.variant} ({recognised_by}), not {variant}; equal shapes do not make them equal"
+        )
     if config is None:
         return problems
-    if held.variant != config.variant:
-        problems.append(f"it holds variant {held.variant} ({recognised_by}), the model is variant {config.variant}")
-    has, wants = held.to_dict(), config.to_dict()
+    if network.variant != config.variant:
+        problems.append(f"it holds variant {network.variant} ({recognised_by}), and the model is {config.variant}")
+    actual, expected = network.to_dict(), config.to_dict()
     return problems + [
-        f"it has {name} {has[name]}, the model {wants[name]}"
-        for name in wants
-        if name not in NOT_WEIGHTS and has[name] != wants[name]
+        f"it has {name} {actual[name]}, and the model {expected[name]}"
+        for name in expected
+        if name not in NOT_WEIGHTS and actual[name] != expected[name]
     ]

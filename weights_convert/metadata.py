@@ -1,9 +1,10 @@
-"""What a file says of itself: our own metadata, and what the configs of others tell."""
+"""The metadata that this project writes into a file beside the arrays."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from impls.config import ResNetConfig
 
@@ -11,22 +12,22 @@ FORMAT = "resnet-parity"
 FORMAT_VERSION = "1"
 
 PACKED = "resnet_parity"
-"""The key under which our metadata stand among those of another library's format."""
+"""The key under which our metadata is stored among the metadata of another library's format."""
 
 KNOWN_BY = "known_by"
-"""The key, beside "variant", under which a reader says how it knows the network that others' files belong to."""
+"""The key, beside "variant", under which a reader states how it recognised the variant of another library's file."""
 
 OTHER_WEIGHTS = "other_weights"
-"""The key under which a reader names the entry of a training checkpoint that holds other weights than those it read."""
+"""The key under which a reader names the entry of a training checkpoint that holds weights it did not read."""
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:
-    """Whether this project wrote the file, or its model."""
+    """Return whether this project, or a model of it, wrote the file."""
     return metadata.get("format") == FORMAT
 
 
-def of_network(config: ResNetConfig, dialect: str) -> dict[str, str]:
-    """What each file of ours says: its format, whose names its arrays have, and which network they belong to."""
+def network_metadata(config: ResNetConfig, dialect: str) -> dict[str, str]:
+    """Return the metadata that every file of ours has: format, dialect of the arrays, variant and configuration."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -36,18 +37,18 @@ def of_network(config: ResNetConfig, dialect: str) -> dict[str, str]:
     }
 
 
-def packed(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Our metadata as one entry among another library's."""
+def pack(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return our metadata as a single entry, to be stored among another library's."""
     return {PACKED: json.dumps(dict(metadata))}
 
 
-def unpacked(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Our metadata from among another library's, where they are there; else what is there.
+def unpack(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Return our metadata from among another library's entries; empty if it is not there.
 
     Example:
-        >>> unpacked({"format": "pt"} | packed({"variant": "v1"})), unpacked({"format": "pt"})
-        ({'variant': 'v1'}, {'format': 'pt'})
+        >>> unpack({"format": "pt"} | pack({"variant": "v1"})), unpack({"format": "pt"})
+        ({'variant': 'v1'}, {})
     """
-    if PACKED not in metadata:
-        return dict(metadata)
-    return {str(key): str(value) for key, value in json.loads(metadata[PACKED]).items()}
+    if PACKED not in entries:
+        return {}
+    return {str(key): str(value) for key, value in json.loads(str(entries[PACKED])).items()}

@@ -1,4 +1,8 @@
-"""How a dialect spells the names of arrays, and how its patterns are read and written."""
+"""The engine of the dialects: patterns of layer paths, read and written in both directions.
+
+A pattern is a path with placeholders ("layer{stage}.{block}.conv{k}"). The same pattern reads a path into numbers and
+writes numbers into a path, so that no dialect needs an inverse.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
+from impls.config import VARIANTS
 from weights_convert.table import RUNNING_STATISTICS, Framework, Kind, Rule, find_rule
 
 CANONICAL_LAYERS: dict[str, Kind] = {
@@ -20,9 +25,9 @@ CANONICAL_LAYERS: dict[str, Kind] = {
     "stage{stage}.{block}.downsample_bn": "norm",
     "fc": "linear",
 }
-"""Every layer of the network that holds arrays, spelled canonically, and its kind."""
+"""The canonical pattern of every layer that holds arrays, with the kind of the layer."""
 
-NUMBERS: dict[str, tuple[str, int, str]] = {
+PLACEHOLDERS: dict[str, tuple[str, int, str]] = {
     "stage": ("stage", 0, "[1-4]"),
     "stage0": ("stage", -1, "[0-3]"),
     "stage1": ("stage", 1, "[2-5]"),
@@ -31,21 +36,24 @@ NUMBERS: dict[str, tuple[str, int, str]] = {
     "k": ("k", 0, "[1-3]"),
     "k0": ("k", -1, "[0-2]"),
 }
-"""A number of a pattern: what it counts, what the spelling adds to it, and how it may look."""
+"""The placeholders that stand for a number: which number, what is added to it in a path, and a regular expression.
+
+Canonically, `stage` counts from 1, `block` from 0 within its stage, and `k` from 1 within its block.
+"""
 
 FLAT = "flat"
-"""The number of a block counted through all stages, from zero. Which stage it is in, depends on the depths."""
+"""The placeholder for the number of a block counted from 0 through all stages; its stage depends on the depths."""
 
 ROOT = "root"
-"""Stands for the part of a name that a network without classifier is saved without."""
+"""The placeholder for a prefix that differs between networks with and without a classifier."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a single name does not tell, and the names together do.
+class Topology:
+    """The facts that only all names of a network together tell.
 
     Attributes:
-        depths: Blocks in each stage.
+        depths: Number of blocks in each stage.
         headless: Whether there is no classifier.
     """
 
@@ -53,12 +61,12 @@ class Layout:
     headless: bool = False
 
     @classmethod
-    def of(cls, canonical: Iterable[str]) -> Layout:
-        """The layout of a network with these canonical names.
+    def from_names(cls, canonical: Iterable[str]) -> Topology:
+        """Return the topology of the network with these canonical names.
 
         Example:
-            >>> Layout.of(["stage1.0.bn1.weight", "stage1.1.bn1.weight", "stage2.0.bn1.weight"])
-            Layout(depths=(2, 1, 0, 0), headless=True)
+            >>> Topology.from_names(["stage1.0.bn1.weight", "stage1.1.bn1.weight", "stage2.0.bn1.weight"])
+            Topology(depths=(2, 1, 0, 0), headless=True)
         """
         depths, headless = [0, 0, 0, 0], True
         for name in canonical:
@@ -69,25 +77,25 @@ class Layout:
         return cls(tuple(depths), headless)
 
     @classmethod
-    def of_blocks(cls, blocks: Iterable[int], starts: Iterable[int]) -> Layout:
-        """The layout of blocks that are counted through all stages.
+    def from_flat_blocks(cls, blocks: Iterable[int], projecting: Iterable[int]) -> Topology:
+        """Return the topology of blocks that are counted through all stages.
 
         Args:
             blocks: The number of every block.
-            starts: Those of the blocks that project their shortcut: with each, a stage begins.
+            projecting: The numbers of the blocks that project their shortcut; each of them begins a stage.
 
         Example:
-            >>> Layout.of_blocks(range(16), [0, 3, 7, 13]).depths
+            >>> Topology.from_flat_blocks(range(16), [0, 3, 7, 13]).depths
             (3, 4, 6, 3)
         """
-        bounds = [*sorted(starts), 1 + max(blocks, default=-1)]
+        bounds = [*sorted(projecting), 1 + max(blocks, default=-1)]
         return cls(tuple(end - start for start, end in pairwise(bounds)))
 
-    def block(self, flat: int) -> dict[str, int]:
-        """Stage and block of the block with that number.
+    def stage_and_block(self, flat: int) -> dict[str, int]:
+        """Return stage and block of the block with this number, counted through all stages.
 
         Example:
-            >>> Layout().block(3)
+            >>> Topology().stage_and_block(3)
             {'stage': 2, 'block': 0}
         """
         starts = [0, *accumulate(self.depths[:-1])]
@@ -95,96 +103,98 @@ class Layout:
         return {"stage": stage, "block": flat - starts[stage - 1]}
 
     def flat(self, stage: int, block: int) -> int:
-        """The inverse of `block`."""
+        """Return the number of a block counted through all stages: the inverse of `stage_and_block`."""
         return sum(self.depths[: stage - 1]) + block
+
+
+Reading = tuple[str, Rule]
+"""The name of an array in some dialect, and its row in the conversion table."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one library spells the network.
+    """The names that one library gives to the layers and arrays of the network.
 
     Attributes:
-        name: What `--from` and `--to` call it.
-        framework: Whose column of the table the arrays follow.
-        layers: Canonical pattern to this library's pattern.
-        dropped: Regular expressions of names that are left out on purpose, with the reason.
-        about: What it is, in one line.
-        published_variant: The network that the library's own published weights belong to, as advice; never assumed.
-        collections: What stands before the names of parameters, and of running statistics.
-        bias_free: Whether the library's own network has no biases in its convolutions.
-        root: What stands for `{root}` in a network with a classifier, and in one without.
+        name: The name for `--from` and `--to`.
+        framework: The framework whose column of the conversion table the arrays follow.
+        layers: The library's pattern of each layer, by the canonical pattern.
+        used_by: The models and files that use it, in one line.
+        dropped: Regular expressions of names that are left out on purpose, each with the reason.
+        published_variant: The variant of the library's own published weights. It is shown as advice, never assumed.
+        collections: The prefix of the names of parameters, and that of running statistics.
+        root: The text for `{root}` in a network with a classifier, and in one without.
     """
 
     name: str
     framework: Framework
     layers: Mapping[str, str]
-    about: str
+    used_by: str
     dropped: Mapping[str, str] | None = None
     published_variant: str | None = None
     collections: tuple[str, str] = ("", "")
     root: tuple[str, str] = ("", "")
-    bias_free: bool = False
+
+    @property
+    def bias_free(self) -> bool:
+        """Whether the library has one network of its own, whose convolutions have no biases."""
+        return self.published_variant is not None and not VARIANTS[self.published_variant].conv_bias
 
     @cached_property
-    def _readers(self) -> list[tuple[re.Pattern[str], str, Kind]]:
-        return [(self._compile(spelled), plain, CANONICAL_LAYERS[plain]) for plain, spelled in self.layers.items()]
+    def _expressions(self) -> dict[str, re.Pattern[str]]:
+        """The regular expression of each layer's path, by the canonical pattern."""
+        return {canonical: _compile(pattern, self.root) for canonical, pattern in self.layers.items()}
 
-    @cached_property
-    def _writers(self) -> list[tuple[re.Pattern[str], str]]:
-        return [(self._compile(plain), spelled) for plain, spelled in self.layers.items()]
-
-    def _compile(self, pattern: str) -> re.Pattern[str]:
-        looks = {name: look for name, (_, _, look) in NUMBERS.items()}
-        looks |= {FLAT: "0|[1-9][0-9]{0,3}", ROOT: "|".join(map(re.escape, self.root))}
-        parts = re.split(r"{(\w+)}", pattern)
-        literals, named = map(re.escape, parts[::2]), [f"(?P<{name}>{looks[name]})" for name in parts[1::2]]
-        return re.compile("".join(literal + name for literal, name in zip(literals, [*named, ""], strict=True)))
-
-    def read_names(self, names: Iterable[str]) -> dict[str, tuple[str, Rule]]:
-        """Those of the names that this dialect knows, each with its canonical name and its rule.
+    def read_names(self, names: Iterable[str]) -> dict[str, Reading]:
+        """Return the canonical name and the rule of every name that belongs to this dialect; others are left out.
 
         Example:
             >>> from weights_convert.dialects import DIALECTS
-            >>> list(DIALECTS["flax-linen"].read_names(["params.BottleneckResNetBlock_0.conv_proj.kernel"]).values())[0][0]
-            'stage1.0.downsample_conv.weight'
-        """  # noqa: E501 (a name is one word)
-        known = list(names)
-        layout = self.layout_of(known)
-        return {name: reading for name in known if (reading := self.read_name(name, layout)) is not None}
+            >>> linen = ["params.BottleneckResNetBlock_0.conv_proj.kernel"]
+            >>> [canonical for canonical, rule in DIALECTS["flax-linen"].read_names(linen).values()]
+            ['stage1.0.downsample_conv.weight']
+        """
+        names = list(names)
+        topology = self._topology(names)
+        return {name: reading for name in names if (reading := self.read_name(name, topology)) is not None}
 
-    def write_names(self, canonical: Iterable[str]) -> dict[str, tuple[str, Rule]]:
-        """Each canonical name of a network, with what this dialect calls it and its rule.
+    def write_names(self, canonical: Iterable[str]) -> dict[str, Reading]:
+        """Return this dialect's name, and the rule, of every canonical name of a network.
 
         Raises:
-            KeyError: If one is not canonical.
+            KeyError: If a name is not canonical.
         """
-        known = list(canonical)
-        layout = Layout.of(known)
-        return {name: self.write_name(name, layout) for name in known}
+        names = list(canonical)
+        topology = Topology.from_names(names)
+        return {name: self.write_name(name, topology) for name in names}
 
-    def layout_of(self, names: Iterable[str]) -> Layout:
-        """The layout that names of this dialect tell: a stage begins at each block that projects its shortcut."""
-        counted = [(pattern, plain) for pattern, plain, _ in self._readers if FLAT in pattern.groupindex]
-        if not counted:
-            return Layout()  # each name tells its stage
+    def _topology(self, names: Iterable[str]) -> Topology:
+        """Return the topology that names of this dialect tell, where blocks are counted through all stages."""
+        counting = [item for item in self._expressions.items() if FLAT in item[1].groupindex]
+        if not counting:
+            return Topology()  # each name tells its stage
         blocks: set[int] = set()
-        starts: set[int] = set()
+        projecting: set[int] = set()
         for path in [self._without_collection(name).rpartition(".")[0] for name in names]:
-            for pattern, plain in counted:
-                if match := pattern.fullmatch(path):
+            for canonical, expression in counting:
+                if match := expression.fullmatch(path):
                     blocks.add(int(match[FLAT]))
-                    if "downsample" in plain:
-                        starts.add(int(match[FLAT]))
-        return Layout.of_blocks(blocks, starts)
+                    if "downsample" in canonical:
+                        projecting.add(int(match[FLAT]))
+        return Topology.from_flat_blocks(blocks, projecting)
 
     def _without_collection(self, name: str) -> str:
-        return next((name.removeprefix(start) for start in self.collections if name.startswith(start)), name)
+        return next((name.removeprefix(prefix) for prefix in self.collections if name.startswith(prefix)), name)
 
     def _collection(self, rule: Rule) -> str:
         return self.collections[rule.leaf("torch").name in RUNNING_STATISTICS]
 
-    def read_name(self, name: str, layout: Layout = Layout()) -> tuple[str, Rule] | None:
-        """The canonical name of an array that this dialect calls `name`, and its rule; None if it is no such name.
+    def read_name(self, name: str, topology: Topology = Topology()) -> Reading | None:
+        """Return the canonical name and the rule of a name of this dialect; None if the name does not belong to it.
+
+        Args:
+            name: The name of an array.
+            topology: Needed by dialects that count blocks through all stages.
 
         Example:
             >>> from weights_convert.dialects import DIALECTS
@@ -192,17 +202,21 @@ class Dialect:
             'stage1.0.downsample_conv.weight'
         """
         path, _, leaf = self._without_collection(name).rpartition(".")
-        for pattern, plain, kind in self._readers:
-            if (match := pattern.fullmatch(path)) and (rule := find_rule(kind, self.framework, leaf)):
-                if name != f"{self._collection(rule)}{path}.{leaf}":
+        for canonical, expression in self._expressions.items():
+            rule = find_rule(CANONICAL_LAYERS[canonical], self.framework, leaf)
+            if rule and (match := expression.fullmatch(path)):
+                numbers = _numbers(match, topology)
+                if name != f"{self._collection(rule)}{path}.{leaf}" or numbers["stage"] > len(topology.depths):
                     return None
-                if (numbers := _numbers(match, layout))["stage"] > len(layout.depths):
-                    return None
-                return f"{_fill(plain, numbers)}.{rule.leaf('torch').name}", rule
+                return f"{_fill(canonical, numbers)}.{rule.leaf('torch').name}", rule
         return None
 
-    def write_name(self, canonical: str, layout: Layout = Layout()) -> tuple[str, Rule]:
-        """What this dialect calls the array of that canonical name, and its rule.
+    def write_name(self, canonical: str, topology: Topology = Topology()) -> Reading:
+        """Return this dialect's name, and the rule, of the array with a canonical name.
+
+        Args:
+            canonical: The canonical name.
+            topology: Needed by dialects that count blocks through all stages, or name headless networks otherwise.
 
         Raises:
             KeyError: If the name is not canonical.
@@ -213,29 +227,48 @@ class Dialect:
             'stage1.0.bn3.scale'
         """
         path, _, leaf = canonical.rpartition(".")
-        for (pattern, spelled), kind in zip(self._writers, (CANONICAL_LAYERS[p] for p in self.layers), strict=True):
-            if (match := pattern.fullmatch(path)) and (rule := find_rule(kind, "torch", leaf)):
-                numbers = _numbers(match, layout)
-                words = {ROOT: self.root[layout.headless], FLAT: layout.flat(numbers["stage"], numbers["block"])}
-                return (
-                    f"{self._collection(rule)}{_fill(spelled, numbers, words)}.{rule.leaf(self.framework).name}",
-                    rule,
+        for canonical_pattern, expression in CANONICAL_EXPRESSIONS.items():
+            rule = find_rule(CANONICAL_LAYERS[canonical_pattern], "torch", leaf)
+            if rule and (match := expression.fullmatch(path)):
+                numbers = _numbers(match, topology)
+                flat = topology.flat(numbers["stage"], numbers["block"])
+                spelled = _fill(
+                    self.layers[canonical_pattern], numbers, {ROOT: self.root[topology.headless], FLAT: flat}
                 )
+                return f"{self._collection(rule)}{spelled}.{rule.leaf(self.framework).name}", rule
         raise KeyError(canonical)
 
     def why_dropped(self, name: str) -> str | None:
-        """Why an array of that name is left out on purpose; None if it is not."""
-        return next((why for pattern, why in (self.dropped or {}).items() if re.fullmatch(pattern, name)), None)
+        """Return the reason why an array with this name is left out on purpose; None if it is not left out."""
+        return next((reason for pattern, reason in (self.dropped or {}).items() if re.fullmatch(pattern, name)), None)
 
 
-def _numbers(match: re.Match[str], layout: Layout) -> dict[str, int]:
-    """The plain numbers behind a spelling: stage from one, block from zero, k from one."""
-    found = match.groupdict()
+def _compile(pattern: str, root: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a regular expression that matches a pattern, with a named group for each placeholder."""
+    expressions = {name: expression for name, (_, _, expression) in PLACEHOLDERS.items()}
+    expressions |= {FLAT: "0|[1-9][0-9]{0,3}", ROOT: "|".join(map(re.escape, root))}
+    parts = re.split(r"{(\w+)}", pattern)
+    groups = [f"(?P<{name}>{expressions[name]})" for name in parts[1::2]]
+    literals = map(re.escape, parts[::2])
+    return re.compile("".join(literal + group for literal, group in zip(literals, [*groups, ""], strict=True)))
+
+
+CANONICAL_EXPRESSIONS = {pattern: _compile(pattern, ()) for pattern in CANONICAL_LAYERS}
+
+
+def _numbers(match: re.Match[str], topology: Topology) -> dict[str, int]:
+    """Return the canonical numbers in a matched path: stage from 1, block from 0, k from 1; 0 where there is none."""
     numbers = {"stage": 0, "block": 0}
-    numbers |= {NUMBERS[name][0]: int(text) - NUMBERS[name][1] for name, text in found.items() if name in NUMBERS}
-    return numbers | (layout.block(int(found[FLAT])) if FLAT in found else {})
+    for name, text in match.groupdict().items():
+        if name in PLACEHOLDERS:
+            key, offset, _ = PLACEHOLDERS[name]
+            numbers[key] = int(text) - offset
+        elif name == FLAT:
+            numbers |= topology.stage_and_block(int(text))
+    return numbers
 
 
-def _fill(pattern: str, numbers: Mapping[str, int], words: Mapping[str, object] | None = None) -> str:
-    spelled = {name: numbers[plain] + add for name, (plain, add, _) in NUMBERS.items() if plain in numbers}
-    return pattern.format_map(spelled | dict(words or {}))
+def _fill(pattern: str, numbers: Mapping[str, int], texts: Mapping[str, object] | None = None) -> str:
+    """Write canonical numbers, and the texts of other placeholders, into a pattern."""
+    values = {name: numbers[key] + offset for name, (key, offset, _) in PLACEHOLDERS.items() if key in numbers}
+    return pattern.format_map(values | dict(texts or {}))

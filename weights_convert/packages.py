@@ -1,4 +1,4 @@
-"""Packages that are imported when a file or an address asks for them, and may not be installed."""
+"""Optional packages, imported when a file or an address needs them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 from weights_convert.errors import ConversionError
 
 
-def needed(name: str, extra: str, where: str) -> Any:
-    """A package of that name.
+def import_optional(name: str, extra: str, where: str) -> Any:
+    """Import a package or module that may not be installed.
 
     Args:
-        name: As it is imported ("orbax.checkpoint").
-        extra: The extra of this project that brings it.
+        name: The name to import ("orbax.checkpoint").
+        extra: The extra of this project that installs it.
         where: The file or address that needs it, for the message.
 
     Raises:
         ConversionError: If it is not installed.
 
     Example:
-        >>> needed("no_such_package", "hub", "hf://timm/resnet50.a1_in1k")
+        >>> import_optional("no_such_package", "hub", "hf://timm/resnet50.a1_in1k")
         Traceback (most recent call last):
         ...
         weights_convert.errors.ConversionError: hf://timm/resnet50.a1_in1k: it needs no_such_package, which is not installed
-        pip install 'resnet-parity[hub]'
+        Install it with: pip install 'resnet-parity[hub]'
     """  # noqa: E501 (a message is one line)
     try:
         return importlib.import_module(name)
     except ImportError as error:
         problem = f"it needs {name.partition('.')[0]}, which is not installed"
-        raise ConversionError(where, [problem], f"pip install 'resnet-parity[{extra}]'") from error
+        raise ConversionError(where, [problem], f"Install it with: pip install 'resnet-parity[{extra}]'") from error

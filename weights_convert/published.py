@@ -1,9 +1,9 @@
-"""The published checkpoints of this network: whose they are, which function they belong to, what images they expect.
+"""The published checkpoints of this network: address, variant, hash, and the images that each expects.
 
-The facts are those that the publishing library's own source states, and a test compares the rows with the libraries
-installed. Of the three for transformers its source names the first alone; that the two deeper ones are of the same
-function is said by the model card of one of them, and taken for granted of the other. What a
-library keeps beside the weights and not in its source, such as the preprocessing of those three, is None here.
+The facts come from the sources of the libraries that publish them, and a test compares every row with the installed
+libraries. The source of transformers names only ResNet-50; that the two deeper checkpoints are of the same variant is
+stated by the model card of one of them, and assumed of the other. Facts that a library keeps beside the weights rather
+than in its source, such as the preprocessing of transformers, are None here.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image before the network: resize, crop, divide by `white`, subtract `mean`, divide by `std`.
+    """The steps from an image to the input: resize, crop, divide by `white`, subtract `mean`, divide by `std`.
 
     Attributes:
-        crop: Side of the square cut from the middle; what the network is given.
-        resize: Length of the shorter side before that; None where the library leaves it to its user.
-        interpolation: By which pixels are resized; None as above.
-        white: What stands for 1: pixels of 0 to 255 are divided by it.
-        mean: Of each channel, in the order of `channels`.
-        std: Of each channel, likewise.
-        channels: Their order, "RGB" or "BGR".
+        crop: Side, in pixels, of the square that is cut from the middle and given to the network.
+        resize: Length of the shorter side after resizing, in pixels; None if the library leaves that to its user.
+        interpolation: The interpolation of resizing; None as above.
+        white: The value of a pixel that becomes 1.
+        mean: The mean of each channel, in the order of `channels`.
+        std: The standard deviation of each channel, in the order of `channels`.
+        channels: The order of the channels, "RGB" or "BGR".
 
     Example:
         >>> PUBLISHED[0].preprocessing.resize, PUBLISHED[0].preprocessing.crop
@@ -45,15 +45,15 @@ class Published:
     """A checkpoint that somebody published.
 
     Attributes:
-        name: What a user types.
-        origin: The library that it was published for, or by.
-        dialect: How its arrays are named.
-        variant: The function that the library computes with them.
+        name: The name that a user types.
+        origin: The library that it was published for or by.
+        dialect: The dialect of its arrays.
+        variant: The variant that the library computes with them.
         depth: The N of ResNet-N.
-        classes: Length of the logits; 0 where there is no classifier.
-        preprocessing: Of images, by default; None where the library's source does not say.
-        address: Where it is: https, a repository of a hub, or a preset of Kaggle.
-        digest: "algorithm:hexadecimal", of the file; as many digits as are published. None where none is.
+        classes: Length of the logits; 0 if there is no classifier.
+        preprocessing: The default preprocessing of images; None if the library's source does not state it.
+        address: An `https://` address, a repository of the hub, or a preset on Kaggle.
+        digest: The hash of the file as "algorithm:digits", with as many digits as are published; None if none is.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Published:
 
 
 def _torchvision(weights: str, file: str, resize: int) -> Published:
-    """A row of torchvision, whose files have the first eight digits of their SHA-256 in their names."""
+    """Return a row of torchvision; its file names hold the first eight digits of the SHA-256."""
     architecture, digits = file.removesuffix(".pth").split("-")
     return Published(
         name=f"torchvision://{architecture}.{weights}",
@@ -106,7 +106,7 @@ def _transformers(model: str) -> Published:
 
 
 def _keras(architecture: str, md5: str, md5_notop: str) -> tuple[Published, Published]:
-    """The two rows of an architecture: with its classifier, and without."""
+    """Return the rows of an architecture with its classifier and without it."""
     folder = "https://storage.googleapis.com/tensorflow/keras-applications/resnet"
     file = f"{folder}/{architecture}_weights_tf_dim_ordering_tf_kernels"
     with_top, without_top = (
@@ -140,7 +140,7 @@ def _keras_hub(preset: str) -> Published:
 
 
 def _depth(architecture: str) -> int:
-    """The number in a name.
+    """Return the number in a name.
 
     Example:
         >>> _depth("resnet_50_imagenet")
@@ -150,46 +150,40 @@ def _depth(architecture: str) -> int:
 
 
 CAFFE = Preprocessing(224, white=1.0, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), channels="BGR")
-"""The mode of that name in keras.applications: the mean pixel is subtracted, nothing is scaled."""
+"""The mode "caffe" of keras.applications: the mean pixel is subtracted, and nothing is scaled."""
 
-TIMM = {
-    Preprocessing(160, 168, "bicubic"): ("resnet50.a3_in1k", "resnet101.a3_in1k", "resnet152.a3_in1k"),
-    Preprocessing(176, 195, "bicubic"): ("resnet50.a1h_in1k",),
-    Preprocessing(176, 201, "bilinear"): ("resnet50.tv2_in1k", "resnet101.tv2_in1k", "resnet152.tv2_in1k"),
-    Preprocessing(224, 235, "bicubic"): (
-        "resnet50.a1_in1k",
-        "resnet50.a2_in1k",
-        "resnet50.b1k_in1k",
-        "resnet50.b2k_in1k",
-        "resnet50.c1_in1k",
-        "resnet50.c2_in1k",
-        "resnet50.d_in1k",
-        "resnet101.a1h_in1k",
-        "resnet101.a1_in1k",
-        "resnet101.a2_in1k",
-        "resnet152.a1h_in1k",
-        "resnet152.a1_in1k",
-        "resnet152.a2_in1k",
-    ),
-    Preprocessing(224, 256, "bicubic"): (
-        "resnet50.ram_in1k",
-        "resnet50.am_in1k",
-        "resnet50.ra_in1k",
-        "resnet50.bt_in1k",
-        "resnet50.gluon_in1k",
-        "resnet101.gluon_in1k",
-        "resnet152.gluon_in1k",
-    ),
-    Preprocessing(224, 256, "bilinear"): (
-        "resnet50.tv_in1k",
-        "resnet101.tv_in1k",
-        "resnet152.tv_in1k",
-        "resnet50.fb_ssl_yfcc100m_ft_in1k",
-        "resnet50.fb_swsl_ig1b_ft_in1k",
-    ),
+TIMM: dict[Preprocessing, dict[str, tuple[int, ...]]] = {
+    Preprocessing(160, 168, "bicubic"): {"a3": (50, 101, 152)},
+    Preprocessing(176, 195, "bicubic"): {"a1h": (50,)},
+    Preprocessing(176, 201, "bilinear"): {"tv2": (50, 101, 152)},
+    Preprocessing(224, 235, "bicubic"): {
+        "a1": (50, 101, 152),
+        "a1h": (101, 152),
+        "a2": (50, 101, 152),
+        "b1k": (50,),
+        "b2k": (50,),
+        "c1": (50,),
+        "c2": (50,),
+        "d": (50,),
+    },
+    Preprocessing(224, 256, "bicubic"): {
+        "am": (50,),
+        "bt": (50,),
+        "gluon": (50, 101, 152),
+        "ra": (50,),
+        "ram": (50,),
+    },
+    Preprocessing(224, 256, "bilinear"): {
+        "fb_ssl_yfcc100m_ft": (50,),
+        "fb_swsl_ig1b_ft": (50,),
+        "tv": (50, 101, 152),
+    },
 }
-"""The models of timm, by the preprocessing of its `create_transform`, whose size is that of training; many are tested
-larger. A model is an architecture and a tag, and a repository of that name on the hub."""
+"""timm's models trained on ImageNet, resnet<depth>.<tag>_in1k: the depths of each tag, by the default preprocessing.
+
+The preprocessing is that of timm's `create_transform`, whose size is the size of training; many of the models are
+evaluated on larger images. Each model is a repository on the hub.
+"""
 
 PUBLISHED: tuple[Published, ...] = (
     _torchvision("IMAGENET1K_V1", "resnet50-0676ba61.pth", 256),
@@ -198,7 +192,12 @@ PUBLISHED: tuple[Published, ...] = (
     _torchvision("IMAGENET1K_V2", "resnet101-cd907fc2.pth", 232),
     _torchvision("IMAGENET1K_V1", "resnet152-394f9c45.pth", 256),
     _torchvision("IMAGENET1K_V2", "resnet152-f82ba261.pth", 232),
-    *(_timm(model, preprocessing) for preprocessing, models in TIMM.items() for model in models),
+    *(
+        _timm(f"resnet{depth}.{tag}_in1k", preprocessing)
+        for preprocessing, tags in TIMM.items()
+        for tag, depths in tags.items()
+        for depth in depths
+    ),
     _timm("resnet50.bamboo", Preprocessing(224, 224, "bicubic"), classes=0),
     _transformers("resnet-50"),
     _transformers("resnet-101"),
@@ -210,7 +209,7 @@ PUBLISHED: tuple[Published, ...] = (
     _keras_hub("resnet_101_imagenet"),
     _keras_hub("resnet_152_imagenet"),
 )
-"""Every row."""
+"""Every published checkpoint that is known."""
 
 BY_NAME: dict[str, Published] = {row.name: row for row in PUBLISHED}
-"""Every row by what a user types."""
+"""Every published checkpoint, by the name that a user types."""

@@ -1,19 +1,20 @@
-"""What a network's checkpoint must hold: the canonical name and shape of every array, and the way back from them."""
+"""The arrays of a network: the canonical name and shape of each, and the network that given shapes belong to."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from impls.config import EXPANSION, ResNetConfig
+from weights_convert.naming import Topology
 
 Shape = tuple[int, ...]
 
 
 def expected_shapes(config: ResNetConfig) -> dict[str, Shape]:
-    """Every array of the network by canonical name, with its shape, in the order the network runs.
+    """Return the shape of every array of a network by canonical name, in the order in which the network runs.
 
     Example:
         >>> shapes = expected_shapes(ResNetConfig())
@@ -34,7 +35,7 @@ def expected_shapes(config: ResNetConfig) -> dict[str, Shape]:
 
 
 def _convolutions(config: ResNetConfig) -> Iterator[tuple[str, Shape]]:
-    """Path and weight shape (out, in, height, width) of each convolution."""
+    """Yield the canonical path and the OIHW kernel shape of each convolution."""
     yield "conv1", (config.width, config.in_channels, 7, 7)
     for block in config.blocks():
         yield f"{block.name}.conv1", (block.channels, block.in_channels, 1, 1)
@@ -45,24 +46,25 @@ def _convolutions(config: ResNetConfig) -> Iterator[tuple[str, Shape]]:
 
 
 def infer_sizes(shapes: Mapping[str, Shape], network: ResNetConfig) -> ResNetConfig:
-    """The same network in the size that the arrays have.
+    """Return a network with depths, width, classes and input channels taken from the shapes of its arrays.
 
-    The width is the one that most arrays agree on, so that a few of a wrong shape do not make all others look wrong.
+    The width is the one that most arrays agree on: a few arrays of a wrong shape are then reported as wrong, and not
+    all others.
 
     Args:
-        shapes: Shape by canonical name.
-        network: Says everything that shapes do not tell.
+        shapes: Shape of each array by canonical name.
+        network: Provides every other field.
 
     Raises:
-        ValueError: If the arrays are no bottleneck ResNet's.
+        ValueError: If the arrays are not those of a bottleneck ResNet.
 
     Example:
         >>> infer_sizes(expected_shapes(ResNetConfig(depths=(3, 4, 23, 3))), ResNetConfig()).depths
         (3, 4, 23, 3)
     """
-    depths = (_depth(shapes, 1), _depth(shapes, 2), _depth(shapes, 3), _depth(shapes, 4))
+    depths = tuple(min(depth, len(shapes)) for depth in Topology.from_names(shapes).depths)  # a name may lie
     if min(depths) < 1 or not any(name.endswith(".conv3.weight") for name in shapes):
-        raise ValueError("no bottleneck ResNet: it needs blocks of three convolutions in each of stage1 to stage4")
+        raise ValueError("not a bottleneck ResNet: stage1 to stage4 must each have blocks of three convolutions")
     narrow = expected_shapes(replace(network, depths=depths, width=1, num_classes=0))
     widths = Counter(shapes[name][0] // shape[0] for name, shape in narrow.items() if name in shapes)
     return replace(
@@ -74,14 +76,8 @@ def infer_sizes(shapes: Mapping[str, Shape], network: ResNetConfig) -> ResNetCon
     )
 
 
-def _depth(shapes: Mapping[str, Shape], stage: int) -> int:
-    """Blocks of a stage: up to the last one named, and no more than there are arrays."""
-    blocks = (int(match[1]) for name in shapes if (match := re.match(rf"stage{stage}\.(\d+)\.", name)))
-    return min(1 + max(blocks, default=-1), len(shapes))
-
-
-def has_conv_bias(names: Mapping[str, Shape]) -> bool:
-    """Whether convolutions have a bias of their own, which only variant keras gives them.
+def has_conv_bias(names: Iterable[str]) -> bool:
+    """Return whether convolutions have a bias, as only variant keras has, given all canonical names.
 
     Example:
         >>> has_conv_bias(expected_shapes(ResNetConfig(conv_bias=True))), has_conv_bias(expected_shapes(ResNetConfig()))

@@ -1,9 +1,10 @@
-"""The conversion table: what each framework calls an array, and in which order it keeps its axes.
+"""The conversion table: the name and the axis order of each array in each framework.
 
-Seven facts carry the whole conversion. The canonical form is PyTorch's: its names, out-in-height-width kernels. A
-letter names an axis (O out, I in, H height, W width, C channels); permutations and inverses are derived from them.
+Seven rows carry the whole conversion; an eighth serves the one variant whose convolutions have a bias. The canonical
+form is PyTorch's. A letter stands for an axis (O output channels, I input channels, H height, W width, C channels);
+permutations and their inverses are derived from the letters.
 
-Sources: the parameter pages of `torch.nn`, `flax.nnx` and `keras.layers`.
+Sources: the reference pages of `torch.nn`, `flax.nnx` and `keras.layers`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Kind = Literal["conv", "norm", "linear"]
 
 @dataclass(frozen=True)
 class Leaf:
-    """An array inside a layer: its name there, and a letter for each axis."""
+    """An array of a layer in one framework: its name, and a letter for each of its axes."""
 
     name: str
     axes: str
@@ -28,7 +29,7 @@ class Leaf:
     @classmethod
     @cache
     def parse(cls, text: str) -> Leaf:
-        """From "kernel HWIO".
+        """Build a leaf from its name and axes, separated by a space.
 
         Example:
             >>> Leaf.parse("kernel HWIO")
@@ -40,7 +41,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Rule:
-    """One array of one kind of layer, as each framework names it and orders its axes."""
+    """A row of the table: one array of one kind of layer, as each framework names it and orders its axes."""
 
     kind: Kind
     torch: str
@@ -48,7 +49,7 @@ class Rule:
     keras: str
 
     def leaf(self, framework: Framework) -> Leaf:
-        """The column of that framework."""
+        """Return the array's name and axes in a framework."""
         return Leaf.parse(getattr(self, framework))
 
 
@@ -62,15 +63,15 @@ RULES: tuple[Rule, ...] = (
     Rule("linear", torch="bias O", flax="bias O", keras="bias O"),
     Rule("conv", torch="bias O", flax="bias O", keras="bias O"),
 )
-"""The last row is for the one variant whose convolutions have a bias (keras.applications)."""
+"""All rows; the last one serves variant keras, whose convolutions have a bias."""
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
-"""The leaves, in PyTorch's names, that training updates without a gradient."""
+"""The canonical leaf names of the arrays that training updates without a gradient."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What an optimizer keeps for each parameter, in that parameter's own axis order, as each framework names it."""
+    """An array that an optimizer keeps for each parameter, with the parameter's axes, as each framework names it."""
 
     torch: str
     flax: str
@@ -85,13 +86,16 @@ SLOTS: dict[str, Slot] = {
         Slot(torch="exp_avg_sq", flax="nu", keras="_velocities"),
     )
 }
-"""Sources: the state of `torch.optim.SGD` and `AdamW`; `optax.TraceState` and `ScaleByAdamState`; the attributes of
-`keras.optimizers.SGD` and `Adam`, which hold a list in the order of the trainable variables."""
+"""Every slot by its name in PyTorch.
+
+Sources: the state of `torch.optim.SGD` and `AdamW`; `optax.TraceState` and `ScaleByAdamState`; the attributes of
+`keras.optimizers.SGD` and `Adam`, which are lists in the order of the trainable variables.
+"""
 
 
 @cache
 def find_rule(kind: Kind, framework: Framework, leaf: str) -> Rule | None:
-    """The row for an array of that name in a layer of that kind; None where there is none.
+    """Return the row of the array that a framework calls `leaf` in a layer of this kind; None if there is none.
 
     Example:
         >>> find_rule("norm", "keras", "gamma").torch
@@ -101,7 +105,10 @@ def find_rule(kind: Kind, framework: Framework, leaf: str) -> Rule | None:
 
 
 def permutation(source: str, target: str) -> tuple[int, ...]:
-    """The order in which to take the axes `source` to get `target`.
+    """Return the order in which to take the axes `source` so that they become `target`.
+
+    Raises:
+        ValueError: If `target` has an axis that `source` lacks.
 
     Example:
         >>> permutation("OIHW", "HWIO")
@@ -111,9 +118,15 @@ def permutation(source: str, target: str) -> tuple[int, ...]:
 
 
 def reorder(array: np.ndarray, rule: Rule, source: Framework, target: Framework) -> np.ndarray:
-    """The array with the target's axis order: a view, no number is touched or copied.
+    """Return a view of an array with its axes in the order of another framework; no number is copied.
+
+    Args:
+        array: In the axis order of `source`.
+        rule: The row of the array.
+        source: The framework whose axis order the array has.
+        target: The framework whose axis order is wanted.
 
     Raises:
-        ValueError: If the array has not as many axes as the rule says.
+        ValueError: If the array has another number of axes than the rule.
     """
     return array.transpose(permutation(rule.leaf(source).axes, rule.leaf(target).axes))

@@ -1,8 +1,8 @@
-"""A run of training at some step: weights, what the optimizer keeps, the step, and the recipe.
+"""A training run at some step: the weights, the state of the optimizer, the number of steps and the recipe.
 
-A file of it is a canonical safetensors file of the weights, which loads as such, with the optimizer's arrays beside
-them under `optimizer.<slot>.<parameter>`. Slots follow their parameter through the conversion table, so a run that
-began in one framework goes on in another.
+Its file is a canonical safetensors file of the weights, which also loads as a plain checkpoint. The optimizer's arrays
+stand beside them under `optimizer.<slot>.<parameter>`. They have the axes of their parameters, so the conversion table
+serves them too, and a run that began in one framework can continue in another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from weights_convert import containers
 from weights_convert.checkpoint import Checkpoint
 from weights_convert.errors import ConversionError
 from weights_convert.inspection import load
-from weights_convert.shapes import expected_shapes
+from weights_convert.shapes import Shape, expected_shapes
 from weights_convert.table import RUNNING_STATISTICS
 
 PREFIX = "optimizer"
@@ -29,13 +29,14 @@ PREFIX = "optimizer"
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """Everything that a run needs to go on.
+    """Everything that a training run needs to continue.
 
     Attributes:
         weights: Parameters and running statistics.
-        slots: What the optimizer keeps, by slot (in PyTorch's name): arrays by parameter, in the weights' dialect.
+        slots: The arrays that the optimizer keeps, by the slot's name in PyTorch: one array for each parameter, in the
+            dialect of the weights.
         steps: Number of steps taken.
-        recipe: How it was trained.
+        recipe: The schedule, loss and optimizer.
     """
 
     weights: Checkpoint
@@ -47,13 +48,12 @@ class TrainingState:
     def of(
         cls, weights: Checkpoint, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int, recipe: Recipe
     ) -> TrainingState:
-        """A state from the slots' arrays, by parameter, in the weights' dialect."""
-        return cls(
-            weights, {slot: replace(weights, arrays=dict(arrays)) for slot, arrays in slots.items()}, steps, recipe
-        )
+        """Build a state from plain arrays of the slots, by parameter, in the dialect of the weights."""
+        checkpoints = {slot: replace(weights, arrays=dict(arrays)) for slot, arrays in slots.items()}
+        return cls(weights, checkpoints, steps, recipe)
 
     def to(self, dialect: str) -> TrainingState:
-        """The same state as another dialect names and lays it out: views, nothing is copied.
+        """Return the same state in another dialect. The arrays are views: nothing is copied.
 
         Raises:
             ValueError: If there is no such dialect.
@@ -65,11 +65,11 @@ class TrainingState:
         """Write a safetensors file, completely or not at all.
 
         Raises:
-            ConversionError: If the name ends otherwise, or the file cannot be written.
+            ConversionError: If the name has another ending, or the file cannot be written.
         """
-        container = containers.of_name(Path(path))
+        container = containers.for_name(Path(path))
         if container is None or container.name != "safetensors":
-            raise ConversionError(os.fspath(path), ["a run of training is kept in a .safetensors file"])
+            raise ConversionError(os.fspath(path), ["a training state is kept in a .safetensors file"])
         state = self.to("canonical")
         arrays = dict(state.weights.arrays)
         for slot, checkpoint in state.slots.items():
@@ -80,14 +80,15 @@ class TrainingState:
 
 
 def load_training(source: TrainingState | str | os.PathLike[str], config: ResNetConfig | None = None) -> TrainingState:
-    """Read a run of training, and make sure that it is whole.
+    """Read a training state, and verify that it is complete.
 
     Args:
         source: A file that `TrainingState.save` wrote, or a state.
-        config: The network of the model that will go on with it.
+        config: The network of the model that will continue the run.
 
     Raises:
-        ConversionError: If it is no such file, not of this network, or an array is missing, extra or of another shape.
+        ConversionError: If the file holds no training state or one of another network, or if an array is missing, extra
+            or of another shape.
     """
     if isinstance(source, TrainingState):
         return replace(source, weights=load(source.weights, config=config))
@@ -100,17 +101,18 @@ def load_training(source: TrainingState | str | os.PathLike[str], config: ResNet
     try:
         steps, recipe = int(metadata["steps"]), Recipe.from_dict(json.loads(metadata["recipe"]))
     except ValueError as error:
-        raise ConversionError(str(path), [f"what it says of its training is damaged: {error}"]) from error
+        raise ConversionError(str(path), [f"its metadata about training are damaged: {error}"]) from error
+    parameters = parameter_shapes(weights)
     slots = {slot: _slot(arrays, slot, weights) for slot in recipe.slots}
-    expected = {f"{PREFIX}.{slot}.{name}": shape for slot in slots for name, shape in parameter_shapes(weights).items()}
-    held = {name: array.shape for name, array in arrays.items() if name.startswith(f"{PREFIX}.")}
+    expected = {f"{PREFIX}.{slot}.{name}": shape for slot in slots for name, shape in parameters.items()}
+    actual = {name: array.shape for name, array in arrays.items() if name.startswith(f"{PREFIX}.")}
     problems = [
-        f"{name!r} is {held.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"
-        for name in sorted(expected.keys() | held.keys())
-        if held.get(name) != expected.get(name)
+        f"{name!r} is {actual.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | actual.keys())
+        if actual.get(name) != expected.get(name)
     ]
     problems += [
-        f"the arrays of {slot!r} are not those it was written with (the content hash differs)"
+        f"the arrays of {slot!r} have changed since they were written (the content hash differs)"
         for slot, checkpoint in slots.items()
         if not problems and metadata.get(f"content_hash.{slot}") != checkpoint.content_hash()
     ]
@@ -120,12 +122,11 @@ def load_training(source: TrainingState | str | os.PathLike[str], config: ResNet
 
 
 def _slot(arrays: Mapping[str, np.ndarray], slot: str, weights: Checkpoint) -> Checkpoint:
-    start = f"{PREFIX}.{slot}."
-    own = {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
-    return replace(weights, arrays={name: own[name] for name in parameter_shapes(weights) if name in own})
+    names = {name: f"{PREFIX}.{slot}.{name}" for name in parameter_shapes(weights)}
+    return replace(weights, arrays={name: arrays[key] for name, key in names.items() if key in arrays})
 
 
-def parameter_shapes(weights: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Canonical name and shape of every array that an optimizer changes: all but the running statistics."""
+def parameter_shapes(weights: Checkpoint) -> dict[str, Shape]:
+    """Return canonical name and shape of every array that an optimizer changes: all but the running statistics."""
     shapes = expected_shapes(weights.config).items()
     return {name: shape for name, shape in shapes if not name.endswith(RUNNING_STATISTICS)}

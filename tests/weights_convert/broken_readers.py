@@ -1,4 +1,4 @@
-"""Readers that the campaign must find out, each wrong in one way."""
+"""Readers that the campaign must detect, each wrong in one way."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from weights_convert import Checkpoint, ConversionError, load
 
 
 def accepts_anything(path: str, **_: Any) -> Checkpoint:
-    return _anything()
+    return _any_checkpoint()
 
 
 @cache
-def _anything() -> Checkpoint:
+def _any_checkpoint() -> Checkpoint:
     return make_checkpoint("canonical", "float32", 77)
 
 
@@ -36,7 +36,7 @@ def refuses_everything(path: str, **_: Any) -> Checkpoint:
     raise ConversionError(path, ["it is refused"])
 
 
-def refuses_without_a_word(path: str, **_: Any) -> Checkpoint:
+def refuses_without_a_problem(path: str, **_: Any) -> Checkpoint:
     raise ConversionError(path, [])
 
 
@@ -67,5 +67,5 @@ def takes_memory(path: str, **options: Any) -> Checkpoint:
 
 
 def _is_damaged(path: str) -> bool:
-    """Whether it is no file with which the worker warms up."""
+    """Return whether this is a damaged file, not one that the worker reads to warm up."""
     return Path(path).parent.name == "damaged"

@@ -1,4 +1,4 @@
-"""A network small enough to convert hundreds of times, and arrays of random bits."""
+"""A network that is small enough to convert hundreds of times, and arrays of random bits."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def tiny() -> ResNetConfig:
 
 @pytest.fixture(scope="session")
 def image() -> np.ndarray:
-    """A photograph in float64, (1, 3, 224, 224)."""
+    """A photograph in float64, of shape (1, 3, 224, 224)."""
     return photograph().images.astype(np.float64)
 
 
 def distance(got: np.ndarray, expected: np.ndarray) -> float:
-    """Relative L2 of two float64 arrays of one shape."""
+    """Return the relative L2 error of a float64 array."""
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype == np.float64
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
@@ -48,7 +48,10 @@ def random_bits() -> Callable[..., np.ndarray]:
 
 
 def make_random_bits(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
-    """Random bits: numbers of every size, NaNs of every payload; in larger arrays also those that get lost first."""
+    """Return an array of random bits, which are numbers of every size and NaNs of every payload.
+
+    Arrays of more than eight numbers begin with those that faulty conversions lose first.
+    """
     kind = DTYPES[dtype]
     unsigned = np.dtype(f"u{kind.itemsize}")
     array = np.frombuffer(np.random.default_rng(seed).bytes(int(np.prod(shape)) * kind.itemsize), unsigned).copy()
@@ -56,7 +59,7 @@ def make_random_bits(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarra
     signalling_nan, smallest_subnormal = infinity + unsigned.type(1), unsigned.type(1)
     minus_zero = np.array(-0.0, kind).view(unsigned)
     special = np.array([infinity, signalling_nan, smallest_subnormal, minus_zero], unsigned)
-    if array.size > 2 * special.size:  # small ones stay different from each other
+    if array.size > 2 * special.size:  # smaller arrays would all be alike
         array[: special.size] = special
     return array.view(kind).reshape(shape)
 
@@ -66,7 +69,7 @@ def checkpoint_of() -> Callable[..., Checkpoint]:
     def checkpoint_of(
         config: ResNetConfig = TINY, dtype: str = "float32", dialect: str = "canonical", seed: int = 0
     ) -> Checkpoint:
-        """Random bits in the shapes of a network, in a dialect."""
+        """Return a checkpoint of random bits in a dialect."""
         shapes = expected_shapes(config)
         arrays = {
             name: make_random_bits(shape, dtype, 1000 * seed + index)
@@ -80,7 +83,7 @@ def checkpoint_of() -> Callable[..., Checkpoint]:
 @pytest.fixture(scope="session")
 def bits_of() -> Callable[[Mapping[str, np.ndarray]], dict[str, Any]]:
     def bits_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """What is equal of arrays that are equal bit for bit, NaNs too."""
+        """Return dtype, shape and bytes of each array, to compare arrays bit for bit."""
         return {name: (array.dtype.name, array.shape, array.tobytes()) for name, array in arrays.items()}
 
     return bits_of

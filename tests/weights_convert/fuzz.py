@@ -1,10 +1,10 @@
-"""A campaign against `weights_convert.load`: damaged files must be refused, or read as what they still are.
+"""A campaign against `weights_convert.load`: damaged files must be refused, or read as what they still hold.
 
     python -m tests.weights_convert.fuzz --seconds 60 --seed 1 --keep findings
 
-Files of every container and dialect are damaged, in bytes and in their structure. A worker process reads them, so that
-a crash, a file that takes too long, and memory beyond a bound are findings too, each of the file that it came from. The
-exit code is 1 if there are findings.
+Files of every container and dialect are damaged, in their bytes and in their structure. A worker process reads them, so
+that a crash, a file that takes too long, and excessive memory become findings about the file that caused them. The exit
+code is 1 if there are findings.
 """
 
 from __future__ import annotations
@@ -43,70 +43,71 @@ from weights_convert.shapes import expected_shapes
 ROOT = Path(__file__).parents[2]
 READER = "weights_convert:load"
 
-MOST_SECONDS = 60.0
-"""For one file, of a machine that has other things to do; the slowest whole one, an Orbax folder, takes 0.2 s."""
+MAX_SECONDS = 60.0
+"""Seconds for one file, on a machine that is busy. The slowest undamaged file, an Orbax folder, takes 0.2 s."""
 
 START_SECONDS = 120.0
-"""For a worker to start; it reads one whole file of each container, so that all libraries are there."""
+"""Seconds for a worker to start; it reads one undamaged file of each container, so that all libraries are loaded."""
 
-MOST_MEMORY = 300 * 2**20
-MOST_EXPANSION = 8
-"""What reading a file may take beyond what the process has: a constant, and a multiple of the file's size."""
+MAX_MEMORY = 300 * 2**20
+MAX_EXPANSION = 8
+"""The memory that reading a file may take beyond that of the process: a constant, and a multiple of the file's size."""
 
 LOUD = ("Orbax",)
-"""Whose library prints from threads of its own, when it likes: read in a process of its own, and not judged by that."""
+"""Containers whose library prints from threads of its own at any time. A worker of their own reads them, and what it
+prints is not judged."""
 
 HARD_LIMIT = 4 * 2**30
-"""Address space that a worker may take beyond what it has; larger requests fail, which protects the machine."""
+"""Bytes of address space that a worker may take beyond its own. Larger requests fail, which protects the machine."""
 
-LONGEST_TEXT = 100_000
-TOLD_EVERY = 1_000
+LONGEST_MESSAGE = 100_000
+PROGRESS_EVERY = 1_000
 SHARES = {
     "safetensors": 4.0, "Keras archive": 2.0, "PyTorch": 4.0, "Keras HDF5": 3.0, "legacy Keras HDF5": 3.0,
     "msgpack": 4.0,
     "Orbax": 0.5, "transformers folder": 1.0, "Keras Hub preset": 0.5,
 }  # fmt: skip
-"""How often a container's files are damaged; less where reading takes long."""
+"""The share of each container among the files; smaller where reading takes long."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A file of which `load` made what it must not.
+    """A damaged file that `load` handled wrongly.
 
     Attributes:
-        original: What was damaged.
-        damage: How.
-        fault: What came of it.
-        files: The damaged file, or folder.
+        original: The file before the damage.
+        damage: The name of the damage.
+        failure: What is wrong with the outcome.
+        files: The damaged file or folder.
     """
 
     original: Original
     damage: str
-    fault: str
+    failure: str
     files: Files
 
 
 @dataclass
 class Report:
-    """What a campaign did: counts by container, and findings."""
+    """The results of a campaign: counts by container, and findings."""
 
     refused: Counter[str] = field(default_factory=Counter)
     accepted: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
 
     def count(self, row: str) -> tuple[int, int, int, int]:
-        """Files, refused, accepted, findings."""
-        faults = sum(finding.original.row == row for finding in self.findings)
-        return self.refused[row] + self.accepted[row] + faults, self.refused[row], self.accepted[row], faults
+        """Return the numbers of files, refused files, accepted files and findings of a container."""
+        findings = sum(finding.original.row == row for finding in self.findings)
+        return self.refused[row] + self.accepted[row] + findings, self.refused[row], self.accepted[row], findings
 
 
 # The worker
 
 
 def work(reader: Callable[..., Checkpoint]) -> None:
-    """Read the files that standard input names, a line of JSON each, and say on standard output what came of them."""
+    """Read the files that standard input names, a line of JSON each, and print each outcome as a line of JSON."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is not an answer
     for line in sys.stdin:
         task = json.loads(line)
         if task.get("limit"):
@@ -116,8 +117,8 @@ def work(reader: Callable[..., Checkpoint]) -> None:
 
 
 def _outcome(reader: Callable[..., Checkpoint], path: str, variant: str | None) -> dict[str, Any]:
-    """What the reader made of a file, and what that took."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts anew
+    """Return the reader's answer about a file, with the memory it took, and what it printed and warned of."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
     before, printed = _status("VmRSS"), os.fstat(sys.stderr.fileno()).st_size
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -131,7 +132,7 @@ def _outcome(reader: Callable[..., Checkpoint], path: str, variant: str | None) 
 
 
 def answer_of(reader: Callable[..., Checkpoint], path: str, variant: str | None) -> dict[str, Any]:
-    """What the reader made of a file: "refused", "accepted" or "raised"."""
+    """Return the reader's answer about a file, under the key "refused", "accepted" or "raised"."""
     try:
         return _accepted(reader(path, variant=variant))
     except ConversionError as error:
@@ -141,28 +142,28 @@ def answer_of(reader: Callable[..., Checkpoint], path: str, variant: str | None)
 
 
 def _accepted(checkpoint: Checkpoint) -> dict[str, Any]:
-    held = {name: array.shape for name, array in checkpoint.to("canonical").arrays.items()}
+    shapes = {name: array.shape for name, array in checkpoint.to("canonical").arrays.items()}
     defaults = ResNetConfig().to_dict()
-    odd = [
+    wrong_types = [
         name
         for name, value in checkpoint.config.to_dict().items()
         if defaults[name] is not None and type(value) is not type(defaults[name])
     ]
     return {
         "accepted": description(checkpoint),
-        "complete": held == expected_shapes(checkpoint.config),
-        "odd": odd,
+        "complete": shapes == expected_shapes(checkpoint.config),
+        "wrong_types": wrong_types,
     }
 
 
 def _status(key: str) -> int:
-    """Bytes that the kernel says this process has."""
+    """Return a number of bytes from the kernel's status of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
 
 class Worker:
-    """A process that reads files, started anew after each that ends it."""
+    """A process that reads files. It is started again after a file that ends it."""
 
     def __init__(self, reader: str, warm_up: Collection[tuple[Path, str | None]]) -> None:
         self._reader = reader
@@ -171,14 +172,14 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, path: Path, variant: str | None) -> dict[str, Any]:
-        """What came of a file; "ended" and "late" where the process did not live to say it."""
+        """Return the outcome of a file; "ended" or "late" if the process could not answer."""
         if self._process is None:
             self._start()
         began = time.monotonic()
-        answer = self._ask({"path": str(path), "variant": variant}, MOST_SECONDS)
-        if "late" in answer:  # a machine may pause: late is what is late again
+        answer = self._ask({"path": str(path), "variant": variant}, MAX_SECONDS)
+        if "late" in answer:  # a machine may pause, so only a file that is late twice counts
             self._start()
-            answer = self._ask({"path": str(path), "variant": variant}, MOST_SECONDS)
+            answer = self._ask({"path": str(path), "variant": variant}, MAX_SECONDS)
         return answer | {"seconds": time.monotonic() - began}
 
     def stop(self) -> None:
@@ -220,16 +221,16 @@ class Worker:
         return {"late": seconds} if late else {"ended": process.returncode}
 
 
-# What is a fault
+# Judging an outcome
 
 
-def fault_of(outcome: Mapping[str, Any], size: int, allowed: Mapping[str, str] | str) -> str | None:
-    """What is wrong with what came of a file; None if nothing is.
+def failure_of(outcome: Mapping[str, Any], size: int, allowed: Mapping[str, str] | str) -> str | None:
+    """Return what is wrong with the outcome of a file; None if nothing is.
 
     Args:
-        outcome: As the worker tells it.
-        size: Of the file.
-        allowed: REFUSED, or what must be equal of what was accepted.
+        outcome: The outcome that the worker reported.
+        size: The size of the file in bytes.
+        allowed: REFUSED, or the facts that an accepted checkpoint must have.
     """
     if "ended" in outcome:
         return f"the process ended with code {outcome['ended']}"
@@ -237,48 +238,48 @@ def fault_of(outcome: Mapping[str, Any], size: int, allowed: Mapping[str, str] |
         return f"it took more than {outcome['late']:g} s"
     if "raised" in outcome:
         return f"raised {outcome['raised']}\n{outcome['traceback']}"
-    faults = [
-        fault
-        for fault, holds in (
-            (f"took {outcome['memory']:,} bytes", outcome["memory"] > MOST_MEMORY + MOST_EXPANSION * size),
+    failures = [
+        failure
+        for failure, holds in (
+            (f"took {outcome['memory']:,} bytes", outcome["memory"] > MAX_MEMORY + MAX_EXPANSION * size),
             (f"warned: {outcome['warned']}", bool(outcome["warned"])),
             (f"printed: {outcome['printed']}", bool(outcome["printed"])),
         )
         if holds
     ]
-    return faults[0] if faults else _fault_of_answer(outcome, allowed)
+    return failures[0] if failures else _failure_of_answer(outcome, allowed)
 
 
-def _fault_of_answer(outcome: Mapping[str, Any], allowed: Mapping[str, str] | str) -> str | None:
+def _failure_of_answer(outcome: Mapping[str, Any], allowed: Mapping[str, str] | str) -> str | None:
     if "refused" in outcome:
-        problems, text = outcome["problems"], outcome["refused"]
+        problems, message = outcome["problems"], outcome["refused"]
         if isinstance(allowed, Mapping) and "must" in allowed:
-            return f"refused wrongly: {text}"
+            return f"refused wrongly: {message}"
         if not problems or not all(problem.strip() and "\n" not in problem for problem in problems):
-            return f"refused with a message that is none: {text!r}"
-        return "refused with a message without end" if len(text) > LONGEST_TEXT else None
+            return f"refused without a proper message: {message!r}"
+        return "refused with an endless message" if len(message) > LONGEST_MESSAGE else None
     if allowed == REFUSED:
         return "accepted wrongly"
     if not outcome["complete"]:
         return "accepted wrongly: not the shapes of its network"
-    if outcome["odd"]:
-        return f"accepted wrongly: a network with odd values of {', '.join(outcome['odd'])}"
+    if outcome["wrong_types"]:
+        return f"accepted wrongly: values of a wrong type for {', '.join(outcome['wrong_types'])}"
     assert isinstance(allowed, Mapping)
     different = [key for key in allowed if key != "must" and outcome["accepted"][key] != allowed[key]]
     return f"accepted wrongly: other {' and '.join(different)}" if different else None
 
 
 def allowed_of(original: Original, part: Part, damage: Damage, new: bytes) -> Mapping[str, str] | str:
-    """REFUSED, or what must be equal of what is accepted: "config", "shapes" and "bits"."""
-    held = original.held
-    same_shapes = {"shapes": held["shapes"]}
-    same_bits = same_shapes | {"bits": held["bits"]}
+    """Return REFUSED, or the facts of an accepted checkpoint: some of "config", "shapes" and "bits"."""
+    facts = original.facts
+    same_shapes = {"shapes": facts["shapes"]}
+    same_bits = same_shapes | {"bits": facts["bits"]}
     if damage.allowed == KEPT:
-        return held | {"must": "be accepted"}
+        return facts | {"must": "be accepted"}
     if new == part.content or damage.allowed == SAME or (damage.allowed == FREE and part.sealed):
-        return held
+        return facts
     if damage.allowed == REFUSED:
-        return held if part.kind == LOOSE else REFUSED
+        return facts if part.kind == LOOSE else REFUSED
     if damage.allowed == BITS:
         return same_bits
     return original.patched(part.content, new) or same_shapes
@@ -295,36 +296,36 @@ def run(
     rows: Mapping[str, float] = SHARES,
     damages: str = "",
     reader: str = READER,
-    shown: Callable[[Finding], None] = lambda finding: None,
-    advanced: Callable[[int], None] = lambda done: None,
+    on_finding: Callable[[Finding], None] = lambda finding: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """Damage and read files until the time is up, or as many as asked for, or until interrupted.
+    """Damage and read files until the time is up, the number of files is reached, or the user interrupts.
 
     Args:
-        seed: Of all that is random.
-        seconds: Time, beyond the start.
-        files: Number of files.
-        rows: Which containers, and how often each.
-        damages: Only those whose name contains this.
+        seed: The seed of everything random.
+        seconds: The time, without that of the start.
+        files: The number of files.
+        rows: The containers, each with its share.
+        damages: Only damages whose name contains this are made.
         reader: The function under test, as module:function.
-        shown: Told of each finding.
-        advanced: Told after each file how many were read.
+        on_finding: Called with each finding.
+        on_progress: Called after each file with the number of files read.
     """
     random, report = Random(seed), Report()
-    if "Keras archive" in rows:  # damaged, it may look like PyTorch's, which must be imported before memory is measured
+    if "Keras archive" in rows:  # if damaged, it may look like PyTorch's, whose import must not count as its memory
         rows = {"PyTorch": 0.0, **rows}
     with tempfile.TemporaryDirectory() as folder:
         originals = make_originals(Path(folder), rows)
         by_row = {row: [original for original in originals if original.row == row] for row in rows}
-        whole = {
-            row: (_written(held[0].files, Path(folder) / "whole" / held[0].target), held[0].variant)
-            for row, held in by_row.items()
+        warm_up = {
+            row: (_written(first[0].files, Path(folder) / "whole" / first[0].target), first[0].variant)
+            for row, first in by_row.items()
         }
-        workers = {row: Worker(reader, [whole[row]]) for row in LOUD if row in rows}
-        shared = Worker(reader, [file for row, file in whole.items() if row not in LOUD])
+        workers = {row: Worker(reader, [warm_up[row]]) for row in LOUD if row in rows}
+        shared = Worker(reader, [file for row, file in warm_up.items() if row not in LOUD])
         try:
             ends, done = time.monotonic() + seconds, 0
-            for original, part, damage in _cases(random, rows, by_row, damages):
+            for original, part, damage in _choices(random, rows, by_row, damages):
                 if time.monotonic() > ends or done >= files:
                     break
                 try:
@@ -338,13 +339,13 @@ def run(
                     outcome |= {"printed": ""}
                 done += 1
                 size = sum(map(len, damaged.values()))
-                if fault := fault_of(outcome, size, allowed_of(original, part, damage, new)):
+                if failure := failure_of(outcome, size, allowed_of(original, part, damage, new)):
                     place = f" of {part.name}" if part.name else ""
-                    report.findings.append(Finding(original, damage.name + place, fault, damaged))
-                    shown(report.findings[-1])
+                    report.findings.append(Finding(original, damage.name + place, failure, damaged))
+                    on_finding(report.findings[-1])
                 else:
                     (report.refused if "refused" in outcome else report.accepted)[original.row] += 1
-                advanced(done)
+                on_progress(done)
         except KeyboardInterrupt:
             pass
         finally:
@@ -353,10 +354,10 @@ def run(
     return report
 
 
-def _cases(
+def _choices(
     random: Random, rows: Mapping[str, float], by_row: Mapping[str, list[Original]], damages: str
 ) -> Iterator[tuple[Original, Part, Damage]]:
-    """What to damage next, and how, without end."""
+    """Choose files and damages without end."""
     while True:
         row = random.choices([*rows], [*rows.values()])[0]
         original = random.choice(by_row[row])
@@ -366,7 +367,7 @@ def _cases(
 
 
 def _written(files: Files, target: Path) -> Path:
-    """Write a file or folder anew."""
+    """Write a file or folder in place of an old one, and return its path."""
     shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     for name, content in files.items():
         path = target / name if name else target
@@ -376,13 +377,13 @@ def _written(files: Files, target: Path) -> Path:
 
 
 @click.command()
-@click.option("--seconds", default=float("inf"), help="How long, beyond the start; without a limit: until interrupted.")
-@click.option("--files", default=float("inf"), help="How many files at most.")
-@click.option("--seed", default=1, help="Of all that is random.")
+@click.option("--seconds", default=float("inf"), help="Time without that of the start.  [default: until interrupted]")
+@click.option("--files", default=float("inf"), help="Number of files.  [default: unlimited]")
+@click.option("--seed", default=1, help="Seed of everything random.")
 @click.option("--row", "rows", multiple=True, type=click.Choice([*SHARES]), help="Only these containers.")
 @click.option("--damage", "damages", default="", help="Only damages whose name contains this.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A folder for the files of all findings.")
-@click.option("--reader", default=READER, help="The function under test.")
+@click.option("--reader", default=READER, help="The function under test, as module:function.")
 @click.option("--work", is_flag=True, hidden=True)
 def main(
     seconds: float,
@@ -394,21 +395,21 @@ def main(
     reader: str,
     work: bool,
 ) -> None:
-    """Damage files of every container, and see what load makes of them."""
+    """Damage files of every container, and judge how `load` handles them."""
     if work:
         module, _, function = reader.partition(":")
         return globals()["work"](getattr(importlib.import_module(module), function))
     console, kept = Console(), count()
 
-    def shown(finding: Finding) -> None:
-        console.print(f"{finding.original.name}: {finding.damage}: {finding.fault}", markup=False, highlight=False)
+    def on_finding(finding: Finding) -> None:
+        console.print(f"{finding.original.name}: {finding.damage}: {finding.failure}", markup=False, highlight=False)
         if keep:
             place = keep / f"{next(kept):04}"
             _written(finding.files, place / finding.original.target)
-            (place / "finding.txt").write_text(f"{finding.original.name}\n{finding.damage}\n{finding.fault}\n")
+            (place / "finding.txt").write_text(f"{finding.original.name}\n{finding.damage}\n{finding.failure}\n")
 
-    def advanced(done: int) -> None:
-        if done % TOLD_EVERY == 0:
+    def on_progress(done: int) -> None:
+        if done % PROGRESS_EVERY == 0:
             console.print(f"{done:,} files", highlight=False)
 
     report = run(
@@ -418,12 +419,12 @@ def main(
         rows={row: SHARES[row] for row in rows or SHARES},
         damages=damages,
         reader=reader,
-        shown=shown,
-        advanced=advanced,
+        on_finding=on_finding,
+        on_progress=on_progress,
     )
     table = Table("container", "files", "refused", "accepted", "findings")
     for row in rows or SHARES:
-        table.add_row(row, *(f"{count:,}" for count in report.count(row)))
+        table.add_row(row, *(f"{number:,}" for number in report.count(row)))
     console.print(table)
     sys.exit(bool(report.findings))
 

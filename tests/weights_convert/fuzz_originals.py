@@ -1,6 +1,6 @@
-"""Whole files of a tiny network, one for each container and dialect, as ours and as others write them.
+"""Undamaged files of a tiny network, for each container and dialect, as we and as other programs write them.
 
-`tests.weights_convert.fuzz` damages them. What `load` must return of each is known from the arrays it was made of.
+`tests.weights_convert.fuzz` damages them. The arrays that a file was made of tell what `load` must return for it.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from weights_convert.metadata import PACKED
 from weights_convert.shapes import expected_shapes
 
 Files = Mapping[str, bytes]
-"""What a file or folder holds: bytes by relative path; a file is the path ""."""
+"""The content of a file or folder: bytes by relative path; the path of a single file is ""."""
 
 VARIANT = "v1.5"
-"""The network of all of them."""
+"""The variant of all originals."""
 
 INNER = "model.weights.h5"
 SHORTEST = 8
-"""Bytes of the shortest array that is looked for in a file: random bits as long as that stand nowhere by chance."""
+"""Bytes of the shortest array that is searched for in a file; random bits of that length occur nowhere by chance."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of an original that is damaged on its own.
+    """A part of an original that is damaged on its own.
 
     Attributes:
-        name: For messages.
-        kind: Which damages fit it.
-        content: Its bytes.
-        wrap: The whole original around other bytes in its place, with every checksum outside of it made right.
-        sealed: Whether a hash or a checksum that `wrap` leaves alone covers all bits of the weights.
+        name: The name in messages.
+        kind: The kind that selects the damages.
+        content: The bytes.
+        wrap: Returns the original with other bytes in place of the part, and with correct checksums around it.
+        sealed: Whether a hash or checksum that `wrap` does not correct covers all bits of the weights.
     """
 
     name: str
@@ -59,17 +59,17 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """A whole file or folder.
+    """An undamaged file or folder.
 
     Attributes:
         name: Container, dialect and dtype, for messages.
-        row: Under which it is counted.
-        target: The name of its file or folder.
-        files: What is in it.
-        checkpoint: What it was made of.
-        kind: Which damages fit it; empty for a folder.
-        sealed: Whether a hash or a checksum in it covers all bits of the weights.
-        variant: What `load` has to be told of it.
+        row: The container under which it is counted.
+        target: The name of the file or folder.
+        files: The content.
+        checkpoint: The checkpoint that it was made of.
+        kind: The kind that selects the damages; empty for a folder.
+        sealed: Whether a hash or checksum in it covers all bits of the weights.
+        variant: The variant to give to `load`; None if the file states it.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Original:
 
     @cached_property
     def parts(self) -> list[Part]:
-        """Each file of it, and what is inside of archives."""
+        """Each of its files, and each entry of its archives."""
         return [part for path, content in self.files.items() for part in self._parts(path, content)]
 
     def _parts(self, path: str, content: bytes) -> Iterator[Part]:
@@ -94,26 +94,26 @@ class Original:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = {name: archive.read(name) for name in archive.namelist()}
         hashed = self.variant is None and self.row != "PyTorch"
-        for name, held in entries.items():
+        for name, entry in entries.items():
             wrap = lambda new, name=name: {path: rezipped({**entries, name: new})}  # noqa: E731 (one for each entry)
-            yield Part(name, INSIDE[self.kind](name), held, wrap, hashed and self.name.startswith("ours"))
+            yield Part(name, INSIDE[self.kind](name), entry, wrap, hashed and self.name.startswith("ours"))
 
     @cached_property
-    def held(self) -> dict[str, str]:
-        """What `load` must return of it."""
+    def facts(self) -> dict[str, str]:
+        """The description of the checkpoint that `load` must return."""
         return description(self.checkpoint)
 
     def spans(self, content: bytes) -> dict[str, int]:
-        """Where in some bytes the arrays stand."""
-        found = {
+        """Return the positions of the arrays in some bytes."""
+        positions = {
             name: content.find(array.tobytes())
             for name, array in self.checkpoint.arrays.items()
             if array.nbytes >= SHORTEST
         }
-        return {name: start for name, start in found.items() if start >= 0}
+        return {name: start for name, start in positions.items() if start >= 0}
 
     def patched(self, old: bytes, new: bytes) -> dict[str, str] | None:
-        """What `load` must return where bytes of the arrays were replaced; None where others were."""
+        """Return the facts after bytes of arrays were replaced; None if other bytes were."""
         if len(old) != len(new):
             return None
         changed = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
@@ -130,27 +130,27 @@ class Original:
 
 
 LOOSE = "loose"
-"""The kind of a file or entry that not all of the reading depends on."""
+"""The kind of a file or entry that can be damaged without consequences."""
 
 KIND_IN_FOLDER = {".safetensors": "safetensors", ".json": "json", ".h5": "hdf5"}
 INSIDE: dict[str, Callable[[str], str]] = {
     "keras": lambda name: {INNER: "hdf5", "config.json": "json"}.get(name, LOOSE),
     "torch": lambda name: "pickle" if name.endswith(".pkl") else "plain" if "/data/" in name else LOOSE,
 }
-"""The archives among the kinds, and of what kind an entry of them is."""
+"""For the kinds that are archives, the kind of an entry by its name."""
 
 
 def rezipped(entries: Files) -> bytes:
-    """An archive with right checksums."""
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
+    """Return an archive with correct checksums."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def description(checkpoint: Checkpoint) -> dict[str, str]:
-    """What must be equal of checkpoints that are the same: the network, names and shapes, and bits."""
+    """Return the network, a hash of names and shapes, and a hash of all bits, to compare checkpoints by."""
     arrays = checkpoint.to("canonical").arrays
     shapes, bits = hashlib.sha256(), hashlib.sha256()
     for name in sorted(arrays):
@@ -162,18 +162,18 @@ def description(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def make_originals(folder: Path, rows: Collection[str] | None = None) -> list[Original]:
-    """Write every original into a folder, and read it in.
+    """Write every original into a folder, read its bytes, and remove it.
 
     Args:
-        folder: An empty place for them.
-        rows: Of which containers; None for all.
+        folder: An empty folder.
+        rows: The containers; None for all.
     """
     seeds = iter(range(1_000_000))
     dtypes = cycle(DTYPES)
     originals = []
     for container in CONTAINERS:
         for ending in container.endings[:1]:
-            for dialect in [name for name in container.dialects or DIALECTS if name not in container.built]:
+            for dialect in [name for name in container.dialects or DIALECTS if name not in container.library_only]:
                 checkpoint = make_checkpoint(dialect, next(dtypes), next(seeds))
                 for form in FORMS:
                     if form.container == container.name and (rows is None or form.container in rows):
@@ -184,14 +184,14 @@ def make_originals(folder: Path, rows: Collection[str] | None = None) -> list[Or
 
 
 def make_checkpoint(dialect: str, dtype: str, seed: int) -> Checkpoint:
-    """Random bits in the shapes of the tiny network."""
+    """Return a checkpoint of the tiny network with random bits."""
     arrays = {
         name: make_random_bits(shape, dtype, 1000 * seed + index)
         for index, (name, shape) in enumerate(expected_shapes(TINY).items())
     }
-    turned = Checkpoint(arrays, find_dialect("canonical"), TINY).to(dialect)
-    plain = {name: np.ascontiguousarray(array) for name, array in turned.arrays.items()}
-    return Checkpoint(plain, turned.dialect, TINY)
+    converted = Checkpoint(arrays, find_dialect("canonical"), TINY).to(dialect)
+    plain = {name: np.ascontiguousarray(array) for name, array in converted.arrays.items()}
+    return Checkpoint(plain, converted.dialect, TINY)
 
 
 def _made(form: Form, checkpoint: Checkpoint, path: Path) -> Original:
@@ -203,23 +203,23 @@ def _made(form: Form, checkpoint: Checkpoint, path: Path) -> Original:
     }
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     name = f"{form.name}, {checkpoint.dialect.name}, {', '.join(checkpoint.dtypes())}"
-    variant = None if form.says_what_it_is else VARIANT
+    variant = None if form.states_variant else VARIANT
     return Original(name, form.container, path.name, files, checkpoint, form.kind, form.sealed, variant)
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a container is written.
+    """A way of writing a container.
 
     Attributes:
-        name: Whose it is.
-        container: What `CONTAINERS` calls it.
-        kind: Which damages fit it.
-        write: Writes it.
-        sealed: As `Original` has it.
-        says_what_it_is: Whether it needs no variant.
+        name: The program that writes it so.
+        container: The name of the container in `CONTAINERS`.
+        kind: The kind that selects the damages.
+        write: Writes a checkpoint to a path.
+        sealed: See `Original`.
+        states_variant: Whether the file states its variant.
         target: The name of a folder.
-        dialect: Of a folder.
+        dialect: The dialect of a folder.
     """
 
     name: str
@@ -227,7 +227,7 @@ class Form:
     kind: str
     write: Callable[[Path, Checkpoint], None]
     sealed: bool = False
-    says_what_it_is: bool = False
+    states_variant: bool = False
     target: str = ""
     dialect: str = ""
 
@@ -271,8 +271,8 @@ def _transformers_folder(path: Path, checkpoint: Checkpoint) -> None:
     names = list(checkpoint.arrays)
     places = {name: shards[index >= len(names) // 2] for index, name in enumerate(names)}
     for shard in shards:
-        held = {name: array for name, array in checkpoint.arrays.items() if places[name] == shard}
-        safetensors_file.write(path / shard, held, {})
+        arrays = {name: array for name, array in checkpoint.arrays.items() if places[name] == shard}
+        safetensors_file.write(path / shard, arrays, {})
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     (path / "config.json").write_text(json.dumps({"model_type": "resnet", "downsample_in_bottleneck": False}))
 
@@ -284,29 +284,29 @@ def _preset(path: Path, checkpoint: Checkpoint) -> None:
 
 
 FORMS = (
-    Form("ours", "safetensors", "safetensors", _ours, sealed=True, says_what_it_is=True),
+    Form("ours", "safetensors", "safetensors", _ours, sealed=True, states_variant=True),
     Form("bare", "safetensors", "safetensors", _bare_safetensors),
-    Form("ours", "Keras archive", "keras", _ours, sealed=True, says_what_it_is=True),
-    Form("Keras's", "Keras archive", "keras", _bare_keras, sealed=True, says_what_it_is=True),
+    Form("ours", "Keras archive", "keras", _ours, sealed=True, states_variant=True),
+    Form("Keras's", "Keras archive", "keras", _bare_keras, sealed=True, states_variant=True),
     Form("ours", "PyTorch", "torch", _ours, sealed=True),  # by the checksums of zip
     Form("until 1.6", "PyTorch", "old pickle", _old_pickle),
-    Form("ours", "Keras HDF5", "hdf5", _ours, sealed=True, says_what_it_is=True),
+    Form("ours", "Keras HDF5", "hdf5", _ours, sealed=True, states_variant=True),
     Form("bare", "Keras HDF5", "hdf5", _bare_hdf5),
-    Form("ours", "legacy Keras HDF5", "hdf5", _ours, sealed=True, says_what_it_is=True),
+    Form("ours", "legacy Keras HDF5", "hdf5", _ours, sealed=True, states_variant=True),
     Form("bare", "legacy Keras HDF5", "hdf5", _bare_hdf5),
     Form("ours", "msgpack", "msgpack", _ours),
-    Form("ours", "Orbax", "", _ours, sealed=True, says_what_it_is=True),
+    Form("ours", "Orbax", "", _ours, sealed=True, states_variant=True),
 )
-"""The containers that are written, as ours and as others write them."""
+"""The containers that we write, as we and as other programs write them."""
 
 FOLDERS = (
     Form(
-        "shards", "transformers folder", "", _transformers_folder, says_what_it_is=True,
+        "shards", "transformers folder", "", _transformers_folder, states_variant=True,
         target="transformers", dialect="transformers",
     ),
     Form(
-        "preset", "Keras Hub preset", "", _preset, says_what_it_is=True,
+        "preset", "Keras Hub preset", "", _preset, states_variant=True,
         target="preset", dialect="keras-hub",
     ),
 )  # fmt: skip
-"""The folders that are only read."""
+"""The folders that the campaign only reads."""

@@ -3,8 +3,8 @@
     python -m tests.weights_convert.kills --kills 500
 
 Processes write one network over another, in each container, until SIGKILL ends them at a random moment. The target
-must then hold one of the two, bit for bit, and beside it may lie what was being written, under its hidden name. The
-exit code is 1 otherwise.
+must then hold one of the two bit for bit, and beside it there may be a partial file under a hidden name. Otherwise the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tests.weights_convert.fuzz import READER, ROOT, Worker, answer_of
 from tests.weights_convert.fuzz_originals import VARIANT, description, make_checkpoint
 from weights_convert import Checkpoint, load
 
-MOST_SECONDS = 0.05
-"""Until the kill. Writing the tiny network takes 10 to 70 ms, and the processes write without a pause."""
+MAX_SECONDS = 0.05
+"""The latest kill, in seconds. Writing the tiny network takes 10 to 70 ms, and the processes write without a pause."""
 
 DIALECTS = {
     ".safetensors": "torchvision",
@@ -46,31 +46,31 @@ DIALECTS = {
     ".transformers": "transformers",
     ".orbax": "flax",
 }
-"""What is written in each container; the last two are folders."""
+"""The dialect that is written in each container; the last two are folders."""
 
 STARTED = (".orbax",)
-"""What is written by a process of its own: JAX has threads, so that it cannot be forked."""
+"""Containers whose writer is a new process rather than a fork, since JAX has threads."""
 
 ENDINGS = tuple(DIALECTS)
 FORKED = tuple(ending for ending in ENDINGS if ending not in STARTED)
 TURNS = (*FORKED, *FORKED, *FORKED, *FORKED, *STARTED)
-"""Which ending follows which; a process of its own takes seconds to start."""
+"""The order of the endings; a new process takes seconds to start, and is rarer."""
 
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial(\.orbax-checkpoint-tmp.*)?|\.tmp\w+")
-"""What a killed process may leave: a hidden file or folder, ours or one of safetensors' or Orbax's own."""
+"""The names that a killed process may leave: hidden ones of ours, of safetensors or of Orbax."""
 
 
 @dataclass
 class Report:
-    """What a campaign did: kills, of those how many hit a write, and all that was wrong."""
+    """The results of a campaign: kills, those of them that interrupted a write, and failures."""
 
     kills: Counter[str] = field(default_factory=Counter)
     midway: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
 def run(kills: int, seed: int, endings: Collection[str] = ENDINGS) -> Report:
-    """Kill writing processes, the endings in turn. This process must have no threads: it forks."""
+    """Kill writing processes, the endings in turn. This process must have no threads, since it forks."""
     random, report = Random(seed), Report()
     turns = cycle(ending for ending in TURNS if ending in endings)
     with tempfile.TemporaryDirectory() as folder:
@@ -83,17 +83,17 @@ def run(kills: int, seed: int, endings: Collection[str] = ENDINGS) -> Report:
 
 
 def _kill_one(ending: str, place: Path, random: Random, report: Report) -> None:
-    pair_of(ending)  # here, so that not every child makes it
+    pair_of(ending)  # made before the fork, once for all children
     writer = _started(ending, place) if ending in STARTED else _forked(ending, place)
     while not _targets(place) and os.waitid(os.P_PID, writer, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.001)
-    time.sleep(random.uniform(0, MOST_SECONDS))
+    time.sleep(random.uniform(0, MAX_SECONDS))
     os.kill(writer, signal.SIGKILL)
     _, status = os.waitpid(writer, 0)
     report.kills[ending] += 1
     if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
-        report.faults.append(f"{ending}: the process that writes ended by itself")
-    report.faults += [f"{ending}: {fault}" for fault in faults(place, ending)]
+        report.failures.append(f"{ending}: the writing process ended by itself")
+    report.failures += [f"{ending}: {failure}" for failure in failures(place, ending)]
     report.midway[ending] += len(_targets(place)) < len([*place.iterdir()])
 
 
@@ -102,7 +102,7 @@ def _forked(ending: str, place: Path) -> int:
         return child
     with contextlib.suppress(BaseException):
         write_without_end(place, ending)
-    os._exit(1)  # only an error leads here
+    os._exit(1)  # reached only after an error
 
 
 def _started(ending: str, place: Path) -> int:
@@ -113,7 +113,7 @@ def _started(ending: str, place: Path) -> int:
 
 @cache
 def pair_of(ending: str) -> list[Checkpoint]:
-    """The networks that are written one over the other."""
+    """Return the two networks that are written over each other."""
     return [make_checkpoint(DIALECTS[ending], "float32", seed) for seed in (1, 2)]
 
 
@@ -123,7 +123,7 @@ def _bits_of(ending: str) -> list[str]:
 
 
 def write_without_end(place: Path, ending: str) -> None:
-    """Write the pair in turn, over and over."""
+    """Write the two networks in turn, without end."""
     pair = pair_of(ending)
     for number in count():
         pair[number % 2].save(place / f"0{ending}")
@@ -133,8 +133,8 @@ def _targets(place: Path) -> list[Path]:
     return [path for path in place.iterdir() if not path.name.startswith(".")]
 
 
-def faults(place: Path, ending: str) -> Iterator[str]:
-    """What is wrong in a folder where a process was killed."""
+def failures(place: Path, ending: str) -> Iterator[str]:
+    """Yield everything that is wrong in a folder where a process was killed."""
     for path in place.iterdir():
         if path in _targets(place):
             outcome = _read(path, ending)
@@ -145,7 +145,7 @@ def faults(place: Path, ending: str) -> Iterator[str]:
 
 
 def _read(path: Path, ending: str) -> dict[str, Any]:
-    """What comes of a file, in another process if the library's threads must not be in this one."""
+    """Read a file, in another process if the library would start threads in this one."""
     if ending not in STARTED:
         return answer_of(load, str(path), VARIANT)
     reader = Worker(READER, [])
@@ -156,23 +156,23 @@ def _read(path: Path, ending: str) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--kills", default=100, help="How many processes.")
-@click.option("--seed", default=1, help="Of the moments.")
-@click.option("--ending", "endings", multiple=True, type=click.Choice(ENDINGS), help="Only these.")
+@click.option("--kills", default=100, help="Number of processes to kill.")
+@click.option("--seed", default=1, help="Seed of the moments.")
+@click.option("--ending", "endings", multiple=True, type=click.Choice(ENDINGS), help="Only these containers.")
 @click.option("--write", type=click.Path(path_type=Path), hidden=True)
 def main(kills: int, seed: int, endings: tuple[str, ...], write: Path | None) -> None:
-    """Kill processes while they write, and see what they leave."""
+    """Kill processes while they write, and check what they leave."""
     if write is not None:
         write_without_end(write, endings[0])
     with tempfile.TemporaryDirectory() as folder:
-        for ending in set(endings or ENDINGS) - set(STARTED):  # so that every child has all imported
+        for ending in set(endings or ENDINGS) - set(STARTED):  # imports everything before the first fork
             pair_of(ending)[0].save(Path(folder) / f"a{ending}")
     report = run(kills, seed, endings or ENDINGS)
     for ending in endings or ENDINGS:
         click.echo(f"{ending:14}{report.kills[ending]:6} kills, {report.midway[ending]:6} midway")
-    for fault in report.faults:
-        click.echo(fault)
-    sys.exit(bool(report.faults))
+    for failure in report.failures:
+        click.echo(failure)
+    sys.exit(bool(report.failures))
 
 
 if __name__ == "__main__":

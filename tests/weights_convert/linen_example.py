@@ -1,6 +1,6 @@
-"""The ResNet-50 of Flax's ImageNet example, in Linen, as far as its variables and its function go.
+"""The ResNet-50 of Flax's ImageNet example, in Linen, with the same variables and the same function.
 
-Written after `examples/imagenet/models.py` of Flax; its names of layers are what checkpoints of it hold.
+Source: `examples/imagenet/models.py` of Flax, whose names of layers are those in its checkpoints.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class ResNet50(nn.Module):
 
 
 def calibrated_variables(images: np.ndarray) -> dict[str, Any]:
-    """Random variables as the example initialises them, then every norm with numbers of its own."""
+    """Return variables as the example initialises them, with random scales, offsets and statistics in every norm."""
     random = np.random.default_rng(0)
-    model = ResNet50(momentum=0.0)  # the running statistics become those of the one batch
+    model = ResNet50(momentum=0.0)  # the running statistics become those of the batch
     variables = jax.jit(model.init)(jax.random.key(0), images)
 
-    def renewed(path: Any, array: jax.Array) -> np.ndarray:
+    def randomised(path: Any, array: jax.Array) -> np.ndarray:
         names = [step.key for step in path]
         if names[-1] == "scale":
             factor = RESIDUAL_SCALE if names[-2] == "BatchNorm_2" else 1.0
@@ -66,6 +66,6 @@ def calibrated_variables(images: np.ndarray) -> dict[str, Any]:
             return random.normal(0.0, 0.2, array.shape).astype(np.float32)
         return np.asarray(array)
 
-    params = jax.tree_util.tree_map_with_path(renewed, variables["params"])
+    params = jax.tree_util.tree_map_with_path(randomised, variables["params"])
     _, updated = jax.jit(partial(model.apply, mutable=["batch_stats"]))({**variables, "params": params}, images)
     return {"params": params, "batch_stats": jax.tree.map(np.asarray, updated["batch_stats"])}

@@ -1,4 +1,4 @@
-"""Changes of numbers: they do what they say, no more, and keep the function where they promise to."""
+"""Changes of numbers: each does what it reports and no more, and folding keeps the function."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_folded_biases_compute_the_same_function():
     assert np.linalg.norm(after - before) / np.linalg.norm(before) < 1e-13
     unfolded = {name: array for name, array in checkpoint.arrays.items() if name in folded.arrays}
     other = resnet(folded.config, Checkpoint(unfolded, checkpoint.dialect, folded.config))(images)
-    assert np.linalg.norm(other - before) / np.linalg.norm(before) > 1e-3  # the biases were worth folding
+    assert np.linalg.norm(other - before) / np.linalg.norm(before) > 1e-3  # without them the function is another one
 
 
-def test_folding_is_recorded_and_needs_biases(checkpoint_of: MakeCheckpoint, tmp_path):
+def test_folding_is_recorded_and_refused_without_biases(checkpoint_of: MakeCheckpoint, tmp_path):
     folded = fold_conv_bias(synthetic_weights(KERAS, seed=0))
     folded.to("torchvision").save(tmp_path / "a.safetensors")
     assert len(folded.changes) == 1
@@ -46,7 +46,7 @@ def test_a_wider_dtype_loses_nothing(checkpoint_of: MakeCheckpoint):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "numbers", "said"),
+    ("dtype", "numbers", "facts"),
     [
         (
             "float16",
@@ -57,9 +57,9 @@ def test_a_wider_dtype_loses_nothing(checkpoint_of: MakeCheckpoint):
         ("float16", [0.5, -2.0], "no number changed"),
     ],
 )
-def test_a_narrower_dtype_says_what_is_lost(dtype, numbers, said, checkpoint_of: MakeCheckpoint):
+def test_a_narrower_dtype_reports_what_is_lost(dtype, numbers, facts, checkpoint_of: MakeCheckpoint):
     checkpoint = replace(checkpoint_of(), arrays={"fc.bias": np.array(numbers, np.float32)})
-    assert cast(checkpoint, dtype).changes == (f"float32 to {dtype}: {said}",)
+    assert cast(checkpoint, dtype).changes == (f"float32 to {dtype}: {facts}",)
 
 
 def test_only_a_background_is_dropped(checkpoint_of: MakeCheckpoint, tiny):

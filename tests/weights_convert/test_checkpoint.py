@@ -1,4 +1,4 @@
-"""Checkpoints: bit for bit the same in every dialect, and a hash that says so."""
+"""Checkpoints: converted bit for bit between all dialects, and hashed alike in each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BitsOf = Callable[..., object]
 
 @given(pair=st.sampled_from(PAIRS), dtype=st.sampled_from(FLOATS), conv_bias=st.booleans(), seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
-def test_there_and_back_is_the_same_bits(
+def test_a_round_trip_keeps_every_bit(
     pair: tuple[str, str],
     dtype: str,
     conv_bias: bool,
@@ -47,10 +47,11 @@ def test_there_and_back_is_the_same_bits(
 def test_a_conversion_copies_nothing(target: str, checkpoint_of: MakeCheckpoint):
     checkpoint = checkpoint_of()
     arrays = list(checkpoint.to(target).arrays.values())
-    assert all(np.shares_memory(one, other) for one, other in zip(arrays, checkpoint.arrays.values(), strict=True))
+    originals = checkpoint.arrays.values()
+    assert all(np.shares_memory(array, original) for array, original in zip(arrays, originals, strict=True))
 
 
-def test_kernels_are_laid_out_as_each_framework_has_them(checkpoint_of: MakeCheckpoint):
+def test_kernels_have_the_axis_order_of_each_framework(checkpoint_of: MakeCheckpoint):
     checkpoint = checkpoint_of()
     kernel, fc = checkpoint.arrays["stage1.0.conv2.weight"], checkpoint.arrays["fc.weight"]
     converted = checkpoint.to("keras.applications").arrays
@@ -58,7 +59,7 @@ def test_kernels_are_laid_out_as_each_framework_has_them(checkpoint_of: MakeChec
     np.testing.assert_array_equal(converted["predictions.kernel"], fc.T)
 
 
-def one_bit(array: np.ndarray) -> np.ndarray:
+def flip_last_bit(array: np.ndarray) -> np.ndarray:
     changed = np.array(array)
     changed.view(np.uint32).flat[-1] ^= 1
     return changed
@@ -67,20 +68,20 @@ def one_bit(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "change",
     [
-        one_bit,
+        flip_last_bit,
         lambda array: array.view(np.int32),
         lambda array: array.reshape(*array.shape[:2], 49, 1),
         lambda array: np.ascontiguousarray(array.swapaxes(2, 3)),
     ],
-    ids=["one bit", "dtype", "shape", "height for width"],
+    ids=["one-bit", "dtype", "shape", "height-for-width"],
 )
-def test_the_hash_sees_every_change(change: Callable[[np.ndarray], np.ndarray], checkpoint_of: MakeCheckpoint):
+def test_every_change_changes_the_hash(change: Callable[[np.ndarray], np.ndarray], checkpoint_of: MakeCheckpoint):
     checkpoint = checkpoint_of()
     changed = {**checkpoint.arrays, "conv1.weight": change(checkpoint.arrays["conv1.weight"])}
     assert replace(checkpoint, arrays=changed).content_hash() != checkpoint.content_hash()
 
 
-def test_the_hash_sees_arrays_exchanged_but_not_their_order(checkpoint_of: MakeCheckpoint):
+def test_exchanged_arrays_change_the_hash_and_their_order_does_not(checkpoint_of: MakeCheckpoint):
     checkpoint = checkpoint_of()
     arrays = dict(checkpoint.arrays)
     exchanged = {**arrays, "bn1.weight": arrays["bn1.bias"], "bn1.bias": arrays["bn1.weight"]}
@@ -89,26 +90,26 @@ def test_the_hash_sees_arrays_exchanged_but_not_their_order(checkpoint_of: MakeC
     assert replace(checkpoint, arrays=reversed_order).content_hash() == checkpoint.content_hash()
 
 
-def test_the_hash_of_known_arrays_stays_what_it_is(tiny: ResNetConfig, checkpoint_of: MakeCheckpoint):
+def test_the_hash_of_known_arrays_never_changes(tiny: ResNetConfig, checkpoint_of: MakeCheckpoint):
     checkpoint = checkpoint_of()
     ones = {name: np.ones_like(array) for name, array in checkpoint.arrays.items()}
     digest = replace(checkpoint, arrays=ones).content_hash()
     assert (
         digest == "25c1f741ac1baac0baab98b6b51985d486bcaf6490eded6a375e8f39759794a2"
-    )  # files in the world carry it: another algorithm is another format version
+    )  # existing files state it: another algorithm would need another format version
 
 
-def test_a_file_says_what_it_holds(checkpoint_of: MakeCheckpoint):
-    said = checkpoint_of(dialect="flax").metadata()
-    assert {name: said[name] for name in ("format", "format_version", "dialect", "variant", "dtype")} == {
+def test_the_metadata_describe_the_checkpoint(checkpoint_of: MakeCheckpoint):
+    metadata = checkpoint_of(dialect="flax").metadata()
+    assert {name: metadata[name] for name in ("format", "format_version", "dialect", "variant", "dtype")} == {
         "format": "resnet-parity",
         "format_version": "1",
         "dialect": "flax",
         "variant": "v1.5",
         "dtype": "float32",
     }
-    assert json.loads(said["config"])["num_classes"] == 5
-    assert len(said["content_hash"]) == 64
+    assert json.loads(metadata["config"])["num_classes"] == 5
+    assert len(metadata["content_hash"]) == 64
 
 
 def test_dtypes_may_be_mixed(checkpoint_of: MakeCheckpoint, tmp_path: Path, bits_of: BitsOf):
@@ -121,23 +122,23 @@ def test_dtypes_may_be_mixed(checkpoint_of: MakeCheckpoint, tmp_path: Path, bits
 
 
 class TestArraysForAModel:
-    def test_are_given_in_its_dialect(self, checkpoint_of: MakeCheckpoint, bits_of: BitsOf):
+    def test_are_in_its_dialect(self, checkpoint_of: MakeCheckpoint, bits_of: BitsOf):
         checkpoint = checkpoint_of()
-        given = checkpoint.arrays_for("flax", dict.fromkeys(checkpoint.to("flax").arrays, np.dtype(np.float64)))
-        assert bits_of(given) == bits_of(checkpoint.to("flax").arrays)
+        arrays = checkpoint.arrays_for("flax", dict.fromkeys(checkpoint.to("flax").arrays, np.dtype(np.float64)))
+        assert bits_of(arrays) == bits_of(checkpoint.to("flax").arrays)
 
-    def test_are_refused_where_its_dtype_is_too_narrow(self, checkpoint_of: MakeCheckpoint):
+    def test_are_refused_if_its_dtype_is_too_narrow(self, checkpoint_of: MakeCheckpoint):
         checkpoint = checkpoint_of()
-        wanted = {"bn1.weight": np.dtype(np.float16), "bn1.bias": np.dtype(np.float16), "fc.bias": np.dtype(np.float32)}
+        dtypes = {"bn1.weight": np.dtype(np.float16), "bn1.bias": np.dtype(np.float16), "fc.bias": np.dtype(np.float32)}
         with pytest.raises(ConversionError, match=r"Build the model with the checkpoint's dtype") as refusal:
-            checkpoint.arrays_for("canonical", wanted)
+            checkpoint.arrays_for("canonical", dtypes)
         assert refusal.value.problems == (
-            "'bn1.weight' is float32, and the model's float16 cannot hold that exactly",
-            "'bn1.bias' is float32, and the model's float16 cannot hold that exactly",
+            "'bn1.weight' is float32, which the model's float16 cannot hold exactly",
+            "'bn1.bias' is float32, which the model's float16 cannot hold exactly",
         )
 
     @pytest.mark.parametrize(
-        ("held", "model", "fits"),
+        ("source", "model", "fits"),
         [
             ("bfloat16", "float32", True),
             ("float16", "float32", True),
@@ -148,9 +149,9 @@ class TestArraysForAModel:
         ],
     )
     def test_fit_every_dtype_that_holds_them_exactly(
-        self, held: str, model: str, fits: bool, checkpoint_of: MakeCheckpoint
+        self, source: str, model: str, fits: bool, checkpoint_of: MakeCheckpoint
     ):
-        checkpoint = checkpoint_of(dtype=held)
+        checkpoint = checkpoint_of(dtype=source)
         dtype = checkpoint_of(dtype=model).arrays["fc.bias"].dtype
         if fits:
             assert "fc.bias" in checkpoint.arrays_for("canonical", {"fc.bias": dtype})
@@ -160,7 +161,7 @@ class TestArraysForAModel:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_survives_its_file(
+def test_every_variant_is_kept_in_a_file(
     variant: str, tiny: ResNetConfig, checkpoint_of: MakeCheckpoint, tmp_path: Path
 ):
     config = replace(VARIANTS[variant], depths=tiny.depths, width=tiny.width, num_classes=tiny.num_classes)
@@ -168,6 +169,6 @@ def test_every_variant_survives_its_file(
     assert load(tmp_path / "a.safetensors").config == config
 
 
-def test_an_unknown_dialect_is_named(checkpoint_of: MakeCheckpoint):
+def test_an_unknown_dialect_is_refused(checkpoint_of: MakeCheckpoint):
     with pytest.raises(ValueError, match="no dialect 'caffe'"):
         checkpoint_of().to("caffe")

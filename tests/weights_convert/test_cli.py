@@ -1,4 +1,4 @@
-"""The command: what it writes, what it says, what it refuses, and what it does not import."""
+"""The command: the files it writes, its reports and refusals, and the packages that it does not import."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from weights_convert.dialects import ALIASES, DIALECTS
 MakeCheckpoint = Callable[..., Checkpoint]
 BitsOf = Callable[..., object]
 AT_ROOT = os.environ | {"PYTHONPATH": os.fspath(Path(__file__).parents[2])}
-"""The environment of a command that runs elsewhere."""
+"""The environment of a command that runs in another directory."""
 
-FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "torchvision", "orbax", "pooch", "huggingface_hub")
+FRAMEWORKS = ("torch", "jax", "flax", "keras", "tensorflow", "torchvision", "orbax", "requests", "huggingface_hub")
 
 
 NO_FRAMEWORK_NEEDED = (
     *("keras.safetensors", "keras.weights.h5", "keras.keras", "keras-hub.weights.h5"),
     *("transformers-tf.h5", "flax.msgpack", "flax-linen.msgpack"),
 )
-"""Endings of targets that are written without the library they are for."""
+"""Endings of targets that are written without the library that reads them."""
 
 
 def run(*arguments: object) -> Result:
@@ -41,7 +41,7 @@ def run(*arguments: object) -> Result:
 
 
 def refused(*arguments: object) -> str:
-    """What a refusal says; it says it on standard error only, and without a traceback."""
+    """Run a command that must be refused, with a message on standard error only; return the message."""
     result = run(*arguments)
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)
@@ -51,7 +51,7 @@ def refused(*arguments: object) -> str:
 
 @pytest.fixture
 def torchvision_file(tmp_path: Path, checkpoint_of: MakeCheckpoint) -> Path:
-    """What a user has: names of torchvision's, counters of batches, no word about the variant."""
+    """A file as a user has it: torchvision's names, a count of batches, no variant."""
     arrays = dict(checkpoint_of(dialect="torchvision").arrays) | {"bn1.num_batches_tracked": np.array(3)}
     save_file(arrays, tmp_path / "a.safetensors")
     return tmp_path / "a.safetensors"
@@ -59,7 +59,7 @@ def torchvision_file(tmp_path: Path, checkpoint_of: MakeCheckpoint) -> Path:
 
 @pytest.fixture
 def flax_file(tmp_path: Path, checkpoint_of: MakeCheckpoint) -> Path:
-    """A file that says what it is."""
+    """A file that states its network."""
     checkpoint_of(dialect="flax").save(tmp_path / "b.flax.safetensors")
     return tmp_path / "b.flax.safetensors"
 
@@ -78,7 +78,7 @@ class TestConvert:
             ("flax.safetensors", "flax"),
         ],
     )
-    def test_the_name_tells_the_dialect(
+    def test_the_name_states_the_dialect(
         self, name: str, dialect: str, torchvision_file: Path, checkpoint_of: MakeCheckpoint, bits_of: BitsOf
     ):
         target = torchvision_file.with_name(name)
@@ -88,48 +88,53 @@ class TestConvert:
         assert bits_of(written.to("canonical").arrays) == bits_of(checkpoint_of().arrays)
 
     @pytest.mark.parametrize("name", ["x.safetensors", "x.caffe.safetensors", "xflax.safetensors"])
-    def test_a_name_that_tells_none_is_refused(self, name: str, flax_file: Path):
+    def test_a_name_without_a_dialect_is_refused(self, name: str, flax_file: Path):
         message = refused("convert", flax_file, flax_file.with_name(name))
-        assert "its name tells no dialect to write; say --to" in message
+        assert "its name states no dialect; give --to" in message
         assert f"The dialects are {', '.join([*DIALECTS, *ALIASES])}." in message
         assert not flax_file.with_name(name).exists()
 
-    def test_an_option_tells_it_better(self, flax_file: Path):
+    def test_the_option_overrides_the_name(self, flax_file: Path):
         target = flax_file.with_name("x.flax.safetensors")
         assert run("convert", flax_file, target, "--to", "keras").exit_code == 0
         assert load(target).dialect.name == "keras"
 
-    def test_says_what_it_did(self, torchvision_file: Path):
+    def test_prints_a_report(self, torchvision_file: Path):
         target = torchvision_file.with_name("x.torchvision.pth")
         result = run("convert", torchvision_file, target, "--variant", "v1")
         assert result.stdout.splitlines() == [
-            f"{torchvision_file} -> {target}",
-            "  dialect       torchvision -> torchvision",
-            "  variant       v1 (known by: as it was said to be)",
-            "  network       ResNet-17, width 4",
-            "  arrays        102, float32",
-            f"  content hash  {load(target, variant='v1').content_hash()}",
-            "  dropped       1, PyTorch's counter of training batches; no other framework has it",
-            "  note          torchvision's own ResNet is variant v1.5; with the weights of v1 it computes "
-            "another function",
-            "  note          a PyTorch file cannot say its variant; say --variant v1 when it is read",
+            f"source              {torchvision_file}",
+            f"target              {target}",
+            "from                torchvision",
+            "to                  torchvision",
+            "variant             v1",
+            "recognised by       as given",
+            "network             ResNet-17, width 4",
+            "arrays              102",
+            "dtypes              float32",
+            f"content hash        {load(target, variant='v1').content_hash()}",
+            "dropped             1 (PyTorch's count of training batches, which no other framework has)",
+            "changes             none",
+            "notes               torchvision's own ResNet is variant v1.5; with these weights, of variant v1, it "
+            "computes another function",
+            "notes               a PyTorch file cannot state its variant; give --variant v1 to read it",
         ]
 
-    def test_says_it_as_json(self, torchvision_file: Path):
+    def test_prints_a_report_as_json(self, torchvision_file: Path):
         target = torchvision_file.with_name("x.flax.safetensors")
-        said = json.loads(run("convert", torchvision_file, target, "--variant", "v1.5", "--json").stdout)
-        assert said == {
+        facts = json.loads(run("convert", torchvision_file, target, "--variant", "v1.5", "--json").stdout)
+        assert facts == {
             "source": str(torchvision_file),
             "target": str(target),
             "from": "torchvision",
             "to": "flax",
             "variant": "v1.5",
-            "recognised_by": "as it was said to be",
+            "recognised_by": "as given",
             "network": "ResNet-17, width 4",
             "arrays": 102,
             "dtypes": ["float32"],
             "content_hash": load(target).content_hash(),
-            "dropped": {"bn1.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"},
+            "dropped": {"bn1.num_batches_tracked": "PyTorch's count of training batches, which no other framework has"},
             "changes": [],
             "notes": [],
         }
@@ -137,7 +142,7 @@ class TestConvert:
     def test_a_variant_is_not_guessed(self, torchvision_file: Path):
         target = torchvision_file.with_name("x.flax.safetensors")
         message = refused("convert", torchvision_file, target)
-        assert "fit several: tutorial, v1, v1.5, flax\nSay it with variant (--variant)" in message
+        assert "fit several: tutorial, v1, v1.5, flax\nGive the variant (--variant or variant=...)" in message
         assert not target.exists()
 
     def test_a_file_is_never_written_over_itself(self, flax_file: Path):
@@ -145,7 +150,7 @@ class TestConvert:
         other = flax_file.with_name("link.keras.safetensors")
         other.symlink_to(flax_file)
         for target in (flax_file, other):
-            assert "it is the source, too" in refused("convert", flax_file, target)
+            assert "it is the source as well" in refused("convert", flax_file, target)
         assert flax_file.read_bytes() == before
 
     def test_a_failure_leaves_the_old_target(self, flax_file: Path, monkeypatch: pytest.MonkeyPatch):
@@ -167,64 +172,71 @@ class TestConvert:
         target = flax_file.with_name("x.keras.safetensors")
         target.write_bytes(b"old")
         flax_file.write_bytes(flax_file.read_bytes()[:-1])
-        assert "it is no whole safetensors file" in refused("convert", flax_file, target)
+        assert "it is not a complete safetensors file" in refused("convert", flax_file, target)
         assert target.read_bytes() == b"old"
 
     @pytest.mark.parametrize(
         ("source", "target", "message"),
         [
             ("none.safetensors", "x.flax.safetensors", "none.safetensors: it cannot be opened: No such file"),
-            ("b.flax.safetensors", "x.flax.npz", "x.flax.npz: its ending names no kind of file"),
+            ("b.flax.safetensors", "x.flax.npz", "x.flax.npz: its ending selects no kind of file"),
             ("b.flax.safetensors", "none/x.flax.safetensors", "the directory '{}/none' does not exist"),
         ],
     )
-    def test_what_cannot_be_is_said(self, source: str, target: str, message: str, flax_file: Path):
+    def test_impossible_sources_and_targets_are_refused(self, source: str, target: str, message: str, flax_file: Path):
         folder = flax_file.parent
         assert message.format(folder) in refused("convert", folder / source, folder / target)
 
-    def test_a_dialect_that_does_not_fit_is_refused(self, flax_file: Path):
+    def test_another_dialect_than_the_sources_is_refused(self, flax_file: Path):
         message = refused("convert", flax_file, flax_file.with_name("x.keras.safetensors"), "--from", "keras")
         assert "keras has no rule for 'bn1.scale'" in message
         assert "'bn1.gamma' is missing" not in message.splitlines()[-1]
-        assert message.splitlines()[-1].endswith("more of the kind")
+        assert message.splitlines()[-1].endswith("more problems")
 
 
 class TestInspect:
-    def test_says_all_of_a_file_of_ours(self, flax_file: Path, checkpoint_of: MakeCheckpoint):
+    def test_reports_everything_of_a_file_of_ours(self, flax_file: Path, checkpoint_of: MakeCheckpoint):
         result = run("inspect", flax_file)
         assert result.exit_code == 0
         assert result.stdout.splitlines() == [
-            str(flax_file),
-            "  container     safetensors",
-            "  dialect       flax: impls.flax: attribute paths joined by dots",
-            "  variant       v1.5 (known by: its metadata)",
-            "  network       ResNet-17, width 4",
-            "  blocks        2, 1, 1, 1",
-            "  classes       5",
-            "  in channels   3",
-            "  arrays        102, float32",
-            "  parameters    33,961 and 1,256 running statistics",
-            f"  content hash  {checkpoint_of().content_hash()}",
-            "  problem       none",
-            f"  converts to   {', '.join(DIALECTS)}",
+            f"file                {flax_file}",
+            "container           safetensors",
+            "dialect             flax",
+            "used by             impls.flax: attribute paths, joined by dots",
+            "variant             v1.5",
+            "recognised by       from its metadata",
+            "possible variants   v1.5",
+            "network             ResNet-17, width 4",
+            "depths              2, 1, 1, 1",
+            "num classes         5",
+            "in channels         3",
+            "dtypes              float32",
+            "arrays              102",
+            "parameters          33,961",
+            "running statistics  1,256",
+            f"content hash        {checkpoint_of().content_hash()}",
+            "dropped             none",
+            "changes             none",
+            "problems            none",
+            f"converts to         {', '.join(DIALECTS)}",
         ]
 
-    def test_says_that_the_variant_cannot_be_told(self, torchvision_file: Path):
+    def test_lists_the_possible_variants_of_a_file_that_states_none(self, torchvision_file: Path):
         result = run("inspect", torchvision_file)
         assert result.exit_code == 0
-        assert (
-            "  variant       the file cannot tell tutorial, v1, v1.5 and flax apart: say --variant; "
-            "torchvision's own published weights are v1.5\n" in result.stdout
-        )
+        assert "variant             unknown\n" in result.stdout
+        assert "possible variants   tutorial, v1, v1.5, flax\n" in result.stdout
+        assert "advice              give --variant; the weights that torchvision publishes are v1.5\n" in result.stdout
 
-    def test_says_it_as_json(self, torchvision_file: Path, checkpoint_of: MakeCheckpoint):
+    def test_prints_a_report_as_json(self, torchvision_file: Path, checkpoint_of: MakeCheckpoint):
         assert json.loads(run("inspect", torchvision_file, "--json").stdout) == {
             "file": str(torchvision_file),
             "container": "safetensors",
             "dialect": "torchvision",
+            "used_by": "torchvision.models.resnet50, and timm's resnet50",
             "variant": None,
             "recognised_by": None,
-            "candidates": ["tutorial", "v1", "v1.5", "flax"],
+            "possible_variants": ["tutorial", "v1", "v1.5", "flax"],
             "network": "ResNet-17, width 4",
             "depths": [2, 1, 1, 1],
             "num_classes": 5,
@@ -234,52 +246,53 @@ class TestInspect:
             "parameters": 33961,
             "running_statistics": 1256,
             "content_hash": checkpoint_of().content_hash(),
-            "dropped": {"bn1.num_batches_tracked": "PyTorch's counter of training batches; no other framework has it"},
+            "dropped": {"bn1.num_batches_tracked": "PyTorch's count of training batches, which no other framework has"},
             "changes": [],
             "problems": [],
             "converts_to": list(DIALECTS),
+            "advice": "give --variant; the weights that torchvision publishes are v1.5",
         }
 
-    def test_takes_the_users_word(self, torchvision_file: Path):
-        said = json.loads(run("inspect", torchvision_file, "--variant", "v1", "--json").stdout)
-        assert (said["variant"], said["recognised_by"]) == ("v1", "as it was said to be")
+    def test_takes_the_given_variant(self, torchvision_file: Path):
+        facts = json.loads(run("inspect", torchvision_file, "--variant", "v1", "--json").stdout)
+        assert (facts["variant"], facts["recognised_by"]) == ("v1", "as given")
 
     def test_recognises_biases_of_convolutions(self, tmp_path: Path, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
         save_file(dict(checkpoint_of(replace(tiny, conv_bias=True)).arrays), tmp_path / "a.safetensors")
-        assert (
-            "variant       keras (known by: no other variant has such arrays)"
-            in run("inspect", tmp_path / "a.safetensors").stdout
-        )
+        stdout = run("inspect", tmp_path / "a.safetensors").stdout
+        assert "variant             keras\nrecognised by       no other variant has such arrays\n" in stdout
 
-    def test_says_what_is_missing_and_extra(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
+    def test_reports_missing_and_extra_arrays(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
         arrays = {name: array for name, array in checkpoint_of().arrays.items() if not name.startswith("stage4.0.bn")}
         save_file(arrays | {"ema.weight": np.zeros(1)}, tmp_path / "a.safetensors")
         result = run("inspect", tmp_path / "a.safetensors")
         assert result.exit_code == 0
-        problems = [line for line in result.stdout.splitlines() if line.startswith("  problem")]
-        assert problems[0] == "  problem       canonical has no rule for 'ema.weight'"
-        assert problems[1] == "  problem       'stage4.0.bn1.weight' is missing"
-        assert problems[-1] == "  problem       and 1 more"
-        assert result.stdout.splitlines()[-1].strip() == "converts to"
+        problems = [line for line in result.stdout.splitlines() if line.startswith("problems ")]
+        assert problems[0] == "problems            canonical has no rule for 'ema.weight'"
+        assert problems[1] == "problems            'stage4.0.bn1.weight' is missing"
+        assert problems[-1] == "problems            and 1 more"
+        assert "converts to         none" in result.stdout
 
-    def test_says_what_it_can_of_anything_else(self, tmp_path: Path):
+    def test_reports_arrays_of_another_model(self, tmp_path: Path):
         save_file({"weight": np.zeros((2, 3))}, tmp_path / "a.safetensors")
         result = run("inspect", tmp_path / "a.safetensors")
         assert result.exit_code == 0
-        assert "dialect       not recognised" in result.stdout
-        assert "variant       not recognised" in result.stdout
-        assert "arrays        1, float64" in result.stdout
-        assert "problem       it has no name that a known dialect uses ('weight'); say which" in result.stdout
+        assert "dialect             unknown" in result.stdout
+        assert "variant             unknown" in result.stdout
+        assert "arrays              1\n" in result.stdout
+        assert "problems            its names belong to no known dialect ('weight'); give the dialect" in result.stdout
 
-    def test_what_cannot_be_read_is_refused(self, tmp_path: Path):
+    def test_a_file_that_cannot_be_read_is_refused(self, tmp_path: Path):
         (tmp_path / "a.pth").touch()
         assert refused("inspect", tmp_path / "a.pth") == f"Error: {tmp_path / 'a.pth'}: it is empty\n"
 
 
 class TestChanges:
-    """Numbers change only on request, and then it is said."""
+    """Changes of numbers: made only on request, and reported."""
 
-    def test_biases_are_not_lost_but_folded(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
+    def test_biases_are_folded_on_request_and_never_lost(
+        self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path
+    ):
         source, target = tmp_path / "a.keras.safetensors", tmp_path / "b.torchvision.safetensors"
         config = replace(VARIANTS["keras"], depths=(1, 1, 1, 1), width=2, num_classes=3)
         normal = {
@@ -288,16 +301,16 @@ class TestChanges:
         }
         Checkpoint(normal, DIALECTS["canonical"], config).to("keras").save(source)
         message = refused("convert", source, target)
-        assert "its convolutions have biases, and those of torchvision's network have none" in message
+        assert "its convolutions have biases, and those of torchvision have none" in message
         assert "--fold-conv-bias" in message
         assert not target.exists()
         result = run("convert", source, target, "--fold-conv-bias")
         assert result.exit_code == 0
-        assert "changed       biases of convolutions folded into running means" in result.stdout
+        assert "changes             biases of convolutions folded into running means" in result.stdout
         assert load(target).config.variant == "v1"
-        assert "changed       biases of convolutions folded" in run("inspect", target).stdout
+        assert "changes             biases of convolutions folded" in run("inspect", target).stdout
 
-    def test_a_smaller_dtype_says_what_is_lost(self, flax_file: Path):
+    def test_rounding_reports_what_is_lost(self, flax_file: Path):
         target = flax_file.with_name("x.keras.safetensors")
         result = run("convert", flax_file, target, "--dtype", "float16", "--json")
         (line,) = json.loads(result.stdout)["changes"]
@@ -315,7 +328,7 @@ class TestChanges:
         kept = load(target).to("canonical").arrays["fc.bias"]
         assert kept.tobytes() == checkpoint.arrays["fc.bias"][1:].tobytes()
         message = refused("convert", target, tmp_path / "c.flax.safetensors", "--drop-background")
-        assert "it has 1000 classes, where 1001 with a background are expected" in message
+        assert "it has 1000 classes; a background class can only be dropped from 1001" in message
 
 
 class TestAverages:
@@ -342,29 +355,27 @@ class TestAverages:
         assert run("convert", training_file, target, "--variant", "v1.5", *options).exit_code == 0
         assert load(target).content_hash() == checkpoint_of(seed=int(averaged)).content_hash()
 
-    def test_that_there_are_others_is_said(self, training_file: Path):
-        assert (
-            "dropped       1, averaged weights; --averaged (averaged=True) reads them"
-            in run("inspect", training_file).stdout
-        )
-        assert "dropped       1, the last weights" in run("inspect", training_file, "--averaged").stdout
+    def test_the_other_weights_are_reported(self, training_file: Path):
+        stdout = run("inspect", training_file).stdout
+        assert "dropped             1 (averaged weights; --averaged (averaged=True) reads them)" in stdout
+        assert "dropped             1 (the last weights)" in run("inspect", training_file, "--averaged").stdout
 
-    def test_a_file_that_has_none_is_refused(self, flax_file: Path):
+    def test_a_file_without_averaged_weights_is_refused(self, flax_file: Path):
         target = flax_file.with_name("b.keras.safetensors")
         message = refused("convert", flax_file, target, "--averaged")
-        assert "a safetensors file holds no averaged weights beside others; PyTorch may" in message
+        assert "a safetensors file holds no averaged weights beside others; only PyTorch files may" in message
         assert not target.exists()
 
 
 class TestDiff:
-    def test_another_dialect_of_the_same_is_no_difference(self, flax_file: Path):
+    def test_another_dialect_of_the_same_weights_is_equal(self, flax_file: Path):
         other = flax_file.with_name("x.torchvision.pth")
         run("convert", flax_file, other)
         result = run("diff", flax_file, other)
         assert result.exit_code == 0
         assert result.stdout.endswith(" arrays are equal bit for bit, 0 are not\n")
 
-    def test_names_what_differs(self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path):
+    def test_names_the_arrays_that_differ(self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path):
         arrays = dict(checkpoint_of().arrays)
         arrays["conv1.weight"] = np.zeros_like(arrays["conv1.weight"])
         arrays["fc.bias"] = arrays["fc.bias"][:2]
@@ -372,38 +383,40 @@ class TestDiff:
         save_file(arrays, flax_file.with_name("b.safetensors"))
         result = run("diff", flax_file, flax_file.with_name("b.safetensors"), "--json")
         assert result.exit_code == 1
-        found = {difference["name"]: difference["what"] for difference in json.loads(result.stdout)["differences"]}
-        assert set(found) == {"conv1.weight", "fc.bias", "bn1.bias"}
-        assert found["fc.bias"] == "shape (5,) and (2,)"
-        assert found["bn1.bias"] == "only in the first"
+        differences = {
+            difference["name"]: difference["what"] for difference in json.loads(result.stdout)["differences"]
+        }
+        assert set(differences) == {"conv1.weight", "fc.bias", "bn1.bias"}
+        assert differences["fc.bias"] == "shape (5,) and (2,)"
+        assert differences["bn1.bias"] == "only in the first"
 
-    def test_equal_arrays_of_another_function_are_a_difference(
-        self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path
-    ):
+    def test_equal_arrays_of_another_variant_differ(self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path):
         v1 = flax_file.with_name("v1.flax.safetensors")
         other = replace(VARIANTS["v1"], depths=(2, 1, 1, 1), width=4, num_classes=5)
         replace(checkpoint_of(), config=other).to("flax").save(v1)
         result = run("diff", flax_file, v1)
         assert result.exit_code == 1
-        assert "they would compute different functions" in result.stdout
+        assert "they compute different functions" in result.stdout
 
 
 class TestVerify:
-    def test_refuses_what_is_no_conversion(self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path):
+    def test_refuses_another_checkpoint(self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path):
         checkpoint_of(seed=1).save(flax_file.with_name("b.safetensors"))
         message = refused("verify", flax_file, flax_file.with_name("b.safetensors"))
-        assert "is no conversion of it" in message
+        assert "is not a conversion of it" in message
 
-    def test_changes_that_were_asked_for_must_be_asked_for_again(self, flax_file: Path):
+    def test_changes_must_be_requested_again(self, flax_file: Path):
         half = flax_file.with_name("half.keras.safetensors")
         run("convert", flax_file, half, "--dtype", "float16")
         message = refused("verify", flax_file, half)
-        assert "It says of itself: float32 to float16: " in message
-        assert "Verify it with the options that it was converted with." in message
-        assert "It says of itself: float32 to float16: " in refused("verify", flax_file, half, "--dtype", "bfloat16")
+        assert "It records these changes: float32 to float16: " in message
+        assert "Give the options it was converted with." in message
+        assert "It records these changes: float32 to float16: " in refused(
+            "verify", flax_file, half, "--dtype", "bfloat16"
+        )
 
     @pytest.mark.parametrize("dtype", [[], ["--dtype", "float16"]])
-    def test_makes_changes_once_more(self, dtype: list[str], tmp_path: Path):
+    def test_makes_the_changes_again(self, dtype: list[str], tmp_path: Path):
         from conformance.cases.weights import synthetic_weights
 
         config = replace(VARIANTS["keras"], depths=(1, 1, 1, 1), width=4, num_classes=5)
@@ -415,10 +428,10 @@ class TestVerify:
             [*command, *options, "--impl", "torch"], cwd=tmp_path, capture_output=True, text=True, env=AT_ROOT
         )
         assert done.returncode == 0, done.stderr
-        assert "made once more: biases of convolutions folded into running means" in done.stdout
+        assert "made again: biases of convolutions folded into running means" in done.stdout
         assert "conforms:" in done.stdout
 
-    def test_runs_both_through_the_suite(self, tmp_path: Path):
+    def test_runs_the_suite_with_the_weights(self, tmp_path: Path):
         from conformance.cases.weights import synthetic_weights
 
         config = replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=4, num_classes=5)
@@ -446,15 +459,15 @@ def test_the_published_checkpoints_are_listed():
 
 
 def test_an_address_is_a_source(flax_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Of a published checkpoint it is known which network it belongs to."""
+    """The variant of a published checkpoint is known."""
     from weights_convert import remote
 
     run("convert", flax_file, tmp_path / "resnet50.torchvision.pth")
     monkeypatch.setattr(remote, "fetch", lambda address: tmp_path / "resnet50.torchvision.pth")
     result = run("inspect", "torchvision://resnet50.IMAGENET1K_V1")
-    assert "v1.5 (known by: published by torchvision as v1.5)" in result.stdout
+    assert "recognised by       published by torchvision as v1.5\n" in result.stdout
     message = refused("convert", "https://example.org/a.pth", tmp_path / "b.flax.safetensors")
-    assert "it does not say which network it belongs to" in message
+    assert "it does not state its variant" in message
 
 
 @pytest.mark.parametrize("command", [[], ["convert"], ["inspect"], ["diff"], ["verify"], ["list"]])
@@ -485,6 +498,20 @@ sys.exit(sorted(set({FRAMEWORKS!r}) & set(sys.modules)) or 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_brackets_in_advice_are_printed(flax_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """A console that reads markup would swallow the extra in "resnet-parity[torch]"."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    message = refused("convert", flax_file, flax_file.with_name("x.torch.pth"))
+    assert message.splitlines()[-1] == "Install it with: pip install 'resnet-parity[torch]'"
+
+
+def test_a_file_name_that_is_not_utf_8_is_printed(flax_file: Path):
+    target = flax_file.with_name("\udcff.keras.safetensors")
+    result = run("convert", flax_file, target)
+    assert result.exit_code == 0
+    assert f"target              {flax_file.parent}/\N{REPLACEMENT CHARACTER}.keras.safetensors\n" in result.stdout
 
 
 def test_the_package_is_a_program():

@@ -1,6 +1,8 @@
-"""The dialects: every name of every network is written and read back, and no two names are written alike."""
+"""The dialects: every name of every network is written and read back, and no two names coincide."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from impls.config import ResNetConfig
 from weights_convert.dialects import ALIASES, DIALECTS, find_dialect
-from weights_convert.naming import CANONICAL_LAYERS, Layout
+from weights_convert.naming import CANONICAL_LAYERS, Topology
 from weights_convert.shapes import expected_shapes
 
 DEEPEST = (3, 8, 36, 3)
@@ -30,10 +32,9 @@ each_dialect = pytest.mark.parametrize("name", DIALECTS)
 def test_every_name_is_written_once_and_read_back(name: str, network: ResNetConfig):
     dialect, canonical = DIALECTS[name], list(expected_shapes(network))
     written = dialect.write_names(canonical)
-    assert len({own for own, _ in written.values()}) == len(canonical)
-    assert dialect.read_names(own for own, _ in written.values()) == {
-        own: (each, rule) for each, (own, rule) in written.items()
-    }
+    names = [name for name, _ in written.values()]
+    assert len(set(names)) == len(canonical)
+    assert dialect.read_names(names) == {name: (plain, rule) for plain, (name, rule) in written.items()}
 
 
 @each_dialect
@@ -81,7 +82,7 @@ def test_every_layer_has_a_row(name: str):
         ("flax-linen", "params.BottleneckResNetBlock_7.norm_proj.bias", "stage3.0.downsample_bn.bias"),
     ],
 )
-def test_names_as_the_libraries_spell_them(dialect: str, name: str, canonical: str):
+def test_names_are_those_of_the_libraries(dialect: str, name: str, canonical: str):
     reading = DIALECTS[dialect].read_name(name)
     assert reading is not None
     assert reading[0] == canonical
@@ -113,48 +114,48 @@ def test_names_as_the_libraries_spell_them(dialect: str, name: str, canonical: s
         ("flax-linen", "params.ResNetBlock_0.Conv_0.kernel"),
     ],
 )
-def test_a_name_that_is_not_spelled_so_is_not_read(dialect: str, name: str):
+def test_other_names_are_not_read(dialect: str, name: str):
     assert DIALECTS[dialect].read_name(name) is None
 
 
 @each_dialect
 @pytest.mark.parametrize("canonical", ["stage5.0.conv1.weight", "conv1.kernel", "fc", "stage1.0.conv1.running_mean"])
-def test_what_is_not_canonical_is_not_written(name: str, canonical: str):
+def test_a_name_that_is_not_canonical_is_not_written(name: str, canonical: str):
     with pytest.raises(KeyError, match=canonical):
         DIALECTS[name].write_name(canonical)
 
 
 @pytest.mark.parametrize("dialect", ["transformers", "transformers-flax", "transformers-tf"])
-def test_transformers_spells_a_network_without_classifier_otherwise(dialect: str):
-    whole, headless = (
-        [own for own, _ in DIALECTS[dialect].write_names(expected_shapes(ResNetConfig(num_classes=classes))).values()]
-        for classes in (10, 0)
-    )
-    assert not set(whole) & set(headless)
+def test_transformers_names_a_network_without_classifier_otherwise(dialect: str):
+    with_head, headless = (names_of(dialect, expected_shapes(ResNetConfig(num_classes=classes))) for classes in (10, 0))
+    assert not set(with_head) & set(headless)
     assert DIALECTS[dialect].read_names(headless).keys() == set(headless)
-    body = [own for own in whole if "classifier.1" not in own]
-    assert DIALECTS[dialect].read_names(body).keys() == set(body)  # ResNetModel also reads its weights out of these
+    body = [name for name in with_head if "classifier.1" not in name]
+    assert DIALECTS[dialect].read_names(body).keys() == set(body)  # ResNetModel reads its weights from such a file, too
+
+
+def names_of(dialect: str, canonical: Iterable[str]) -> list[str]:
+    """Return the names of a dialect for canonical names."""
+    return [name for name, _ in DIALECTS[dialect].write_names(canonical).values()]
 
 
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
 def test_blocks_counted_through_all_stages_are_placed_by_their_projections(data: st.DataObject):
     network = ResNetConfig(depths=data.draw(st.tuples(*(st.integers(1, depth) for depth in DEEPEST))))
-    written = DIALECTS["flax-linen"].write_names(expected_shapes(network))
-    shuffled = data.draw(st.permutations([own for own, _ in written.values()][:40]))
-    rest = [own for own, _ in written.values()][40:]
-    assert Layout.of(canonical for canonical, _ in DIALECTS["flax-linen"].read_names(shuffled + rest).values()) == (
-        Layout(network.depths)
-    )
+    names = names_of("flax-linen", expected_shapes(network))
+    shuffled = data.draw(st.permutations(names[:40])) + names[40:]
+    readings = DIALECTS["flax-linen"].read_names(shuffled).values()
+    assert Topology.from_names(canonical for canonical, _ in readings) == Topology(network.depths)
 
 
-def test_a_block_of_no_stage_is_not_read():
+def test_a_block_without_a_projection_before_it_is_not_read():
     assert DIALECTS["flax-linen"].read_names(["params.BottleneckResNetBlock_0.Conv_0.kernel"]) == {}
 
 
-def test_only_pytorch_counts_batches():
+def test_only_pytorchs_count_of_batches_is_dropped():
     counter = "layer1.0.bn1.num_batches_tracked"
-    assert "counter" in (DIALECTS["torchvision"].why_dropped(counter) or "")
+    assert "count of training batches" in (DIALECTS["torchvision"].why_dropped(counter) or "")
     assert DIALECTS["torchvision"].why_dropped("layer1.0.bn1.weight") is None
     assert DIALECTS["keras"].why_dropped(counter) is None
 

@@ -1,4 +1,4 @@
-"""Differences: none between equal bits, one line for each other array, and nothing hides behind NaN."""
+"""Differences: none between equal bits, one for every other array, also where numbers are NaN."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ import pytest
 
 from weights_convert import differences
 
-ONE = np.array([1.0, -2.0], np.float32)
+ARRAY = np.array([1.0, -2.0], np.float32)
 NAN = np.array([np.nan, 1.0], np.float32)
 OTHER_NAN = (NAN.view(np.uint32) ^ np.array([1, 0], np.uint32)).view(np.float32)
 
 
-@pytest.mark.parametrize("array", [ONE, NAN, np.array([], np.float16), ONE.astype(ml_dtypes.bfloat16), ONE[::-1]])
-def test_equal_bits_are_no_difference(array: np.ndarray):
+@pytest.mark.parametrize("array", [ARRAY, NAN, np.array([], np.float16), ARRAY.astype(ml_dtypes.bfloat16), ARRAY[::-1]])
+def test_equal_bits_are_equal(array: np.ndarray):
     assert differences({"a": array}, {"a": array.copy()}) == []
 
 
 @pytest.mark.parametrize(
     ("first", "second", "what"),
     [
-        (ONE, ONE.reshape(2, 1), "shape (2,) and (2, 1)"),
-        (ONE, ONE.astype(np.float64), "dtype float32 and float64, equal numbers"),
-        (ONE, np.array([1.0, -2.5], np.float32), "1 of 2 numbers"),
-        (ONE, np.array([1.1, -2.5], np.float16), "dtype float32 and float16, 2 of 2 numbers"),
-        (np.zeros(1), -np.zeros(1), "NaN or sign"),
-        (NAN, OTHER_NAN, "NaN or sign"),
+        (ARRAY, ARRAY.reshape(2, 1), "shape (2,) and (2, 1)"),
+        (ARRAY, ARRAY.astype(np.float64), "dtype float32 and float64, equal numbers"),
+        (ARRAY, np.array([1.0, -2.5], np.float32), "1 of 2 numbers"),
+        (ARRAY, np.array([1.1, -2.5], np.float16), "dtype float32 and float16, 2 of 2 numbers"),
+        (np.zeros(1), -np.zeros(1), "bits of NaNs or signs of zeros"),
+        (NAN, OTHER_NAN, "bits of NaNs or signs of zeros"),
         (NAN, np.array([0.0, 1.0], np.float32), "1 of 2 numbers"),
     ],
 )
-def test_each_other_array_is_named(first: np.ndarray, second: np.ndarray, what: str):
-    (found,) = differences({"a": first}, {"a": second})
-    assert (found.name, found.what) == ("a", what)
+def test_every_differing_array_is_named(first: np.ndarray, second: np.ndarray, what: str):
+    (difference,) = differences({"a": first}, {"a": second})
+    assert (difference.name, difference.what) == ("a", what)
 
 
-def test_what_is_in_one_only():
-    found = differences({"a": ONE, "b": ONE}, {"b": ONE, "c": ONE})
-    assert [(each.name, each.what) for each in found] == [("a", "only in the first"), ("c", "only in the second")]
+def test_arrays_of_one_side_only_are_named():
+    different = differences({"a": ARRAY, "b": ARRAY}, {"b": ARRAY, "c": ARRAY})
+    assert [(difference.name, difference.what) for difference in different] == [
+        ("a", "only in the first"),
+        ("c", "only in the second"),
+    ]
 
 
-def test_how_large_it_is():
-    (found,) = differences({"a": np.array([3.0, 4.0])}, {"a": np.array([3.0, 4.5])})
-    assert (found.relative_l2, found.largest) == (0.1, 0.5)
+def test_the_size_of_a_difference_is_measured():
+    (difference,) = differences({"a": np.array([3.0, 4.0])}, {"a": np.array([3.0, 4.5])})
+    assert (difference.relative_l2, difference.largest) == (0.1, 0.5)

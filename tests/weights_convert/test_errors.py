@@ -1,4 +1,4 @@
-"""Errors: each problem on a line, all of them kept, a dozen shown."""
+"""Errors: each problem is a line, all are kept, and twelve are shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def test_each_problem_is_a_line_and_advice_the_last():
     assert isinstance(error, ValueError)
 
 
-def test_a_dozen_is_shown_and_all_are_kept():
+def test_twelve_problems_are_shown_and_all_are_kept():
     error = ConversionError("a.pth", [f"problem {n}" for n in range(14)])
     assert len(error.problems) == 14
-    assert str(error).splitlines()[11:] == ["a.pth: problem 11", "a.pth: and 2 more of the kind"]
+    assert str(error).splitlines()[11:] == ["a.pth: problem 11", "a.pth: and 2 more problems"]

@@ -1,4 +1,4 @@
-"""The campaign of damaged files, briefly; and that it finds out each way in which a reader can be wrong."""
+"""The campaign of damaged files, in short form, and its detection of every way in which a reader can be wrong."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from weights_convert import ConversionError, load
 pytestmark = pytest.mark.slow
 
 QUICK = {"safetensors": 5.0, "msgpack": 5.0, "Keras HDF5": 0.3, "legacy Keras HDF5": 0.3}
-"""What is quick to read, often, and some of HDF5; PyTorch and Orbax take seconds to import."""
+"""Mostly containers that are quick to read; PyTorch and Orbax take seconds to import."""
 
 BROKEN = "tests.weights_convert.broken_readers"
 
 
-def test_damaged_files_are_refused_or_read_as_what_they_are(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fuzz, "MOST_SECONDS", 100.0)  # of a machine that has other things to do; a hang is longer
+def test_damaged_files_are_refused_or_read_correctly(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fuzz, "MAX_SECONDS", 100.0)  # for a busy machine; a hang takes longer
     report = fuzz.run(seed=2, files=300, rows=QUICK)
-    assert [(finding.original.name, finding.damage, finding.fault) for finding in report.findings] == []
+    assert [(finding.original.name, finding.damage, finding.failure) for finding in report.findings] == []
     assert report.refused.total() + report.accepted.total() == 300
     assert min(report.refused[row] for row in QUICK) > 2
     assert min(report.accepted[row] for row in QUICK) > 0
 
 
 @pytest.mark.parametrize(
-    ("reader", "fault", "files"),
+    ("reader", "failure", "files"),
     [
         ("accepts_anything", "accepted wrongly", 10),
         ("flips_a_bit", "accepted wrongly: other bits", 30),
         ("refuses_everything", "refused wrongly: .*it is refused", 60),
-        ("refuses_without_a_word", "refused with a message that is none", 2),
+        ("refuses_without_a_problem", "refused without a proper message", 2),
         ("raises_a_key_error", "raised KeyError", 2),
         ("prints", "printed: Traceback", 2),
         ("ends_the_process", "the process ended with code -11", 1),
@@ -46,38 +46,38 @@ def test_damaged_files_are_refused_or_read_as_what_they_are(monkeypatch: pytest.
         ("takes_memory", "took [0-9,]+ bytes", 2),
     ],
 )
-def test_the_campaign_finds_out(reader: str, fault: str, files: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fuzz, "MOST_SECONDS", 0.5)
+def test_the_campaign_detects_wrong_readers(reader: str, failure: str, files: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.5)
     report = fuzz.run(seed=1, files=files, rows={"msgpack": 1.0}, reader=f"{BROKEN}:{reader}")
     assert report.findings
     for finding in report.findings:
-        with pytest.raises(AssertionError, match=fault):
-            raise AssertionError(finding.fault)
+        with pytest.raises(AssertionError, match=failure):
+            raise AssertionError(finding.failure)
 
 
-class TestWhatTheCampaignFound:
-    """Files that were read as something else, that raised, or that took too long; each is refused now."""
+class TestEarlierFindings:
+    """Files that were once read wrongly, raised an error, or took too long; each is refused or read correctly now."""
 
     @pytest.mark.parametrize(
         ("container", "damage", "problem"),
         [
-            ("msgpack", "msgpack: a name twice", "it names .* twice"),
-            ("msgpack", "msgpack: a name twice, by dots", "it names .* twice"),
+            ("msgpack", "msgpack: a name twice", "the name .* occurs twice"),
+            ("msgpack", "msgpack: a name twice, by dots", "the name .* occurs twice"),
             ("msgpack", "msgpack: unknown length", r"an array of the shape \[-1"),
-            ("safetensors", "safetensors: an array twice", "it names .* twice"),
-            ("legacy Keras HDF5", "HDF5: a name twice, in a list", "it names .* twice"),
-            ("Keras HDF5", "HDF5: odd floats", "floats of no usual format"),
+            ("safetensors", "safetensors: an array twice", "the name .* occurs twice"),
+            ("legacy Keras HDF5", "HDF5: a name twice, in a list", "the name .* occurs twice"),
+            ("Keras HDF5", "HDF5: odd floats", "floats of an unusual format"),
             ("Keras HDF5", "HDF5: deep groups", "nests groups deeper than 64"),
         ],
     )
-    def test_in_structure(self, container: str, damage: str, problem: str, tmp_path: Path):
+    def test_a_damaged_structure(self, container: str, damage: str, problem: str, tmp_path: Path):
         change = next(row.change for row in DAMAGES if row.name == damage)
-        original = next(one for one in originals_of(container) if fits(one, damage))
+        original = next(original for original in originals_of(container) if fits(original, damage))
         (tmp_path / original.target).write_bytes(change(Random(1), original.files[""]))
         with pytest.raises(ConversionError, match=problem):
             load(tmp_path / original.target, variant=original.variant)
 
-    def test_a_bit_of_an_archive_of_pytorch(self, tmp_path: Path):
+    def test_a_flipped_bit_in_an_archive_of_pytorch(self, tmp_path: Path):
         original = originals_of("PyTorch")[0]
         content = bytearray(original.files[""])
         content[max(original.spans(bytes(content)).values())] ^= 1
@@ -85,12 +85,12 @@ class TestWhatTheCampaignFound:
         with pytest.raises(ConversionError, match=r"its entry '.*/data/\d+' is damaged \(the checksum differs\)"):
             load(tmp_path / "a.pth", variant="v1.5")
 
-    def test_numbers_in_the_other_byte_order_are_turned(self, tmp_path: Path):
+    def test_numbers_in_the_other_byte_order(self, tmp_path: Path):
         change = next(row.change for row in DAMAGES if row.name == "HDF5: big-endian")
-        original = next(one for one in originals_of("Keras HDF5") if fits(one, "HDF5: odd floats"))
+        original = next(item for item in originals_of("Keras HDF5") if fits(item, "HDF5: odd floats"))
         (tmp_path / "a.h5").write_bytes(change(Random(1), original.files[""]))
         checkpoint = load(tmp_path / "a.h5", variant="v1.5")
-        assert fuzz.description(checkpoint) == original.held
+        assert fuzz.description(checkpoint) == original.facts
 
     @pytest.mark.parametrize(
         "lie",
@@ -99,7 +99,7 @@ class TestWhatTheCampaignFound:
         + [{"depths": value} for value in ([2.0, 1, 1, 1], [True] * 4, ["a"] * 4)],
         ids=lambda lie: f"{lie}"[:40],
     )
-    def test_a_network_that_is_none(self, lie: dict[str, object], tmp_path: Path):
+    def test_an_impossible_network(self, lie: dict[str, object], tmp_path: Path):
         original = originals_of("safetensors")[0]
         length = int.from_bytes(original.files[""][:8], "little")
         header = json.loads(original.files[""][8 : 8 + length])
@@ -121,7 +121,7 @@ def originals_of(container: str) -> list[Original]:
 
 
 def fits(original: Original, damage: str) -> bool:
-    """Whether a bare file can be damaged so."""
+    """Return whether a bare file can be damaged in this way."""
     if original.row != "msgpack" and not original.name.startswith("bare"):
         return False
     try:

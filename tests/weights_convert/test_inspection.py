@@ -1,4 +1,4 @@
-"""Inspection and loading: what is recognised, and that every problem is told at once."""
+"""Inspecting and loading: what is recognised, and that every problem is reported at once."""
 
 from __future__ import annotations
 
@@ -25,59 +25,58 @@ TINY_NAMES = list(expected_shapes(ResNetConfig(depths=(2, 1, 1, 1), width=4, num
 
 
 def save_with(path: Path, checkpoint: Checkpoint, **changed: str | None) -> Path:
-    """A file whose metadata say something else than the checkpoint's."""
-    said = {name: value for name, value in (checkpoint.metadata() | changed).items() if value is not None}
-    save_file({name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}, path, said)
+    """Write a checkpoint to a file whose metadata differ in some entries; None removes an entry."""
+    metadata = {name: value for name, value in (checkpoint.metadata() | changed).items() if value is not None}
+    save_file({name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}, path, metadata)
     return path
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_dialect_is_recognised_by_its_names(dialect: str, checkpoint_of: MakeCheckpoint):
-    found = load(checkpoint_of(dialect=dialect).arrays, variant="v1.5")
-    assert found.dialect is DIALECTS[dialect]
+    assert load(checkpoint_of(dialect=dialect).arrays, variant="v1.5").dialect is DIALECTS[dialect]
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "no name that a known dialect uses .it is empty."),
-        (["module.conv1.weight"], r"no name that a known dialect uses \('module.conv1.weight'\); say which"),
-        (["conv1.weight"], "names that canonical and torchvision share"),
-        (["stage1.0.conv1.kernel"], "names that flax and keras share"),
+        ([], "belong to no known dialect .it is empty."),
+        (["module.conv1.weight"], r"belong to no known dialect \('module.conv1.weight'\); give the dialect"),
+        (["conv1.weight"], "its names belong to canonical and torchvision alike"),
+        (["stage1.0.conv1.kernel"], "its names belong to flax and keras alike"),
     ],
 )
-def test_names_that_tell_no_dialect_are_refused(names: list[str], message: str):
+def test_names_without_one_dialect_are_refused(names: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         recognise_dialect(dict.fromkeys(names))
 
 
 class TestTheVariant:
-    def test_is_what_the_metadata_say(self, tmp_path: Path, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
+    def test_is_read_from_the_metadata(self, tmp_path: Path, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
         checkpoint = checkpoint_of(replace(tiny, strided_layer="conv1"))
         checkpoint.save(tmp_path / "a.safetensors")
-        found = load(tmp_path / "a.safetensors")
-        assert (found.config.variant, found.recognised_by) == ("v1", "its metadata")
+        read = load(tmp_path / "a.safetensors")
+        assert (read.config.variant, read.recognised_by) == ("v1", "from its metadata")
 
     def test_is_not_guessed_among_several(self, checkpoint_of: MakeCheckpoint):
         arrays = checkpoint_of(dialect="torchvision").arrays
-        found = inspect(arrays)
-        assert [network.variant for network in found.networks] == ["tutorial", "v1", "v1.5", "flax"]
-        assert found.problems == ()
-        with pytest.raises(ConversionError, match=r"several: tutorial, v1, v1.5, flax\nSay it with variant"):
+        inspection = inspect(arrays)
+        assert [network.variant for network in inspection.networks] == ["tutorial", "v1", "v1.5", "flax"]
+        assert inspection.problems == ()
+        with pytest.raises(ConversionError, match=r"several: tutorial, v1, v1.5, flax\nGive the variant"):
             load(arrays)
 
-    def test_is_keras_where_convolutions_have_biases(self, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
-        found = load(checkpoint_of(replace(tiny, conv_bias=True), dialect="keras.applications").arrays)
-        assert (found.config.variant, found.recognised_by) == ("keras", "no other variant has such arrays")
+    def test_is_keras_if_convolutions_have_biases(self, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
+        read = load(checkpoint_of(replace(tiny, conv_bias=True), dialect="keras.applications").arrays)
+        assert (read.config.variant, read.recognised_by) == ("keras", "no other variant has such arrays")
 
-    def test_is_the_models_where_only_the_model_says_it(self, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
+    def test_is_that_of_the_model_if_the_source_states_none(self, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
         model = replace(tiny, strided_layer="conv1", norm_eps=0.25)
         assert model.variant == "custom"
         assert load(checkpoint_of().arrays, config=model).config == model
 
     def test_cannot_be_overruled(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
         checkpoint_of().save(tmp_path / "a.safetensors")
-        with pytest.raises(ConversionError, match=r"holds variant v1.5 \(its metadata\), not v1; equal shapes"):
+        with pytest.raises(ConversionError, match=r"holds variant v1.5 \(from its metadata\), not v1; equal shapes"):
             load(tmp_path / "a.safetensors", variant="v1")
         with pytest.raises(ConversionError, match=r"holds variant v1.5 \(made for it\), not v1"):
             load(checkpoint_of(), variant="v1")
@@ -96,12 +95,12 @@ class TestAModel:
     @pytest.mark.parametrize(
         ("change", "problem"),
         [
-            ({"num_classes": 7}, "it has num_classes 5, the model 7"),
-            ({"depths": (3, 1, 1, 1)}, "it has depths [2, 1, 1, 1], the model [3, 1, 1, 1]"),
-            ({"in_channels": 1}, "it has in_channels 3, the model 1"),
-            ({"norm_eps": 1e-3}, "it has norm_eps 1e-05, the model 0.001"),
-            ({"head_pool": 7}, "it has head_pool None, the model 7"),
-            ({"same_padding": True}, "it holds variant v1.5 (made for it), the model is variant flax"),
+            ({"num_classes": 7}, "it has num_classes 5, and the model 7"),
+            ({"depths": (3, 1, 1, 1)}, "it has depths [2, 1, 1, 1], and the model [3, 1, 1, 1]"),
+            ({"in_channels": 1}, "it has in_channels 3, and the model 1"),
+            ({"norm_eps": 1e-3}, "it has norm_eps 1e-05, and the model 0.001"),
+            ({"head_pool": 7}, "it has head_pool None, and the model 7"),
+            ({"same_padding": True}, "it holds variant v1.5 (made for it), and the model is flax"),
         ],
     )
     def test_refuses_another_network(
@@ -115,24 +114,23 @@ class TestAModel:
         self, tmp_path: Path, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig
     ):
         checkpoint_of().save(tmp_path / "a.safetensors")
-        with pytest.raises(ConversionError, match="the model is variant v1"):
+        with pytest.raises(ConversionError, match="and the model is v1"):
             load(tmp_path / "a.safetensors", config=replace(tiny, strided_layer="conv1"))
 
-    def test_is_told_sizes_and_arrays_where_arrays_say_no_variant(
-        self, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig
-    ):
-        found = inspect(checkpoint_of().arrays, config=replace(tiny, num_classes=7))
-        assert found.problems == (
-            "it has num_classes 5, the model 7",
-            "'fc.weight' has the shape (5, 128), where (7, 128) is expected",
-            "'fc.bias' has the shape (5,), where (7,) is expected",
+    def test_is_compared_in_sizes_and_arrays(self, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
+        inspection = inspect(checkpoint_of().arrays, config=replace(tiny, num_classes=7))
+        assert inspection.problems == (
+            "it has num_classes 5, and the model 7",
+            "'fc.weight' has the shape (5, 128), expected (7, 128)",
+            "'fc.bias' has the shape (5,), expected (7,)",
         )
 
 
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_every_damage_is_told_at_once(data: st.DataObject, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
-    # Linen counts blocks through the stages, which only the projections tell apart: without one, others seem displaced.
+def test_every_damage_is_reported_at_once(data: st.DataObject, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
+    # flax-linen counts blocks through all stages, which only the projections separate. Without one of them, arrays of
+    # other blocks would be reported, too.
     dialect = data.draw(st.sampled_from([name for name in DIALECTS if name != "flax-linen"]))
     damaged = data.draw(st.lists(st.sampled_from(TINY_NAMES), unique=True, min_size=1))
     kinds = data.draw(
@@ -150,10 +148,10 @@ def test_every_damage_is_told_at_once(data: st.DataObject, checkpoint_of: MakeCh
             expected.add(f"{name!r} is missing")
         elif kind == "integers":
             arrays[name] = np.zeros(shape, np.int64)
-            expected.add(f"{name!r} holds int64, where one of {', '.join(FLOATS)} is expected")
+            expected.add(f"{name!r} is int64; weights are {', '.join(FLOATS[:-1])} or {FLOATS[-1]}")
         else:
             arrays[name] = np.zeros((9, *shape) if kind == "deeper" else (shape[0] + 3, *shape[1:]), np.float32)
-            expected.add(f"{name!r} has the shape {arrays[name].shape}, where {shape} is expected")
+            expected.add(f"{name!r} has the shape {arrays[name].shape}, expected {shape}")
     for canonical in extra:
         known = canonical.startswith("stage")
         name = DIALECTS[dialect].write_name(canonical)[0] if known else canonical
@@ -161,12 +159,14 @@ def test_every_damage_is_told_at_once(data: st.DataObject, checkpoint_of: MakeCh
         expected.add(f"{name!r} has no place in this network" if known else f"{dialect} has no rule for {name!r}")
     with pytest.raises(ConversionError) as refusal:
         load(arrays, dialect=dialect, config=tiny)
-    # Sizes that the damage seems to change ("it has num_classes 8, ...") may be told beside it; nothing else may.
-    told = {problem for problem in refusal.value.problems if not problem.startswith(("it has ", "no bottleneck"))}
-    assert told == expected
+    # Sizes that the damage seems to change ("it has num_classes 8, ...") may be reported as well; nothing else may.
+    problems = {
+        problem for problem in refusal.value.problems if not problem.startswith(("it has ", "not a bottleneck"))
+    }
+    assert problems == expected
 
 
-def test_damage_is_told_without_a_model_too(checkpoint_of: MakeCheckpoint):
+def test_damage_is_reported_without_a_model(checkpoint_of: MakeCheckpoint):
     arrays = dict(checkpoint_of(dialect="flax").arrays)
     del arrays["bn1.scale"], arrays["stage4.0.conv3.kernel"]
     arrays["conv1.kernel"] = np.zeros((7, 7, 3, 6), np.float32)
@@ -177,37 +177,38 @@ def test_damage_is_told_without_a_model_too(checkpoint_of: MakeCheckpoint):
         "flax has no rule for 'bn1.momentum'",
         "'bn1.scale' is missing",
         "'stage4.0.conv3.kernel' is missing",
-        "'conv1.kernel' has the shape (7, 7, 3, 6), where (7, 7, 3, 4) is expected",
+        "'conv1.kernel' has the shape (7, 7, 3, 6), expected (7, 7, 3, 4)",
     )
     assert "its arrays fit several" in refusal.value.problems[-1]
 
 
-def test_the_sizes_are_told_of_a_network_whose_variant_is_not(checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
+def test_sizes_are_inferred_without_a_variant(checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
     network = replace(tiny, depths=(1, 2, 3, 1), num_classes=0, in_channels=1)
-    found = inspect(checkpoint_of(network, dialect="keras").arrays)
-    assert found.problems == ()
-    assert {(n.depths, n.width, n.num_classes, n.in_channels) for n in found.networks} == {((1, 2, 3, 1), 4, 0, 1)}
+    inspection = inspect(checkpoint_of(network, dialect="keras").arrays)
+    assert inspection.problems == ()
+    sizes = {(n.depths, n.width, n.num_classes, n.in_channels) for n in inspection.networks}
+    assert sizes == {((1, 2, 3, 1), 4, 0, 1)}
 
 
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("conv1.weight", [1.0], "'conv1.weight' is of type list, where a NumPy array with a name is expected"),
-        (3, np.zeros(3), "3 is of type ndarray, where a NumPy array with a name is expected"),
-        ("fc.bias", np.zeros(5, complex), "'fc.bias' holds complex128, where one of"),
-        ("fc.bias", np.zeros(5, object), "'fc.bias' holds object, where one of"),
-        ("fc.bias", np.zeros(5, np.longdouble), "'fc.bias' holds "),
+        ("conv1.weight", [1.0], "'conv1.weight' is of type list, expected a NumPy array with a name"),
+        (3, np.zeros(3), "3 is of type ndarray, expected a NumPy array with a name"),
+        ("fc.bias", np.zeros(5, complex), "'fc.bias' is complex128; weights are"),
+        ("fc.bias", np.zeros(5, object), "'fc.bias' is object; weights are"),
+        ("fc.bias", np.zeros(5, np.longdouble), "'fc.bias' is "),
     ],
 )
-def test_what_is_no_array_of_numbers_is_refused(
+def test_anything_but_arrays_of_floats_is_refused(
     name: object, value: object, problem: str, checkpoint_of: MakeCheckpoint
 ):
     with pytest.raises(ConversionError) as refusal:
         load({**checkpoint_of().arrays, name: value}, variant="v1.5")
-    assert any(told.startswith(problem) for told in refusal.value.problems)
+    assert any(line.startswith(problem) for line in refusal.value.problems)
 
 
-def test_nan_and_infinity_are_weights_like_any_other(checkpoint_of: MakeCheckpoint):
+def test_nan_is_a_weight_like_any_other(checkpoint_of: MakeCheckpoint):
     arrays = {name: np.full_like(array, np.nan) for name, array in checkpoint_of().arrays.items()}
     assert np.isnan(load(arrays, variant="v1.5").arrays["fc.bias"]).all()
 
@@ -236,12 +237,12 @@ def test_arrays_need_not_be_contiguous(tmp_path: Path, checkpoint_of: MakeCheckp
 
 
 class TestAFileOfOurs:
-    def test_is_held_to_its_hash(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
+    def test_is_compared_with_its_hash(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
         file = save_with(tmp_path / "a.safetensors", checkpoint_of(), content_hash="0" * 64)
-        with pytest.raises(ConversionError, match="not those it was written with"):
+        with pytest.raises(ConversionError, match="have changed since it was written"):
             load(file)
         file = save_with(tmp_path / "a.safetensors", checkpoint_of(), content_hash=None)
-        with pytest.raises(ConversionError, match="not those it was written with"):
+        with pytest.raises(ConversionError, match="have changed since it was written"):
             load(file)
 
     @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ class TestAFileOfOurs:
             ({"config": None}, "its metadata are damaged: Expecting value: line 1 column 1 (char 0)"),
             ({"config": "[1, 2]"}, "its metadata are damaged: expected the fields"),
             ({"config": "null"}, "its metadata are damaged"),
-            ({"variant": "v1"}, "its metadata are damaged: variant v1 and a config of variant v1.5"),
+            ({"variant": "v1"}, "its metadata are damaged: it states variant v1, and its config is of variant v1.5"),
             ({"dialect": "caffe"}, "there is no dialect 'caffe'"),
         ],
     )
@@ -263,7 +264,7 @@ class TestAFileOfOurs:
             load(file)
         assert refusal.value.problems[0].startswith(problem)
 
-    def test_cannot_promise_a_network_without_bounds(
+    def test_cannot_claim_a_network_of_any_size(
         self, tmp_path: Path, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig
     ):
         config = json.dumps(replace(tiny, depths=(10**12, 1, 1, 1)).to_dict())
@@ -271,19 +272,19 @@ class TestAFileOfOurs:
         with pytest.raises(ConversionError, match="promise 1000000000003 blocks"):
             load(file)
 
-    def test_that_lacks_an_array_is_refused(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
+    def test_without_an_array_is_refused(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
         checkpoint = checkpoint_of()
         less = {name: array for name, array in checkpoint.arrays.items() if name != "fc.bias"}
         file = save_with(tmp_path / "a.safetensors", replace(checkpoint, arrays=less), **checkpoint.metadata())
         assert inspect(file).problems == ("'fc.bias' is missing",)
 
 
-def test_metadata_of_others_are_not_ours(tmp_path: Path, checkpoint_of: MakeCheckpoint):
+def test_metadata_of_other_programs_are_not_ours(tmp_path: Path, checkpoint_of: MakeCheckpoint):
     save_file(dict(checkpoint_of().arrays), tmp_path / "a.safetensors", {"format": "pt", "variant": "v1"})
-    assert load(tmp_path / "a.safetensors", variant="v1.5").recognised_by == "as it was said to be"
+    assert load(tmp_path / "a.safetensors", variant="v1.5").recognised_by == "as given"
 
 
-def test_batch_counters_are_dropped_and_told(checkpoint_of: MakeCheckpoint):
+def test_batch_counts_are_dropped(checkpoint_of: MakeCheckpoint):
     arrays = dict(checkpoint_of(dialect="torchvision").arrays)
     read = load(arrays | {"bn1.num_batches_tracked": np.array(7)}, variant="v1.5")
     assert list(read.dropped) == ["bn1.num_batches_tracked"]
@@ -291,12 +292,12 @@ def test_batch_counters_are_dropped_and_told(checkpoint_of: MakeCheckpoint):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_can_be_said(variant: str, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
+def test_every_variant_can_be_given(variant: str, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
     arrays = checkpoint_of(replace(tiny, conv_bias=VARIANTS[variant].conv_bias)).arrays
     assert load(arrays, variant=variant).config.variant == variant
 
 
-def test_a_variant_of_other_arrays_is_refused(checkpoint_of: MakeCheckpoint):
+def test_a_variant_with_other_arrays_is_refused(checkpoint_of: MakeCheckpoint):
     with pytest.raises(ConversionError, match=r"'conv1\.bias' is missing") as refusal:
         load(checkpoint_of().arrays, variant="keras")
     assert len(refusal.value.problems) == 1 + 3 * 5 + 4

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 KILLS = os.environ.get("KILLS", "18")
-"""How many; more where there is time."""
+"""The number of processes to kill, from the environment."""
 
 
 def test_a_killed_write_leaves_the_old_or_the_new():
@@ -29,27 +29,27 @@ def test_a_killed_write_leaves_the_old_or_the_new():
     assert sum(counts) == int(KILLS)
 
 
-class TestTheCampaignFindsOut:
-    """What it looks at, made by hand."""
+class TestFailures:
+    """The check of what a killed process leaves, on folders made by hand."""
 
     @pytest.mark.parametrize(
-        ("name", "content", "fault"),
+        ("name", "content", "failure"),
         [
             ("0.msgpack", b"half of it", "holds neither the old nor the new"),
             (".0123abcd.partial.h5", b"", "was left behind"),
         ],
     )
-    def test_what_is_neither(self, name: str, content: bytes, fault: str, tmp_path: Path):
+    def test_other_files_are_failures(self, name: str, content: bytes, failure: str, tmp_path: Path):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(AssertionError, match=fault):
-            assert [*kills.faults(tmp_path, ".msgpack")] == []
+        with pytest.raises(AssertionError, match=failure):
+            assert [*kills.failures(tmp_path, ".msgpack")] == []
 
-    def test_another_network(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
+    def test_another_network_is_a_failure(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
         checkpoint_of(dialect="flax", seed=9).save(tmp_path / "0.msgpack")
         with pytest.raises(AssertionError, match="holds neither the old nor the new"):
-            assert [*kills.faults(tmp_path, ".msgpack")] == []
+            assert [*kills.failures(tmp_path, ".msgpack")] == []
 
-    def test_and_passes_what_may_be_there(self, tmp_path: Path):
+    def test_the_new_file_and_a_partial_one_are_none(self, tmp_path: Path):
         kills.pair_of(".msgpack")[1].save(tmp_path / "0.msgpack")
         (tmp_path / ".0123abcd.partial").write_bytes(b"half of it")
-        assert [*kills.faults(tmp_path, ".msgpack")] == []
+        assert [*kills.failures(tmp_path, ".msgpack")] == []

@@ -1,4 +1,4 @@
-"""Every dialect in every container that holds it: written and read back bit for bit, in every dtype and depth."""
+"""Every dialect in every container that can hold it: written and read back bit for bit, in every dtype and depth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MATRIX = [
     for container in CONTAINERS
     for ending in container.endings[:1]
     for dialect in (container.dialects or DIALECTS)
-    if dialect not in container.built  # those are tested with their libraries
+    if dialect not in container.library_only  # those are tested with their libraries
 ]
 EVERY_DTYPE = [
     (dialect, ending, dtype)
@@ -27,7 +27,7 @@ EVERY_DTYPE = [
     for dtype in FLOATS
     if dtype == "float32" or (number == 0 or MATRIX[number - 1][1] != ending)
 ]
-"""Every pair in float32; every container in every dtype, with its first dialect: dialects do not look at numbers."""
+"""Every pair in float32, and every container in every dtype with its first dialect, since dialects ignore numbers."""
 
 each_pair = pytest.mark.parametrize(("dialect", "ending"), MATRIX)
 CheckpointOf = Callable[..., Checkpoint]
@@ -39,12 +39,12 @@ def config_for(dialect: str, tiny: ResNetConfig) -> ResNetConfig:
 
 
 def variant_of(config: ResNetConfig) -> str | None:
-    """What must be said of a file that cannot say it."""
+    """Return the variant to give for a file that cannot state it."""
     return None if config.conv_bias else config.variant
 
 
 @pytest.mark.parametrize(("dialect", "ending", "dtype"), EVERY_DTYPE)
-def test_bits_survive(
+def test_every_bit_is_kept(
     dialect: str,
     ending: str,
     dtype: str,
@@ -67,7 +67,7 @@ def test_bits_survive(
     [{"num_classes": 0}, {"depths": (3, 8, 36, 3), "in_channels": 1}],
     ids=["headless", "152"],
 )
-def test_every_size_survives(
+def test_every_size_is_kept(
     dialect: str,
     ending: str,
     sizes: dict[str, int],

@@ -561,8 +561,8 @@ class TestFlaxLinen:
         assert read.content_hash() == load(published.weights, variant="flax").content_hash()
         if name == "state.msgpack":
             assert set(read.dropped.values()) == {
-                "the optimizer's state",
-                "the state of training: step, scale of the loss",
+                "the state of the optimizer",
+                "the state of the training loop: step and loss scale",
             }
 
     @pytest.mark.parametrize("ending", [".msgpack", ".orbax"])

@@ -1,7 +1,7 @@
-"""The table of published checkpoints, row by row against the libraries that published them.
+"""The table of published checkpoints, compared row by row with the libraries that publish them.
 
-torchvision and timm are asked. Keras, Keras Hub and transformers take seconds to import and hold the facts as literals,
-so that their sources are read.
+torchvision and timm are imported. Keras, Keras Hub and transformers take seconds to import and hold the facts as
+literals, so their sources are read instead.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DEPTHS = {"resnet50": 50, "resnet101": 101, "resnet152": 152}
 
 
 def rows_of(origin: str) -> dict[str, Published]:
-    """The rows of a library by what stands after the scheme."""
+    """Return the rows of a library, by the name without its scheme."""
     return {row.name.partition("://")[2]: row for row in PUBLISHED if row.origin == origin}
 
 
 def source_of(module: str) -> ast.Module:
-    """The source of an installed module, which is not imported."""
+    """Parse the source of an installed module without importing it."""
     package, _, rest = module.partition(".")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
@@ -37,7 +37,7 @@ def source_of(module: str) -> ast.Module:
 
 
 def literal(tree: ast.AST, name: str) -> Any:
-    """What a name is set to anywhere in a source; there must be one such place, or all must agree."""
+    """Return the value that a source assigns to a name. If it does so in several places, the values must be equal."""
     values = [
         ast.literal_eval(node.value)
         for node in ast.walk(tree)
@@ -61,7 +61,7 @@ class TestTorchvision:
     def library(cls) -> Any:
         return pytest.importorskip("torchvision")
 
-    def test_all_its_weights_of_these_networks_are_there(self, library: Any):
+    def test_every_checkpoint_of_these_networks_has_a_row(self, library: Any):
         theirs = {
             f"{architecture}.{weights.name}"
             for architecture in DEPTHS
@@ -70,7 +70,7 @@ class TestTorchvision:
         assert set(rows_of("torchvision")) == theirs
 
     @pytest.mark.parametrize("name", rows_of("torchvision"))
-    def test_a_row_is_what_it_says(self, library: Any, name: str):
+    def test_a_row_states_the_facts_of_the_library(self, library: Any, name: str):
         architecture, _, weights = name.partition(".")
         row, theirs = rows_of("torchvision")[name], library.models.get_model_weights(architecture)[weights]
         transform = theirs.transforms()
@@ -92,7 +92,7 @@ class TestTimm:
     def library(cls) -> Any:
         return pytest.importorskip("timm")
 
-    def test_all_its_weights_of_these_networks_are_there(self, library: Any):
+    def test_every_checkpoint_of_these_networks_has_a_row(self, library: Any):
         theirs = {
             name
             for architecture in DEPTHS
@@ -102,7 +102,7 @@ class TestTimm:
         assert set(rows_of("timm")) == {f"timm/{name}" for name in theirs}
 
     @pytest.mark.parametrize("name", rows_of("timm"))
-    def test_a_row_is_what_it_says(self, library: Any, name: str):
+    def test_a_row_states_the_facts_of_the_library(self, library: Any, name: str):
         from timm.data import create_transform, resolve_data_config
 
         row, model = rows_of("timm")[name], name.removeprefix("timm/")
@@ -125,7 +125,7 @@ class TestTimm:
 
 
 class TestTransformers:
-    def test_the_checkpoint_it_names_is_there_and_of_its_variant(self):
+    def test_the_checkpoint_that_the_source_names_has_a_row(self):
         source = source_of("transformers.models.resnet.configuration_resnet")
         (config,) = (node for node in source.body if isinstance(node, ast.ClassDef))
         (named,) = re.findall(r"auto_docstring\(checkpoint='(.*?)'\)", ast.unparse(config.decorator_list[0]))
@@ -134,7 +134,7 @@ class TestTransformers:
         assert (row.variant, literal(config, "downsample_in_bottleneck")) == ("v1.5", False)
         assert literal(config, "downsample_in_first_stage") is False
 
-    def test_the_others_differ_in_depth_alone(self):
+    def test_the_other_rows_differ_only_in_depth(self):
         rows = rows_of("transformers")
         assert [row.depth for row in rows.values()] == [50, 101, 152]
         assert len({(row.dialect, row.variant, row.classes, row.preprocessing) for row in rows.values()}) == 1
@@ -185,11 +185,11 @@ def test_names_are_unique():
     assert len(BY_NAME) == len(PUBLISHED)
 
 
-def test_every_dialect_and_variant_is_one_of_ours():
+def test_every_dialect_and_variant_exists():
     assert {row.dialect for row in PUBLISHED} <= set(DIALECTS)
     assert {row.variant for row in PUBLISHED} <= set(VARIANTS)
     assert all(row.variant == DIALECTS[row.dialect].published_variant for row in PUBLISHED)
 
 
-def test_a_row_says_how_its_variant_is_known():
+def test_a_row_states_how_its_variant_is_known():
     assert BY_NAME["keras://resnet50"].recognised_by == "published by keras.applications as keras"

@@ -1,4 +1,4 @@
-"""Shapes: what a network's checkpoint must hold, and which network a checkpoint's shapes are."""
+"""Shapes: those that a network has, and the network that given shapes belong to."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def _size(shape: tuple[int, ...]) -> int:
 
 @given(networks)
 @settings(max_examples=50, deadline=None)
-def test_sizes_are_told_by_the_shapes(network: ResNetConfig):
-    told_nothing = ResNetConfig(conv_bias=network.conv_bias, in_channels=17, width=5000, num_classes=30_001)
-    assert infer_sizes(expected_shapes(network), told_nothing) == network
+def test_sizes_are_inferred_from_shapes(network: ResNetConfig):
+    other_sizes = ResNetConfig(conv_bias=network.conv_bias, in_channels=17, width=5000, num_classes=30_001)
+    assert infer_sizes(expected_shapes(network), other_sizes) == network
 
 
-def test_what_shapes_do_not_tell_stays_as_it_is_said(tiny: ResNetConfig):
-    said = replace(VARIANTS["tutorial"], norm_eps=0.5)
-    assert infer_sizes(expected_shapes(tiny), said) == replace(
-        said, depths=tiny.depths, width=tiny.width, num_classes=tiny.num_classes
+def test_other_fields_are_kept(tiny: ResNetConfig):
+    network = replace(VARIANTS["tutorial"], norm_eps=0.5)
+    assert infer_sizes(expected_shapes(tiny), network) == replace(
+        network, depths=tiny.depths, width=tiny.width, num_classes=tiny.num_classes
     )
 
 
@@ -59,16 +59,17 @@ def test_a_few_wrong_shapes_do_not_change_the_width(tiny: ResNetConfig):
     assert infer_sizes(shapes, ResNetConfig()).width == tiny.width
 
 
-@pytest.mark.parametrize("gone", ["stage3.", "stage1.", ".conv3.", ""])
-def test_what_is_no_bottleneck_resnet_is_refused(tiny: ResNetConfig, gone: str):
-    shapes = {name: shape for name, shape in expected_shapes(tiny).items() if gone not in name}
-    with pytest.raises(ValueError, match="no bottleneck ResNet"):
+@pytest.mark.parametrize("removed", ["stage3.", "stage1.", ".conv3.", ""])
+def test_another_network_is_refused(tiny: ResNetConfig, removed: str):
+    shapes = {name: shape for name, shape in expected_shapes(tiny).items() if removed not in name}
+    with pytest.raises(ValueError, match="not a bottleneck ResNet"):
         infer_sizes(shapes, ResNetConfig())
 
 
-def test_a_name_cannot_make_a_network_without_bounds(tiny: ResNetConfig):
-    shapes = expected_shapes(tiny) | {"stage1.999999999999.conv1.weight": (4, 16, 1, 1)}
-    assert infer_sizes(shapes, ResNetConfig()).depths[0] == len(shapes)
+@pytest.mark.parametrize("block", [9999, 999_999_999_999])
+def test_a_name_cannot_claim_a_network_of_any_size(tiny: ResNetConfig, block: int):
+    shapes = expected_shapes(tiny) | {f"stage1.{block}.conv1.weight": (4, 16, 1, 1)}
+    assert infer_sizes(shapes, ResNetConfig()).depths[0] <= len(shapes)
 
 
 @pytest.mark.parametrize("name", ["conv1.bias", "stage2.0.conv3.bias", "stage1.0.downsample_conv.bias"])

@@ -1,4 +1,4 @@
-"""The table: permutations are derived and invertible, and no row can be mistaken for another."""
+"""The conversion table: its permutations are invertible, and no two rows can be confused."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_a_permutation_and_its_inverse_are_the_identity(
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind} {rule.torch}")
-def test_every_column_has_the_same_axes_each_once(rule: Rule):
+def test_the_columns_of_a_row_have_the_same_axes(rule: Rule):
     axes = [sorted(rule.leaf(framework).axes) for framework in FRAMEWORKS]
     assert axes.count(axes[0]) == len(FRAMEWORKS)
     assert len(set(axes[0])) == len(axes[0])
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_kind_of_layer_has_no_two_rows_of_one_name(framework: Framework):
+def test_the_names_of_a_kind_of_layer_are_unique(framework: Framework):
     names = [(rule.kind, rule.leaf(framework).name) for rule in RULES]
     assert len(set(names)) == len(RULES)
     assert [find_rule(kind, framework, name) for kind, name in names] == list(RULES)
@@ -56,16 +56,16 @@ def test_every_kind_has_rows():
         ("norm", "flax", (2,), (2,)),
     ],
 )
-def test_axes_go_where_the_frameworks_document_them(
+def test_axes_are_ordered_as_the_frameworks_document(
     kind: Kind, framework: Framework, shape: tuple[int, ...], expected: tuple[int, ...]
 ):
     rule = find_rule(kind, "torch", "weight")
     assert rule is not None
     array = np.arange(np.prod(shape)).reshape(shape)
-    turned = reorder(array, rule, "torch", framework)
-    assert turned.shape == expected
+    reordered = reorder(array, rule, "torch", framework)
+    assert reordered.shape == expected
     if kind == "conv":
-        assert turned[4, 6, 2, 1] == array[1, 2, 4, 6]
+        assert reordered[4, 6, 2, 1] == array[1, 2, 4, 6]
 
 
 def test_an_unknown_leaf_has_no_rule():
@@ -73,12 +73,12 @@ def test_an_unknown_leaf_has_no_rule():
     assert find_rule("conv", "torch", "running_mean") is None
 
 
-def test_axes_that_differ_have_no_permutation():
+def test_different_axes_have_no_permutation():
     with pytest.raises(ValueError, match="substring not found"):
         permutation("OI", "OX")
 
 
-def test_an_array_of_other_axes_is_refused():
+def test_an_array_with_another_number_of_axes_is_refused():
     with pytest.raises(ValueError, match="axes don't match array"):
         reorder(np.zeros((2, 3)), RULES[0], "torch", "flax")
 

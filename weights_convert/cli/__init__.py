@@ -1,4 +1,4 @@
-"""The command `weights-convert`: converts checkpoints of a ResNet, and tells what a file holds."""
+"""The command `weights-convert`: converts, inspects, compares and verifies checkpoints of a ResNet."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ import click
 
 from impls.config import VARIANTS
 from weights_convert import ConversionError, changes, containers, differences, inspect, load
-from weights_convert.cli.text import (
-    dropped_lines,
-    echo_rows,
-    facts_of,
-    network_name,
-    notes,
-    preprocessing_line,
-    variant_line,
-)
+from weights_convert.cli import text
 from weights_convert.dialects import ALIASES, DIALECTS, find_dialect
 from weights_convert.errors import SHOWN
 from weights_convert.inspection import FLOATS
@@ -31,45 +23,46 @@ from weights_convert.naming import Dialect
 
 DIALECT = click.Choice([*DIALECTS, *ALIASES])
 VARIANT = click.Choice(list(VARIANTS))
-FILE = click.Path(path_type=Path)
 
-
+JSON = click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
 AVERAGED = click.option(
-    "--averaged", is_flag=True, help="Of a training checkpoint, read the averaged weights (EMA), not the last."
+    "--averaged",
+    is_flag=True,
+    help="Read the averaged weights (EMA) of a training checkpoint instead of the last ones.",
 )
 
 
-def asks_for_changes(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that ask for other numbers, those of `changes.CHANGES`, to a command."""
+def change_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add to a command the options that request changes of numbers, those of `changes.CHANGES`."""
     for option in (
-        click.option("--fold-conv-bias", is_flag=True, help="Move biases of convolutions into running means."),
-        click.option("--drop-background", is_flag=True, help="Of 1001 classes, drop the first: ImageNet's 1000."),
-        click.option("--dtype", type=click.Choice(FLOATS), help="Round the numbers to this; else they are kept."),
+        click.option("--fold-conv-bias", is_flag=True, help="Move the biases of convolutions into running means."),
+        click.option("--drop-background", is_flag=True, help="Drop the first of 1001 classes: leaves ImageNet's 1000."),
+        click.option("--dtype", type=click.Choice(FLOATS), help="Round the numbers to this dtype."),
     ):
         command = option(command)
     return command
 
 
-def in_bytes(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
-    """A size of the command line as a number.
+def parse_size(context: click.Context, option: click.Parameter, size: str | None) -> int | None:
+    """Return a size from the command line in bytes.
 
     Raises:
-        click.BadParameter: If it is none.
+        click.BadParameter: If it is not a size.
     """
     try:
-        return None if text is None else containers.byte_count(text)
+        return None if size is None else containers.byte_count(size)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
 
 class Refusal(click.ClickException):
-    """A conversion that was refused: its message goes to standard error."""
+    """A refused conversion: its message is printed on standard error, and the exit code is 2."""
 
     exit_code = 2
 
 
 class Commands(click.Group):
-    """Commands whose conversion errors are messages, not tracebacks."""
+    """A group of commands whose conversion errors are refusals rather than tracebacks."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
@@ -80,7 +73,8 @@ class Commands(click.Group):
 
 
 def examples(*commands: str) -> str:
-    """The end of a help page; click leaves the lines after a backspace as they are."""
+    """Return examples for the end of a help page."""
+    # A backspace makes click keep the line breaks.
     return "\n".join(["\b", "Examples:", *(f"  weights-convert {command}" for command in commands)])
 
 
@@ -94,7 +88,7 @@ def examples(*commands: str) -> str:
     ),
 )
 def main() -> None:
-    """Carry the weights of a ResNet from one framework to another, bit for bit."""
+    """Convert the weights of a ResNet between frameworks, bit for bit."""
 
 
 @main.command(
@@ -109,74 +103,92 @@ def main() -> None:
     ),
 )
 @click.argument("source")
-@click.argument("target", type=FILE)
-@click.option("--from", "spoken", type=DIALECT, help="How the source names its arrays; else recognised.")
-@click.option("--to", "wanted", type=DIALECT, help="How the target names them; else told by its name.")
-@click.option("--variant", type=VARIANT, help="The network, where the source does not say it.")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--from", "source_dialect", type=DIALECT, help="Dialect of SOURCE.  [default: recognised by its names]")
+@click.option("--to", "target_dialect", type=DIALECT, help="Dialect of TARGET.  [default: from its file name]")
+@click.option("--variant", type=VARIANT, help="Variant of the network, if SOURCE does not state it.")
 @AVERAGED
-@asks_for_changes
+@change_options
 @click.option(
-    "--max-shard-size", callback=in_bytes, help="Split a .transformers folder: a file has this at most (50MB)."
+    "--max-shard-size", callback=parse_size, help="Split a .transformers folder into files of at most this size (50MB)."
 )
-@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+@JSON
 def convert_command(
     source: str,
     target: Path,
-    spoken: str | None,
-    wanted: str | None,
+    source_dialect: str | None,
+    target_dialect: str | None,
     variant: str | None,
     averaged: bool,
     max_shard_size: int | None,
     as_json: bool,
-    **asked: Any,
+    **requested: Any,
 ) -> None:
-    """Write the weights of SOURCE as another dialect names and lays them out to TARGET.
+    """Convert a checkpoint into another dialect or container.
 
-    SOURCE is a file, a folder or an address (hf://timm/resnet50.a1_in1k; `weights-convert list` shows more). The
-    target's ending names its container (.safetensors, .pth, .weights.h5, ...; .transformers and .orbax are folders),
-    what stands before the ending its dialect. What cannot be converted whole is not converted at all; an existing
-    target is replaced only by a complete one. No number changes unless one of --dtype, --drop-background and
-    --fold-conv-bias asks for it.
+    SOURCE is a file, a folder or an address (hf://timm/resnet50.a1_in1k; see `weights-convert list`). The ending of
+    TARGET selects the container (.safetensors, .pth, .weights.h5, ...; .transformers and .orbax are folders), and the
+    part before the ending selects the dialect, as in resnet50.flax.safetensors.
+
+    A source that cannot be converted completely is not converted at all, and an existing TARGET is replaced only by a
+    complete one. Numbers change only on request: --dtype, --drop-background, --fold-conv-bias.
     """
-    dialect = find_dialect(wanted) if wanted else dialect_of_name(target)
+    dialect = find_dialect(target_dialect) if target_dialect else dialect_of_name(target)
     container = containers.writable(target)
     if target.exists() and Path(source).exists() and Path(source).resolve().is_relative_to(target.resolve()):
-        raise ConversionError(str(target), ["it is the source, too; write to another file"])
-    original = load(source, dialect=spoken, variant=variant, averaged=averaged)
-    checkpoint = changes.apply(original, asked)
-    converted = checkpoint.to(dialect.name)
-    metadata = converted.metadata()
-    containers.write(target, converted.arrays, metadata, max_shard_size)
-    report: dict[str, Any] = {
-        "source": source,
-        "target": str(target),
-        "from": original.dialect.name,
-        "to": dialect.name,
-        "variant": checkpoint.config.variant,
-        "recognised_by": checkpoint.recognised_by,
-        "network": network_name(checkpoint.config),
-        "arrays": len(converted.arrays),
-        "dtypes": converted.dtypes(),
-        "content_hash": metadata["content_hash"],
-        "dropped": dict(checkpoint.dropped),
-        "changes": list(converted.changes),
-        "notes": notes(dialect, container, checkpoint.config),
-    }
-    if as_json:
-        click.echo(json.dumps(report, indent=2))
-        return
-    click.echo(f"{click.format_filename(source)} -> {click.format_filename(target)}")
-    rows = [
-        ("dialect", f"{report['from']} -> {report['to']}"),
-        ("variant", f"{report['variant']} (known by: {report['recognised_by']})"),
-        ("network", report["network"]),
-        ("arrays", f"{report['arrays']}, {', '.join(converted.dtypes())}"),
-        ("content hash", report["content_hash"]),
-        *(("dropped", line) for line in dropped_lines(checkpoint.dropped)),
-        *(("changed", line) for line in converted.changes),
-        *(("note", note) for note in report["notes"]),
-    ]
-    echo_rows(rows)
+        raise ConversionError(str(target), ["it is the source as well; write to another file"])
+    original = load(source, dialect=source_dialect, variant=variant, averaged=averaged)
+    changed = changes.apply(original, requested)
+    converted = changed.to(dialect.name)
+    containers.write(target, converted.arrays, converted.metadata(), max_shard_size)
+    facts = text.conversion_facts(source, target, container, original, converted)
+    text.print_report(facts, as_json)
+
+
+def dialect_of_name(target: Path) -> Dialect:
+    """Return the dialect that a file name states, as in "x.flax.safetensors", or the default of its container.
+
+    Raises:
+        ConversionError: If there is neither.
+
+    Example:
+        >>> dialect_of_name(Path("resnet50.keras.applications.safetensors")).name
+        'keras.applications'
+    """
+    for name in DIALECT.choices:
+        if f".{containers.without_ending(target)}".endswith(f".{name}"):
+            return find_dialect(name)
+    if (container := containers.for_name(target)) and container.default_dialect:
+        return find_dialect(container.default_dialect)
+    example = target.with_suffix(f".flax{target.suffix}").name
+    raise ConversionError(
+        str(target),
+        [f"its name states no dialect; give --to, or put the dialect before the ending ({example})"],
+        f"The dialects are {', '.join(DIALECT.choices)}.",
+    )
+
+
+@main.command(
+    "inspect",
+    epilog=examples(
+        "inspect resnet50.flax.safetensors",
+        "inspect hf://microsoft/resnet-50",
+        "inspect resnet50.pth --variant v1.5 --json",
+    ),
+)
+@click.argument("source")
+@click.option("--from", "dialect", type=DIALECT, help="Dialect of SOURCE.  [default: recognised by its names]")
+@click.option("--variant", type=VARIANT, help="Variant to compare the arrays with.")
+@AVERAGED
+@JSON
+def inspect_command(source: str, dialect: str | None, variant: str | None, averaged: bool, as_json: bool) -> None:
+    """Show what a file holds and what is wrong with it.
+
+    SOURCE is a file, a folder or an address. The report ends with the dialects that it can be converted to. The exit
+    code is 0 for every source whose arrays can be read, whether or not they are a complete network, and 2 otherwise.
+    """
+    inspection = inspect(source, dialect=dialect, variant=variant, averaged=averaged)
+    text.print_report(text.inspection_facts(inspection), as_json)
 
 
 @main.command(
@@ -188,38 +200,39 @@ def convert_command(
 )
 @click.argument("first")
 @click.argument("second")
-@click.option("--variant", type=VARIANT, help="The network, where the sources do not say it.")
-@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+@click.option("--variant", type=VARIANT, help="Variant of the network, if the two do not state it.")
+@JSON
 def diff_command(first: str, second: str, variant: str | None, as_json: bool) -> None:
-    """Compare two checkpoints of any dialects and containers, array by array.
+    """Compare two checkpoints, array by array.
 
-    Exits with 0 if all arrays are equal bit for bit and the network is not another one, else with 1.
+    The two may be of any dialects and containers. The exit code is 0 if all arrays are equal bit for bit and may belong
+    to the same variant, and 1 otherwise.
     """
-    sides = [inspect(source) for source in (first, second)]
+    sides = [inspect(source, variant=variant) for source in (first, second)]
     for side in sides:
         if side.dialect is None:
             raise ConversionError(side.where, side.problems)
-    found = differences(sides[0].canonical(), sides[1].canonical())
-    networks = [[network.variant for network in side.networks] for side in sides]
-    other_network = bool(networks[0] and networks[1]) and not set(networks[0]) & set(networks[1])
+    arrays = [side.canonical() for side in sides]
+    different = differences(*arrays)
+    variants = [[network.variant for network in side.networks] for side in sides]
+    other_variant = bool(variants[0] and variants[1]) and not set(variants[0]) & set(variants[1])
     if as_json:
-        facts = {"first": first, "second": second, "arrays": len(sides[0].canonical()), "variants": networks}
-        click.echo(json.dumps(facts | {"differences": [difference.to_dict() for difference in found]}, indent=2))
+        facts = {"first": first, "second": second, "arrays": len(arrays[0]), "variants": variants}
+        click.echo(json.dumps(facts | {"differences": [difference.to_dict() for difference in different]}, indent=2))
     else:
-        for side, variants in zip(sides, networks, strict=True):
+        for side, names in zip(sides, variants, strict=True):
             dialect = side.dialect.name if side.dialect else None
-            echo_rows([(click.format_filename(side.where), f"{dialect}, {' or '.join(variants) or 'no network'}")])
-        for difference in found[:SHOWN]:
-            numbers = "" if difference.largest is None else f", the largest difference {difference.largest:.1e}"
-            relative = "" if difference.relative_l2 is None else f", relative L2 {difference.relative_l2:.1e}"
-            click.echo(f"  {difference.name}: {difference.what}{numbers}{relative}")
-        if len(found) > SHOWN:
-            click.echo(f"  and {len(found) - SHOWN} more")
-        everywhere = sides[0].canonical().keys() | sides[1].canonical().keys()
-        click.echo(f"{len(everywhere) - len(found)} arrays are equal bit for bit, {len(found)} are not")
-        if other_network:
-            click.echo("they belong to different networks: with equal arrays they would compute different functions")
-    sys.exit(int(bool(found) or other_network))
+            network = f"{dialect}, {' or '.join(names) or 'no known network'}"
+            click.echo(f"{click.format_filename(side.where)}: {network}")
+        for difference in different[:SHOWN]:
+            click.echo(f"  {text.difference_line(difference)}")
+        if len(different) > SHOWN:
+            click.echo(f"  and {len(different) - SHOWN} more")
+        equal = len(arrays[0].keys() | arrays[1].keys()) - len(different)
+        click.echo(f"{equal} arrays are equal bit for bit, {len(different)} are not")
+        if other_variant:
+            click.echo("They are of different variants: even with equal arrays they compute different functions.")
+    sys.exit(int(bool(different) or other_variant))
 
 
 @main.command(
@@ -232,11 +245,11 @@ def diff_command(first: str, second: str, variant: str | None, as_json: bool) ->
 )
 @click.argument("source")
 @click.argument("target")
-@click.option("--variant", type=VARIANT, help="The network of the source, where it does not say it.")
+@click.option("--variant", type=VARIANT, help="Variant of the network, if SOURCE does not state it.")
 @AVERAGED
-@asks_for_changes
-@click.option("--impl", "names", multiple=True, help="Run these alone: torch, flax, keras. Default: all installed.")
-@click.option("--json", "as_json", is_flag=True, help="Report as JSON: the suite's own report, too.")
+@change_options
+@click.option("--impl", "names", multiple=True, help="Run only this: torch, flax or keras.  [default: all installed]")
+@JSON
 def verify_command(
     source: str,
     target: str,
@@ -244,47 +257,49 @@ def verify_command(
     averaged: bool,
     names: Sequence[str],
     as_json: bool,
-    **asked: Any,
+    **requested: Any,
 ) -> None:
-    """Prove a conversion: the arrays of SOURCE and TARGET are the same, and so is what TARGET computes everywhere.
+    """Verify a conversion: its arrays, and what they compute.
 
-    First both are compared array by array under canonical names; where one differs, it is no conversion, and exit code
-    2 says so. Changes that the conversion was asked for are asked for here, too: they are made once more, and the
-    result must be TARGET's bit for bit. Then the conformance suite runs a photograph and noise through TARGET's weights
-    in every installed framework and in the float64 oracle, and compares every block. Exits as it does: 0 if all
-    conform, 1 if something diverges, 3 if a framework could not run.
+    First SOURCE and TARGET are compared array by array under canonical names; if one array differs, TARGET is not a
+    conversion, and the exit code is 2. Give the options that the conversion was made with: the changes are made again,
+    and the result must equal TARGET bit for bit.
+
+    Then the conformance suite runs a photograph and noise with TARGET's weights through every installed framework and
+    the float64 oracle, and compares every block. The exit code is the suite's: 0 if all conform, 1 if something
+    diverges, 3 if a framework could not run.
     """
-    original = changes.apply(load(source, variant=variant, averaged=averaged), asked)
+    original = changes.apply(load(source, variant=variant, averaged=averaged), requested)
     variant = original.config.variant
     converted = load(target, variant=variant)
-    if found := differences(original.to("canonical").arrays, converted.to("canonical").arrays):
-        problems = [f"{difference.name}: {difference.what}" for difference in found]
-        advice = f"These arrays are not those of {source}, so it is no conversion of it."
-        if told := [change for change in converted.changes if change not in original.changes]:
-            advice = f"It says of itself: {'; '.join(told)}. Verify it with the options that it was converted with."
-        raise ConversionError(target, problems, advice)
+    if different := differences(original.to("canonical").arrays, converted.to("canonical").arrays):
+        advice = f"These arrays differ from those of {source}, so {target} is not a conversion of it."
+        if unrequested := [change for change in converted.changes if change not in original.changes]:
+            advice = f"It records these changes: {'; '.join(unrequested)}. Give the options it was converted with."
+        raise ConversionError(target, [f"{difference.name}: {difference.what}" for difference in different], advice)
     command = [sys.executable, "-m", "conformance.cli", "run", "--weights", target, "--variant", variant]
     command += ["--precision", "float64", *(word for name in names for word in ("--impl", name))]
     if not as_json:
         for change in original.changes:
-            click.echo(f"made once more: {change}")
-        click.echo(f"{len(original.arrays)} arrays are equal bit for bit under canonical names; now what they compute")
+            click.echo(f"made again: {change}")
+        click.echo(f"{len(original.arrays)} arrays are equal bit for bit under canonical names; now their computation")
         sys.exit(subprocess.run(command).returncode)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        done = subprocess.run([*command, "--report", str(report)], stdout=subprocess.DEVNULL)
+        exit_code = subprocess.run([*command, "--report", str(report)], stdout=subprocess.DEVNULL).returncode
         suite = json.loads(report.read_text()) if report.exists() else None
     facts = {"source": source, "target": target, "variant": variant, "changes": list(original.changes)}
     click.echo(json.dumps(facts | {"arrays": len(original.arrays), "suite": suite}, indent=2))
-    sys.exit(done.returncode)
+    sys.exit(exit_code)
 
 
 @main.command("list", epilog=examples("list", "list --json"))
-@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+@JSON
 def list_command(as_json: bool) -> None:
-    """Show the published checkpoints: their addresses, which `convert` and `inspect` take as a SOURCE.
+    """List the published checkpoints.
 
-    Each with its variant, classes, the preprocessing it expects, and the hash that is published.
+    Each line gives the address, which the other commands take as a SOURCE, the variant, the number of classes, the
+    images that the network expects, and the published hash.
     """
     from weights_convert.published import PUBLISHED
 
@@ -293,77 +308,4 @@ def list_command(as_json: bool) -> None:
         return
     width = max(len(row.name) for row in PUBLISHED)
     for row in PUBLISHED:
-        digest = row.digest or "no hash published"
-        click.echo(
-            f"{row.name:<{width}}  {row.variant:<6} {row.classes:>5} classes  {preprocessing_line(row)}  {digest}"
-        )
-
-
-@main.command(
-    "inspect",
-    epilog=examples(
-        "inspect resnet50.flax.safetensors",
-        "inspect hf://microsoft/resnet-50",
-        "inspect resnet50.pth --variant v1.5 --json",
-    ),
-)
-@click.argument("file")
-@click.option("--from", "spoken", type=DIALECT, help="How the file names its arrays; else recognised.")
-@click.option("--variant", type=VARIANT, help="The network that it is held to.")
-@AVERAGED
-@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
-def inspect_command(file: str, spoken: str | None, variant: str | None, averaged: bool, as_json: bool) -> None:
-    """Tell what FILE holds, what it lacks, and what it can become.
-
-    Exits with 0 for any file whose arrays can be read, whether or not they are a complete network.
-    """
-    found = inspect(file, dialect=spoken, variant=variant, averaged=averaged)
-    facts = facts_of(found)
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    click.echo(click.format_filename(file))
-    problems = [("problem", problem) for problem in found.problems[:SHOWN]]
-    if len(found.problems) > SHOWN:
-        problems.append(("problem", f"and {len(found.problems) - SHOWN} more"))
-    echo_rows(
-        [
-            ("container", facts["container"]),
-            ("dialect", f"{found.dialect.name}: {found.dialect.about}" if found.dialect else "not recognised"),
-            ("variant", variant_line(found)),
-            ("network", facts["network"]),
-            ("blocks", facts["depths"] and ", ".join(map(str, facts["depths"]))),
-            ("classes", facts["num_classes"]),
-            ("in channels", facts["in_channels"]),
-            ("arrays", f"{facts['arrays']}, {', '.join(facts['dtypes'])}"),
-            ("parameters", f"{facts['parameters']:,} and {facts['running_statistics']:,} running statistics"),
-            ("content hash", facts["content_hash"]),
-            *(("dropped", line) for line in dropped_lines(found.dropped)),
-            *(("changed", line) for line in found.changes),
-            *(problems or [("problem", "none")]),
-            ("converts to", ", ".join(facts["converts_to"])),
-        ]
-    )
-
-
-def dialect_of_name(target: Path) -> Dialect:
-    """The dialect that a file's name tells: "x.flax.safetensors".
-
-    Raises:
-        ConversionError: If it tells none.
-
-    Example:
-        >>> dialect_of_name(Path("resnet50.keras.applications.safetensors")).name
-        'keras.applications'
-    """
-    for name in DIALECT.choices:
-        if f".{containers.without_ending(target)}".endswith(f".{name}"):
-            return find_dialect(name)
-    if (container := containers.of_name(target)) and container.default_dialect:
-        return find_dialect(container.default_dialect)
-    example = target.with_suffix(f".flax{target.suffix}").name
-    raise ConversionError(
-        str(target),
-        [f"its name tells no dialect to write; say --to, or put it before the ending ({example})"],
-        f"The dialects are {', '.join(DIALECT.choices)}.",
-    )
+        click.echo(text.published_line(row, width))

@@ -1,115 +1,164 @@
-"""What the commands say about checkpoints, in words and as plain values."""
+"""The words and values with which the commands describe checkpoints."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from impls.config import ResNetConfig
-from weights_convert import Inspection, containers
+from weights_convert import Checkpoint, Difference, Inspection
+from weights_convert.containers import Container
 from weights_convert.dialects import DIALECTS
+from weights_convert.errors import SHOWN
 from weights_convert.naming import Dialect
 from weights_convert.published import Published
 from weights_convert.table import RUNNING_STATISTICS
 
-
-def preprocessing_line(row: Published) -> str:
-    """What images a published checkpoint expects, in a few words."""
-    if (expected := row.preprocessing) is None:
-        return "images: see its own configuration"
-    resized = f"resize {expected.resize} " if expected.resize else ""
-    interpolation = f"{expected.interpolation} " if expected.interpolation else ""
-    return f"{resized}{interpolation}crop {expected.crop} {expected.channels}"
+ONE_PER_LINE = ("problems", "changes", "notes")
+"""The facts that are lists of sentences."""
 
 
-def facts_of(found: Inspection) -> dict[str, Any]:
-    """What is known of a file, as plain values."""
-    network, variants = next(iter(found.networks), None), [candidate.variant for candidate in found.networks]
-    weights = found.canonical()
-    statistics = sum(array.size for name, array in weights.items() if name.endswith(RUNNING_STATISTICS))
+def print_report(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print facts as JSON, or as labels and values in two columns."""
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        label = name.replace("_", " ")
+        for line in _lines(name, value):
+            click.echo(f"{label:<19} {click.format_filename(line)}")  # a file name may hold bytes that are not UTF-8
+
+
+def _lines(name: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping):  # names, with the reason why each was dropped
+        lines = [f"{count} ({reason})" for reason, count in Counter(value.values()).items()]
+    elif isinstance(value, list) and name in ONE_PER_LINE:
+        lines = value[:SHOWN] + [f"and {len(value) - SHOWN} more"] * (len(value) > SHOWN)
+    elif isinstance(value, list):
+        lines = [", ".join(map(str, value))] if value else []
+    else:
+        lines = ["unknown" if value is None else f"{value:,}" if isinstance(value, int) else value]
+    return lines or ["none"]
+
+
+def conversion_facts(
+    source: str, target: Path, container: Container, original: Checkpoint, converted: Checkpoint
+) -> dict[str, Any]:
+    """Return what a conversion did, as plain values."""
     return {
-        "file": found.where,
-        "container": found.container,
-        "dialect": found.dialect.name if found.dialect else None,
+        "source": source,
+        "target": str(target),
+        "from": original.dialect.name,
+        "to": converted.dialect.name,
+        "variant": converted.config.variant,
+        "recognised_by": converted.recognised_by,
+        "network": network_name(converted.config),
+        "arrays": len(converted.arrays),
+        "dtypes": converted.dtypes(),
+        "content_hash": converted.content_hash(),
+        "dropped": dict(converted.dropped),
+        "changes": list(converted.changes),
+        "notes": conversion_notes(converted.dialect, container, converted.config),
+    }
+
+
+def inspection_facts(inspection: Inspection) -> dict[str, Any]:
+    """Return the results of an inspection as plain values."""
+    dialect, networks = inspection.dialect, inspection.networks
+    network, variants = next(iter(networks), None), [network.variant for network in networks]
+    weights = inspection.canonical()
+    statistics = sum(array.size for name, array in weights.items() if name.endswith(RUNNING_STATISTICS))
+    facts = {
+        "file": inspection.where,
+        "container": inspection.container,
+        "dialect": dialect.name if dialect else None,
+        "used_by": dialect.used_by if dialect else None,
         "variant": variants[0] if len(variants) == 1 else None,
-        "recognised_by": found.recognised_by if len(variants) == 1 else None,
-        "candidates": variants,
+        "recognised_by": inspection.recognised_by if len(variants) == 1 else None,
+        "possible_variants": variants,
         "network": network_name(network) if network else None,
         "depths": list(network.depths) if network else None,
         "num_classes": network.num_classes if network else None,
         "in_channels": network.in_channels if network else None,
-        "dtypes": sorted({array.dtype.name for array in found.arrays.values()}),
-        "arrays": len(found.arrays),
+        "dtypes": sorted({array.dtype.name for array in inspection.arrays.values()}),
+        "arrays": len(inspection.arrays),
         "parameters": sum(array.size for array in weights.values()) - statistics,
         "running_statistics": statistics,
-        "content_hash": found.content_hash,
-        "dropped": dict(found.dropped),
-        "changes": list(found.changes),
-        "problems": list(found.problems),
+        "content_hash": inspection.content_hash,
+        "dropped": dict(inspection.dropped),
+        "changes": list(inspection.changes),
+        "problems": list(inspection.problems),
         "converts_to": [
-            dialect.name
-            for dialect in DIALECTS.values()
-            if network and not found.problems and not (network.conv_bias and dialect.bias_free)
+            target.name
+            for target in DIALECTS.values()
+            if network and not inspection.problems and not (network.conv_bias and target.bias_free)
         ],
     }
+    if len(variants) > 1 and dialect and dialect.published_variant:
+        facts["advice"] = f"give --variant; the weights that {dialect.name} publishes are {dialect.published_variant}"
+    elif len(variants) > 1:
+        facts["advice"] = "give --variant"
+    return facts
 
 
-def network_name(network: ResNetConfig) -> str:
-    """The name with the number of its layers that hold weights, and its width where that is unusual.
-
-    Example:
-        >>> network_name(ResNetConfig()), network_name(ResNetConfig(depths=(3, 8, 36, 3), width=128))
-        ('ResNet-50', 'ResNet-152, width 128')
-    """
-    wider = "" if network.width == ResNetConfig.width else f", width {network.width}"
-    return f"ResNet-{3 * sum(network.depths) + 2}{wider}"
-
-
-def variant_line(found: Inspection) -> str:
-    """The variant and how it is known, or why it is not."""
-    variants = [network.variant for network in found.networks]
-    if not variants:
-        return "not recognised"
-    if len(variants) == 1:
-        return f"{variants[0]} (known by: {found.recognised_by})"
-    published = found.dialect.published_variant if found.dialect else None
-    advice = f"; {found.dialect.name}'s own published weights are {published}" if found.dialect and published else ""
-    return f"the file cannot tell {', '.join(variants[:-1])} and {variants[-1]} apart: say --variant{advice}"
-
-
-def notes(dialect: Dialect, container: containers.Container, network: ResNetConfig) -> list[str]:
-    """What whoever takes the converted file should know."""
+def conversion_notes(dialect: Dialect, container: Container, network: ResNetConfig) -> list[str]:
+    """Return what a user of a converted file should know."""
     return [
         note
         for note, holds in (
             (
-                f"{dialect.name}'s own ResNet is variant {dialect.published_variant}; with the weights of "
-                f"{network.variant} it computes another function",
+                f"{dialect.name}'s own ResNet is variant {dialect.published_variant}; with these weights, of variant "
+                f"{network.variant}, it computes another function",
                 dialect.published_variant not in (None, network.variant),
             ),
             (
-                f"a {container.name} file cannot say its variant; say --variant {network.variant} when it is read",
+                f"a {container.name} file cannot state its variant; give --variant {network.variant} to read it",
                 not (container.keeps_metadata or network.conv_bias),
             ),
             (
                 f"a whole model of {dialect.name} ends in its softmax: it computes probabilities, not logits",
-                dialect.name == "keras.applications" and dialect.name in container.built and network.num_classes > 0,
+                dialect.name == "keras.applications"
+                and dialect.name in container.library_only
+                and network.num_classes > 0,
             ),
         )
         if holds
     ]
 
 
-def dropped_lines(dropped: Mapping[str, str]) -> list[str]:
-    """How many arrays were left out, for each reason."""
-    return [f"{count}, {why}" for why, count in Counter(dropped.values()).items()]
+def network_name(network: ResNetConfig) -> str:
+    """Return the name of a network by its number of layers, and its width if that is unusual.
+
+    Example:
+        >>> network_name(ResNetConfig()), network_name(ResNetConfig(depths=(3, 8, 36, 3), width=128))
+        ('ResNet-50', 'ResNet-152, width 128')
+    """
+    width = "" if network.width == ResNetConfig.width else f", width {network.width}"
+    return f"ResNet-{3 * sum(network.depths) + 2}{width}"
 
 
-def echo_rows(rows: Sequence[tuple[str, Any]]) -> None:
-    """Print labels and what is known, in two columns."""
-    for label, value in rows:
-        if value is not None:
-            click.echo(f"  {label:<13} {value}")
+def difference_line(difference: Difference) -> str:
+    """Return one line about an array that differs."""
+    largest = "" if difference.largest is None else f", largest difference {difference.largest:.1e}"
+    relative = "" if difference.relative_l2 is None else f", relative L2 {difference.relative_l2:.1e}"
+    return f"{difference.name}: {difference.what}{largest}{relative}"
+
+
+def published_line(row: Published, width: int) -> str:
+    """Return one line about a published checkpoint, with its name padded to a width."""
+    digest = row.digest or "no hash published"
+    return f"{row.name:<{width}}  {row.variant:<6} {row.classes:>5} classes  {preprocessing_line(row)}  {digest}"
+
+
+def preprocessing_line(row: Published) -> str:
+    """Return the images that a published checkpoint expects, in a few words."""
+    if (expected := row.preprocessing) is None:
+        return "images: see its own configuration"
+    resized = f"resize {expected.resize} " if expected.resize else ""
+    interpolation = f"{expected.interpolation} " if expected.interpolation else ""
+    return f"{resized}{interpolation}crop {expected.crop} {expected.channels}"

@@ -1,8 +1,8 @@
-"""The containers: kinds of file, or folder, that hold arrays by name.
+"""The containers: the kinds of files and folders that hold arrays by name.
 
-A container is a row here and a module that reads and writes it. What there is, is recognised by its first bytes and its
-contents, never by its name alone; what is to be written, by its name's ending. Every write goes to a temporary place
-beside the target, renamed into place.
+A container is a row of `CONTAINERS` and a module that reads and writes it. To read, the container is recognised by the
+content of the file; to write, it is selected by the ending of the name. Every write goes to a temporary place beside
+the target and is renamed into place.
 """
 
 from __future__ import annotations
@@ -10,153 +10,151 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from weights_convert.containers.atomic import write_atomically
+from weights_convert.containers.contents import Arrays, Contents, Metadata
 from weights_convert.containers.trial import read_on_trial
 from weights_convert.errors import ConversionError, first_line
 
-Arrays = Mapping[str, np.ndarray]
 MAGIC_LENGTH = 16
 ZIP = b"PK\x03\x04"
 OLD_PICKLE = b"\x80\x02"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MSGPACK_MAPS = bytes([*range(0x81, 0x90), 0xDE, 0xDF])
-"""First bytes: of a zip archive; of PyTorch's files until 1.6, pickles; of HDF5; of a msgpack map that is not empty."""
+"""First bytes of a zip archive, of PyTorch's files until 1.6, of HDF5, and of a msgpack map that is not empty."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """A kind of file or folder.
+    """A kind of file or folder that holds arrays by name.
 
     Attributes:
-        name: For messages.
-        endings: Of the names that are written so; none where it is only read.
-        matches: Whether what is at a path is one, given its first bytes; those of a folder are empty.
-        module: Has the functions `reader(path) -> (arrays, metadata)` and `writer(path, arrays, metadata)`; imported
-            when needed.
-        keeps_metadata: Whether it can say what it holds.
+        name: The name in messages.
+        endings: The endings of file names that select it for writing; none if it is only read.
+        module: The module with its functions, imported when needed.
+        matches: For a file, returns whether a path is one, given its first bytes. For a folder, the module has the
+            function `is_folder(path)`.
+        keeps_metadata: Whether it can hold metadata.
         folder: Whether it is a folder.
-        reader: The name of the function that reads.
-        writer: The name of the function that writes.
-        dialects: The only dialects that are written so; empty for all.
-        default_dialect: The one of a target whose name tells none.
-        built: Those of the dialects whose library alone can write it: it builds the model, and only such as it has.
-        on_trial: Whether a process of its own reads it first: its library does not stand every damage.
-        entries: Of a folder: how the names of all that it holds look (as `fnmatch` has it). An old folder is replaced
-            only if it holds nothing else.
-        averages: Whether it may hold averaged weights beside the last ones: its reader takes `averaged`.
-        splits: Whether it is written as several files where a limit is given: its writer takes `shard_bytes`.
+        reader: Name of the function `(path) -> (arrays, metadata)`.
+        writer: Name of the function `(path, arrays, metadata)`.
+        dialects: The only dialects that it can hold; empty for all.
+        default_dialect: The dialect of a target whose name does not state one.
+        library_only: Those of the dialects that only their library can write, by building its own model.
+        on_trial: Whether to read it in a process of its own first, since a damaged file can crash its library.
+        entries: For a folder, patterns (as of `fnmatch`) of the names in it. A folder that holds anything else is not
+            replaced.
+        has_averages: Whether it may hold averaged weights beside the last ones: the reader takes `averaged`.
+        has_files: Whether it consists of files of other containers: the reader takes `read_file`.
+        has_shards: Whether it may be split into several files: the writer takes `shard_bytes`.
     """
 
     name: str
     endings: tuple[str, ...]
-    matches: Callable[[Path, bytes], bool]
     module: str
-    keeps_metadata: bool = False
+    matches: Callable[[Path, bytes], bool] = lambda path, head: False
+    keeps_metadata: bool = True
     folder: bool = False
     reader: str = "read"
     writer: str = "write"
     dialects: tuple[str, ...] = ()
     default_dialect: str | None = None
-    built: tuple[str, ...] = ()
+    library_only: tuple[str, ...] = ()
     on_trial: bool = False
     entries: tuple[str, ...] = ()
-    averages: bool = False
-    splits: bool = False
+    has_averages: bool = False
+    has_files: bool = False
+    has_shards: bool = False
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Return whether a path is one: a file with these first bytes, or a folder."""
+        if self.folder != path.is_dir():
+            return False
+        return bool(_module(self.module).is_folder(path)) if self.folder else self.matches(path, head)
 
 
-def _within(module: str, function: str) -> Callable[[Path, bytes], bool]:
-    """A test in a container's own module, imported when a file or folder asks for it."""
-    return lambda path, head: getattr(_module(module), function)(path)
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def _is_keras_archive(path: Path, head: bytes) -> bool:
-    return head.startswith(ZIP) and _module("archives").holds(path, "model.weights.h5")
+    return head.startswith(ZIP) and _module("archives").has_entry(path, "model.weights.h5")
 
 
 CONTAINERS = (
     Container(
         "safetensors",
         endings=(".safetensors",),
-        matches=lambda path, head: head[8:9] == b"{",
         module="safetensors_file",
-        keeps_metadata=True,
+        matches=lambda path, head: head[8:9] == b"{",
     ),
     Container(
         "Keras archive",
         endings=(".keras",),
-        matches=_is_keras_archive,
         module="keras_file",
-        keeps_metadata=True,
+        matches=_is_keras_archive,
         dialects=("keras", "keras.applications"),
         default_dialect="keras",
-        built=("keras.applications",),
+        library_only=("keras.applications",),
         on_trial=True,
     ),
     Container(
         "PyTorch",
         endings=(".pth", ".pt", ".bin"),
-        matches=lambda path, head: head.startswith((ZIP, OLD_PICKLE)),
         module="torch_file",
-        averages=True,
+        matches=lambda path, head: head.startswith((ZIP, OLD_PICKLE)),
+        keeps_metadata=False,
+        has_averages=True,
     ),
     Container(
         "Keras HDF5",
         endings=(".weights.h5",),
-        matches=lambda path, head: head.startswith(HDF5),
         module="hdf5_file",
-        keeps_metadata=True,
+        matches=lambda path, head: head.startswith(HDF5),
         dialects=("keras", "keras.applications", "keras-hub"),
         on_trial=True,
     ),
     Container(
-        "legacy Keras HDF5",
+        "legacy Keras HDF5",  # read as the row above
         endings=(".h5",),
-        matches=lambda path, head: False,  # read as the row above
         module="hdf5_file",
-        keeps_metadata=True,
         writer="write_legacy",
         dialects=("keras.applications", "transformers-tf"),
     ),
     Container(
-        "whole-model Keras HDF5",
+        "whole-model Keras HDF5",  # read as the rows above
         endings=(".model.h5",),
-        matches=lambda path, head: False,  # read as those above
         module="keras_models",
-        keeps_metadata=True,
         writer="write_h5",
         dialects=("keras.applications",),
         default_dialect="keras.applications",
-        built=("keras.applications",),
+        library_only=("keras.applications",),
     ),
     Container(
         "safetensors index",
         endings=(),
-        matches=_within("folders", "is_index"),
-        module="folders",
+        module="transformers_folder",
+        matches=lambda path, head: path.name.endswith(".index.json"),
         reader="read_index",
-        writer="refuse_writing",
+        has_files=True,
     ),
     Container(
         "msgpack",
         endings=(".msgpack",),
-        matches=lambda path, head: head[:1] in MSGPACK_MAPS and head[:1] != b"",
         module="msgpack_file",
+        matches=lambda path, head: head[:1] in MSGPACK_MAPS and head[:1] != b"",
+        keeps_metadata=False,
         dialects=("flax", "flax-linen", "transformers-flax"),
     ),
     Container(
         "Orbax",
         endings=(".orbax",),
-        matches=_within("orbax_folder", "matches"),
         module="orbax_folder",
-        keeps_metadata=True,
         folder=True,
         dialects=("flax", "flax-linen", "transformers-flax"),
         entries=(
@@ -167,61 +165,58 @@ CONTAINERS = (
     Container(
         "Keras Hub preset",
         endings=(".keras-hub",),
-        matches=_within("folders", "is_preset"),
-        module="folders",
-        keeps_metadata=True,
+        module="keras_hub_preset",
         folder=True,
-        reader="read_preset",
-        writer="write_preset",
         dialects=("keras-hub",),
         default_dialect="keras-hub",
+        library_only=("keras-hub",),
         entries=("config.json", "metadata.json", "model.weights.h5", "task.json", "task.weights.h5"),
-        built=("keras-hub",),
+        has_files=True,
     ),
     Container(
         "transformers folder",
         endings=(".transformers",),
-        matches=_within("folders", "is_transformers"),
-        module="folders",
-        keeps_metadata=True,
+        module="transformers_folder",
         folder=True,
-        reader="read_transformers",
-        writer="write_transformers",
         dialects=("transformers",),
         default_dialect="transformers",
         entries=("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
-        splits=True,
+        has_files=True,
+        has_shards=True,
     ),
 )
+"""Every container. A file that several rows match is read as the first of them."""
 
 LOOKALIKES = {
-    b"version https://": "it is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`",
-    b"\x80": "it is a pickle, which can run any code when it is read, so it is not read",
+    b"version https://": "it is a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`",
+    b"\x80": "it is a pickle, which can run any code when it is read, and is therefore not read",
     b"<": "it is a web page, not the file that its address promised",
 }
-"""How a file of no kind may start, and what it is then."""
+"""The first bytes of files that are often taken for checkpoints, and what such a file is."""
 
 
 def recognise(path: Path) -> Container:
-    """The kind of a file, by its first bytes.
+    """Return the container of a file or folder, recognised by its content.
 
     Raises:
-        ConversionError: If it cannot be opened or is of no known kind.
+        ConversionError: If it cannot be opened, or is of no known kind.
     """
+    is_folder = path.is_dir()
     try:
-        head = b"" if path.is_dir() else _head(path)
+        head = b"" if is_folder else _head(path)
     except OSError as error:
         raise ConversionError(str(path), [f"it cannot be opened: {error.strerror or error}"]) from error
-    if container := next((c for c in CONTAINERS if c.folder == path.is_dir() and c.matches(path, head)), None):
+    if container := next((container for container in CONTAINERS if container.recognises(path, head)), None):
         return container
-    kinds = ", ".join(container.name for container in CONTAINERS if container.folder == path.is_dir())
-    if path.is_dir():
-        raise ConversionError(str(path), [f"it is a folder of no kind that can be read ({kinds})"])
-    unknown = f"it is of no kind that can be read ({kinds}); it starts with {head!r}"
-    what = (
-        next((what for start, what in LOOKALIKES.items() if head.startswith(start)), unknown) if head else "it is empty"
-    )
-    raise ConversionError(str(path), [what])
+    kinds = ", ".join(container.name for container in CONTAINERS if container.folder == is_folder)
+    if is_folder:
+        problem = f"it is a folder of no kind that can be read ({kinds})"
+    elif not head:
+        problem = "it is empty"
+    else:
+        unknown = f"it is of no kind that can be read ({kinds}); it starts with {head!r}"
+        problem = next((what for start, what in LOOKALIKES.items() if head.startswith(start)), unknown)
+    raise ConversionError(str(path), [problem])
 
 
 def _head(path: Path) -> bytes:
@@ -229,49 +224,51 @@ def _head(path: Path) -> bytes:
         return file.read(MAGIC_LENGTH)
 
 
-def read(path: Path, averaged: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays and the metadata of a file.
+def read(path: Path, averaged: bool = False) -> Contents:
+    """Read the arrays and the metadata of a file or folder.
 
     Args:
-        path: A file or folder.
-        averaged: Of a training checkpoint, whether to read the averaged weights in place of the last ones.
+        path: The file or folder.
+        averaged: Whether to read the averaged weights of a training checkpoint instead of the last ones.
 
     Raises:
-        ConversionError: If there is no such file, it is of no known kind, or damaged, or holds no averaged weights.
+        ConversionError: If there is no such file, it is of no known kind or damaged, or it holds no averaged weights
+            although they are wanted.
     """
     container = recognise(path)
-    if averaged and not container.averages:
-        can = ", ".join(c.name for c in CONTAINERS if c.averages)
-        raise ConversionError(
-            str(path), [f"a {container.name} file holds no averaged weights beside others; {can} may"]
-        )
-    choice = {"averaged": averaged} if container.averages else {}
+    if averaged and not container.has_averages:
+        others = ", ".join(c.name for c in CONTAINERS if c.has_averages)
+        problem = f"a {container.name} file holds no averaged weights beside others; only {others} files may"
+        raise ConversionError(str(path), [problem])
+    options: dict[str, Any] = {"averaged": averaged} if container.has_averages else {}
+    options |= {"read_file": read} if container.has_files else {}
     try:
         if container.on_trial:
             read_on_trial(f"{__name__}.{container.module}", container.reader, path)
-        arrays, metadata = getattr(_module(container.module), container.reader)(path, **choice)
+        contents: Contents = getattr(_module(container.module), container.reader)(path, **options)
+        return contents
     except ConversionError:
         raise
-    except Exception as error:  # each library has its own; whatever it is, the file could not be read
-        raise ConversionError(str(path), [f"it is no whole {container.name} file: {first_line(error)}"]) from error
-    return arrays, metadata
+    except Exception as error:  # whatever a library raises, the file cannot be read
+        problem = f"it is not a complete {container.name} file: {first_line(error)}"
+        raise ConversionError(str(path), [problem]) from error
 
 
 def writable(path: Path) -> Container:
-    """The kind of file that a path's ending names, once nothing speaks against writing there.
+    """Return the container that the ending of a name selects, if the target can be written.
 
     Raises:
-        ConversionError: If the ending names no kind, or there is no place for the file.
+        ConversionError: If the ending selects no container, or something is in the way of the target.
     """
-    container = of_name(path)
+    container = for_name(path)
     endings = ", ".join(ending for c in CONTAINERS for ending in c.endings)
-    in_the_way = container is not None and path.exists() and not _replaceable(path, container)
+    is_in_the_way = container is not None and path.exists() and not _is_replaceable(path, container)
     problems = [
         problem
         for problem, holds in (
-            (f"its ending names no kind of file that can be written; known are {endings}", container is None),
+            (f"its ending selects no kind of file that can be written ({endings})", container is None),
             (f"the directory {str(path.parent)!r} does not exist", not path.parent.is_dir()),
-            ("there is something that is no file of this kind, and is left alone", in_the_way),
+            ("something else has this name, and is left alone", is_in_the_way),
             ("it is write-protected", path.is_file() and not os.access(path, os.W_OK)),
         )
         if holds
@@ -281,40 +278,43 @@ def writable(path: Path) -> Container:
     return container
 
 
-def _replaceable(path: Path, container: Container) -> bool:
-    """Whether what is at a path may give way: a file to a file, a folder to one of its kind, if it holds nothing else.
-
-    Nobody's notes or training state go with an old folder; a file is known to be meant by its name alone.
-    """
+def _is_replaceable(path: Path, container: Container) -> bool:
+    """Return whether a path may be replaced: a file by a file, a folder by one of its kind if it holds nothing else."""
     if not (container.folder and path.is_dir()):
         return path.is_file() and not container.folder
-    held = [entry.name for entry in path.iterdir()]
-    foreign = [name for name in held if not any(fnmatchcase(name, known) for known in container.entries)]
-    return bool(held) and not foreign and container.matches(path, b"")
+    names = [entry.name for entry in path.iterdir()]
+    foreign = [name for name in names if not any(fnmatchcase(name, known) for known in container.entries)]
+    return bool(names) and not foreign and container.recognises(path, b"")
 
 
-def of_name(path: Path) -> Container | None:
-    """The kind whose ending a name has; the longest ending counts."""
-    named = [(len(ending), c) for c in CONTAINERS for ending in c.endings if path.name.endswith(ending)]
-    return max(named, key=lambda pair: pair[0])[1] if named else None
+def _ending(path: Path) -> tuple[str, Container] | None:
+    """Return the longest ending of a name that selects a container, and the container."""
+    endings = [(ending, c) for c in CONTAINERS for ending in c.endings if path.name.endswith(ending)]
+    return max(endings, key=lambda pair: len(pair[0]), default=None)
+
+
+def for_name(path: Path) -> Container | None:
+    """Return the container that the ending of a name selects; None if there is none."""
+    ending = _ending(path)
+    return ending[1] if ending else None
 
 
 def without_ending(path: Path) -> str:
-    """A name without the ending that names its kind.
+    """Return a name without the ending that selects its container.
 
     Example:
         >>> without_ending(Path("resnet50.keras.weights.h5"))
         'resnet50.keras'
     """
-    endings = [ending for c in CONTAINERS for ending in c.endings if path.name.endswith(ending)]
-    return path.name.removesuffix(max(endings, key=len, default=path.suffix))
+    ending = _ending(path)
+    return path.name.removesuffix(ending[0] if ending else path.suffix)
 
 
 def byte_count(text: str) -> int:
-    """The bytes that a size means: a number with B, KB, MB, GB, or with KiB, MiB, GiB, which count in 1024s.
+    """Return the number of bytes in a size: B, KB, MB and GB count in 1000s, KiB, MiB and GiB in 1024s.
 
     Raises:
-        ValueError: If it is no size, or none of a byte or more.
+        ValueError: If the text is not a size of at least one byte.
 
     Example:
         >>> byte_count("50MB"), byte_count("1.5 GiB")
@@ -323,38 +323,34 @@ def byte_count(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)(i?)B", text.strip(), re.IGNORECASE)
     unit = (1024 if match[3] else 1000) ** " KMG".index(match[2].upper() or " ") if match else 0
     if match is None or (count := int(float(match[1]) * unit)) < 1:
-        raise ValueError(f"{text!r} is no size, such as 500KB, 50MB or 2GiB")
+        raise ValueError(f"{text!r} is not a size, such as 500KB, 50MB or 2GiB")
     return count
 
 
-def write(path: Path, arrays: Arrays, metadata: Mapping[str, str], shard_bytes: int | None = None) -> None:
-    """Write a file or folder of the kind that its ending names: completely, or not at all.
+def write(path: Path, arrays: Arrays, metadata: Metadata, shard_bytes: int | None = None) -> None:
+    """Write a file or folder of the container that the ending of its name selects, completely or not at all.
 
     Args:
         path: The target.
-        arrays: By the names of the dialect.
-        metadata: What a checkpoint says of itself; "dialect" and "config" decide where some kinds put the arrays.
-        shard_bytes: Of arrays in one file, at most; of the kinds that can be split.
+        arrays: Arrays by the names of the dialect.
+        metadata: The metadata of the checkpoint; "dialect" and "config" decide where some containers put the arrays.
+        shard_bytes: The most bytes of arrays in one file, for a container that can be split.
 
     Raises:
-        ConversionError: If the ending names no kind, or the file cannot be written.
+        ConversionError: If the ending selects no container, or the target cannot be written.
     """
     container = writable(path)
-    if shard_bytes is not None and not container.splits:
-        can = ", ".join(ending for c in CONTAINERS if c.splits for ending in c.endings)
-        raise ConversionError(str(path), [f"a {container.name} target is not split; those that are end in {can}"])
+    if shard_bytes is not None and not container.has_shards:
+        endings = ", ".join(ending for c in CONTAINERS if c.has_shards for ending in c.endings)
+        raise ConversionError(str(path), [f"a {container.name} target cannot be split; only {endings} can"])
     if container.dialects and metadata["dialect"] not in container.dialects:
         problem = f"{container.name} files hold {', '.join(container.dialects)}, not {metadata['dialect']}"
         raise ConversionError(str(path), [problem])
     writer = getattr(_module(container.module), container.writer)
-    limits = {"shard_bytes": shard_bytes} if container.splits else {}
+    options = {"shard_bytes": shard_bytes} if container.has_shards else {}
     try:
-        write_atomically(path, lambda temporary: writer(temporary, arrays, metadata, **limits), container.folder)
-    except ConversionError as error:  # which names the temporary file
+        write_atomically(path, lambda temporary: writer(temporary, arrays, metadata, **options), container.folder)
+    except ConversionError as error:  # it names the temporary file
         raise ConversionError(str(path), error.problems, error.advice) from error
-    except Exception as error:  # a full disk is an OSError to one library, and its own error to another
+    except Exception as error:  # a full disk is an OSError in one library, and another error in the next
         raise ConversionError(str(path), [f"it cannot be written: {first_line(error)}"]) from error
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"weights_convert.containers.{name}")

@@ -1,4 +1,4 @@
-"""Zip archives from anywhere: refused before they are unpacked if they climb out or promise more than they hold."""
+"""Checks of zip archives of unknown origin, made before they are unpacked."""
 
 from __future__ import annotations
 
@@ -7,60 +7,58 @@ from pathlib import Path, PurePosixPath
 
 from weights_convert.errors import ConversionError, first_line
 
-MOST_EXPANSION = 32
-"""How often larger than the archive its content may be; weights, which hardly compress, are stored as they are."""
+MAX_EXPANSION = 32
+"""The largest ratio of an archive's content to its size. Weights hardly compress, so that real files are near 1."""
 
 
-def check_archive(path: Path) -> None:
-    """Look at an archive's list of contents.
+def check_directory(path: Path) -> None:
+    """Check the list of contents of an archive.
 
     Raises:
-        ConversionError: If a name leads out of the archive, occurs twice, or the sizes are those of a bomb.
-        zipfile.BadZipFile: If it is none.
+        ConversionError: If an entry's name leads out of the archive or occurs twice, or the sizes are those of a bomb.
+        zipfile.BadZipFile: If the file is not an archive.
     """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    problems = [
-        f"its entry {entry.filename!r} leads out of the archive" for entry in entries if _climbs(entry.filename)
-    ]
     names = [entry.filename for entry in entries]
+    problems = [f"its entry {name!r} leads out of the archive" for name in names if _leads_out(name)]
     problems += [f"it has several entries {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
-    promised, real = sum(entry.file_size for entry in entries), path.stat().st_size
-    if promised > real * MOST_EXPANSION:
-        problems.append(f"it promises {promised:,} bytes and holds {real:,}")
+    promised, size = sum(entry.file_size for entry in entries), path.stat().st_size
+    if promised > size * MAX_EXPANSION:
+        problems.append(f"it promises {promised:,} bytes and holds {size:,}")
     if problems:
         raise ConversionError(str(path), problems)
 
 
 def check_content(path: Path) -> None:
-    """Hold an archive's content against its checksums, for readers that do not.
+    """Check the content of an archive against its checksums, for readers that do not.
 
-    Where all are zero there are none: PyTorch writes such archives after `set_crc32_options(False)`.
+    An archive whose checksums are all zero passes: PyTorch writes such archives after `set_crc32_options(False)`.
 
     Raises:
         ConversionError: If an entry is damaged.
     """
     with zipfile.ZipFile(path) as archive:
-        checked = any(entry.CRC for entry in archive.infolist())
-        damaged = archive.testzip() if checked else None
+        has_checksums = any(entry.CRC for entry in archive.infolist())
+        damaged = archive.testzip() if has_checksums else None
     if damaged is not None:
         raise ConversionError(str(path), [f"its entry {damaged!r} is damaged (the checksum differs)"])
 
 
-def holds(path: Path, name: str) -> bool:
-    """Whether an archive has an entry of that name.
+def has_entry(path: Path, name: str) -> bool:
+    """Return whether an archive has an entry with a name.
 
     Raises:
-        ConversionError: If the list of its contents is damaged, or cut off: it stands at the end.
+        ConversionError: If the list of contents, which stands at the end of the file, is damaged or missing.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return name in archive.namelist()
-    except Exception as error:  # zipfile has an error for no archive, and trips over the fields of a damaged one
-        problem = f"it is no whole zip archive, as PyTorch and Keras write them: {first_line(error)}"
+    except Exception as error:  # BadZipFile, and various errors over the fields of a damaged list
+        problem = f"it is not a complete zip archive, as PyTorch and Keras write them: {first_line(error)}"
         raise ConversionError(str(path), [problem]) from error
 
 
-def _climbs(name: str) -> bool:
+def _leads_out(name: str) -> bool:
     entry = PurePosixPath(name.replace("\\", "/"))
     return entry.is_absolute() or ".." in entry.parts or ":" in name

@@ -1,4 +1,4 @@
-"""Writing completely or not at all: to a temporary place beside the target, renamed into place."""
+"""Writing a file or folder completely or not at all: to a temporary name beside it, then renamed into place."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from pathlib import Path
 def write_atomically(path: Path, write_to: Callable[[Path], None], folder: bool = False) -> None:
     """Let `write_to` write a temporary file or folder beside `path`, then rename it into place.
 
-    Whatever happens, `path` holds its old content or the whole new one, and nothing temporary stays behind but what a
-    killed process leaves under a hidden name. Of a symbolic link, the file that it points to is written.
+    Whatever happens, `path` holds its old content or all of the new. Nothing temporary is left behind, except by a
+    process that is killed: it leaves a hidden name. If `path` is a symbolic link, the file that it points to is
+    replaced.
+
+    Args:
+        path: The target.
+        write_to: Writes to the path that it is given. A file exists there already and is empty; a folder does not.
+        folder: Whether the target is a folder.
     """
     path = path.resolve()
     temporary = path.with_name(f".{secrets.token_hex(4)}.partial")
@@ -38,16 +44,16 @@ def write_atomically(path: Path, write_to: Callable[[Path], None], folder: bool 
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Rename what is written to its name.
+    """Rename the finished file or folder to its final name.
 
-    No call replaces a folder that holds something. Linux exchanges two names at once; elsewhere the old folder steps
-    aside, and a process killed between the two renames leaves both, hidden, beside the target.
+    No system call replaces a folder that is not empty. Linux can exchange two names in one step; elsewhere the old
+    folder is renamed first; a process killed between the two renames leaves both folders, hidden, beside the target.
     """
     if not path.is_dir():
         temporary.replace(path)
         return
-    if _exchanged(temporary, path):
-        return  # the old one now has the temporary's name, and goes with it
+    if _exchange(temporary, path):
+        return  # the old folder now has the temporary name, and is removed under it
     aside = path.with_name(f"{temporary.name}.old")
     path.replace(aside)
     try:
@@ -58,15 +64,15 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
-    """Give two paths each other's names in one step; False where the system, or the place, cannot."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange the names of two paths in one step; return False where the operating or file system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    return rename is not None and rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 def _sync(path: Path) -> None:
-    """See to it that a file, or the names in a folder, outlast a power cut."""
+    """Wait until a file, or the names in a folder, are on the disk and would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

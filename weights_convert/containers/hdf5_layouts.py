@@ -1,19 +1,21 @@
-"""Where Keras puts the arrays of a network inside its HDF5 files.
+"""The places of a network's arrays in Keras 3's HDF5 files.
 
-Keras 3 numbers the layers of a functional model by class ("layers/conv2d_3/vars/0"), those of other models by
-attribute, and the variables of a layer from zero. Here is the way from the dotted names of a dialect to those places,
-and back. Read off files that Keras 3.15 and Keras Hub 0.32 wrote.
+Keras 3 numbers the layers of a functional model by class ("layers/conv2d_3/vars/0"), names those of other models by
+attribute, and numbers the variables of a layer from 0. This module maps the dotted names of a dialect to those places
+and back. It follows files that Keras 3.15 and Keras Hub 0.32 wrote.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from impls.config import ResNetConfig
 from weights_convert.dialects import DIALECTS
-from weights_convert.naming import Dialect, Layout
+from weights_convert.naming import Dialect, Reading, Topology
+from weights_convert.shapes import Shape, expected_shapes
 from weights_convert.table import Kind, Rule
 
 VARIABLES: dict[Kind, tuple[str, ...]] = {
@@ -21,28 +23,38 @@ VARIABLES: dict[Kind, tuple[str, ...]] = {
     "norm": ("gamma", "beta", "moving_mean", "moving_variance"),
     "linear": ("kernel", "bias"),
 }
-"""The variables of a layer in the order in which Keras numbers them."""
+"""The variables of a layer, in the order in which Keras numbers them."""
 
 NAMES_BY_COUNT = {1: VARIABLES["conv"], 2: VARIABLES["conv"], 4: VARIABLES["norm"]}
-"""What the variables of a layer are called, by how many it has: a norm has four, no other layer has more than two."""
+"""The names of a layer's variables, by their number: a norm has four, any other layer one or two."""
 
 CLASSES: dict[Kind, str] = {"conv": "conv2d", "norm": "batch_normalization", "linear": "dense"}
-FUNCTIONAL = re.compile(r"(?:layers/res_net_backbone/)?layers/(conv2d|batch_normalization|dense)(?:_(\d+))?")
-OWN_BLOCK = re.compile(r"layers/bottleneck(?:_(\d+))?/(\w+)")
-"""The places of layers: of a functional model, and of a block of impls.keras, whose blocks are counted through."""
+"""Keras's names for the kinds of layers."""
 
-PLACES_IN_BLOCK = ("conv1", "bn1", "conv2", "bn2", "downsample_conv", "conv3", "downsample_bn", "bn3")
-"""The layers of a block as a functional model lists them: by their distance from the output."""
+FUNCTIONAL_LAYER = re.compile(r"(?:layers/res_net_backbone/)?layers/(conv2d|batch_normalization|dense)(?:_(\d+))?")
+"""The group of a layer of a functional model."""
+
+BOTTLENECK_LAYER = re.compile(r"layers/bottleneck(?:_(\d+))?/(\w+)")
+"""The group of a layer in a block of impls.keras, whose blocks are counted through all stages."""
+
+FUNCTIONAL_ORDER = ("conv1", "bn1", "conv2", "bn2", "downsample_conv", "conv3", "downsample_bn", "bn3")
+"""The layers of a block in the order of a functional model, which is that of their distance from the output."""
+
+PREFIXES = {
+    "keras.applications": ("layers/", "layers/", "layers/"),
+    "keras-hub": ("layers/res_net_backbone/layers/", "layers/", "layers/"),
+}
+"""The prefixes of groups in a functional model: body with a head, body without one, and head."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one array is.
+    """The place of one array in a file.
 
     Attributes:
-        group: Path of its layer's group.
-        index: Its number among the layer's variables.
-        layer: The layer's name, which Keras 3 writes beside the variables.
+        group: Path of the group of its layer.
+        index: Its number among the variables of the layer.
+        layer: The name of the layer, which Keras stores beside the variables.
     """
 
     group: str
@@ -51,43 +63,45 @@ class Place:
 
 
 def places(dialect: Dialect, names: Iterable[str]) -> dict[str, Place]:
-    """The place of every array of a network in a `.weights.h5` file, in the order in which Keras lists its layers.
+    """Return the place of every array of a network in a `.weights.h5` file, in the order of Keras's layers.
+
+    Args:
+        dialect: keras, keras.applications or keras-hub.
+        names: The names of all arrays in that dialect.
 
     Raises:
-        KeyError: If Keras has no such file of that dialect.
+        KeyError: If the dialect is another one.
     """
     readings = dialect.read_names(names)
-    layout = Layout.of(canonical for canonical, _ in readings.values())
-    whole, headless, head = PREFIXES[dialect.name]
-    body = headless if layout.headless else whole
-    numbers: dict[str, dict[Kind, int]] = {}
+    topology = Topology.from_names(canonical for canonical, _ in readings.values())
+    groups: dict[str, str] = {}
     counts: dict[Kind, int] = {"conv": 0, "norm": 0, "linear": 0}
-    found = {}
+    result = {}
     for name in in_model_order(readings):
         canonical, rule = readings[name]
         path, layer = canonical.rpartition(".")[0], name.rpartition(".")[0]
-        if path not in numbers:
-            numbers[path] = {rule.kind: counts[rule.kind]}
+        if path not in groups:
+            if dialect.name == "keras":
+                groups[path] = bottleneck_group(path, topology)
+            else:
+                groups[path] = _functional_group(dialect, rule.kind, counts[rule.kind], topology)
             counts[rule.kind] += 1
-        group = (
-            own_place(path, layout)
-            if dialect.name == "keras"
-            else f"{head if rule.kind == 'linear' else body}{_numbered(CLASSES[rule.kind], numbers[path][rule.kind])}"
-        )
-        found[name] = Place(group, VARIABLES[rule.kind].index(rule.leaf("keras").name), layer)
-    return found
+        result[name] = Place(groups[path], _variable_index(rule), layer)
+    return result
 
 
-PREFIXES = {
-    "keras": ("", "", ""),
-    "keras.applications": ("layers/", "layers/", "layers/"),
-    "keras-hub": ("layers/res_net_backbone/layers/", "layers/", "layers/"),
-}
-"""What stands before the layers of the body, of a body without head, and of the head."""
+def _functional_group(dialect: Dialect, kind: Kind, number: int, topology: Topology) -> str:
+    with_head, headless, head = PREFIXES[dialect.name]
+    body = headless if topology.headless else with_head
+    return f"{head if kind == 'linear' else body}{_numbered(CLASSES[kind], number)}"
 
 
-def in_model_order(readings: Mapping[str, tuple[str, Rule]]) -> list[str]:
-    """The names of a network's arrays in the order of a functional model's layers.
+def _variable_index(rule: Rule) -> int:
+    return VARIABLES[rule.kind].index(rule.leaf("keras").name)
+
+
+def in_model_order(readings: Mapping[str, Reading]) -> list[str]:
+    """Return the names of a network's arrays in the order of a functional model's layers.
 
     Example:
         >>> names = DIALECTS["keras-hub"].read_names(["conv1_bn.gamma", "conv1_conv.kernel"])
@@ -98,87 +112,73 @@ def in_model_order(readings: Mapping[str, tuple[str, Rule]]) -> list[str]:
     def key(name: str) -> tuple[int, ...]:
         canonical, rule = readings[name]
         *block, layer, _ = canonical.split(".")
-        variable = VARIABLES[rule.kind].index(rule.leaf("keras").name)
-        if block:
-            return int(block[0][-1]), int(block[1]), PLACES_IN_BLOCK.index(layer), variable
-        return {"conv1": 0, "bn1": 0, "fc": 5}[layer], 0, PLACES_IN_BLOCK.index(layer) if layer != "fc" else 0, variable
+        if layer == "fc":
+            return 5, 0, 0, _variable_index(rule)
+        stage, number = (int(block[0][-1]), int(block[1])) if block else (0, 0)
+        return stage, number, FUNCTIONAL_ORDER.index(layer), _variable_index(rule)
 
     return sorted(readings, key=key)
 
 
-def own_place(path: str, layout: Layout) -> str:
-    """The group of a layer of impls.keras.
+def bottleneck_group(path: str, topology: Topology) -> str:
+    """Return the group of a layer of impls.keras.
 
     Example:
-        >>> own_place("stage2.0.conv1", Layout())
+        >>> bottleneck_group("stage2.0.conv1", Topology())
         'layers/bottleneck_3/conv1'
     """
     if (match := re.fullmatch(r"stage(\d)\.(\d+)\.(\w+)", path)) is None:
         return path
-    return f"layers/{_numbered('bottleneck', layout.flat(int(match[1]), int(match[2])))}/{match[3]}"
+    return f"layers/{_numbered('bottleneck', topology.flat(int(match[1]), int(match[2])))}/{match[3]}"
 
 
 def _numbered(name: str, number: int) -> str:
     return f"{name}_{number}" if number else name
 
 
-def own_names(groups: Iterable[str]) -> dict[str, str]:
-    """Each group of an impls.keras file with its layer's attribute path, the blocks put into their stages.
+def attribute_paths(groups: Collection[str]) -> dict[str, str]:
+    """Return the attribute path of each layer of an impls.keras model, by its group: the inverse of `bottleneck_group`.
 
     Example:
-        >>> own_names(["conv1", "layers/bottleneck/downsample_conv", "layers/bottleneck_1/conv1"])
-        {'conv1': 'conv1', 'layers/bottleneck/downsample_conv': 'stage1.0.downsample_conv', 'layers/bottleneck_1/conv1': 'stage1.1.conv1'}
-    """  # noqa: E501 (a dictionary is one line)
-    found = {group: OWN_BLOCK.fullmatch(group) for group in groups}
-    numbers = {int(match[1] or 0) for match in found.values() if match}
-    starts = {int(match[1] or 0) for match in found.values() if match and match[2] == "downsample_conv"}
-    layout = Layout.of_blocks(numbers, starts)
-    names = {}
-    for group, match in found.items():
-        if match is None:
-            names[group] = group.replace("/", ".")
-        else:
-            at = layout.block(int(match[1] or 0))
-            names[group] = f"stage{at['stage']}.{at['block']}.{match[2]}"
-    return names
+        >>> attribute_paths(["conv1", "layers/bottleneck/downsample_conv"])
+        {'conv1': 'conv1', 'layers/bottleneck/downsample_conv': 'stage1.0.downsample_conv'}
+    """
+    layers = {group: (int(match[1] or 0), match[2]) for group in groups if (match := BOTTLENECK_LAYER.fullmatch(group))}
+    projecting = {number for number, layer in layers.values() if layer == "downsample_conv"}
+    topology = Topology.from_flat_blocks({number for number, _ in layers.values()}, projecting)
+    paths = {group: group.replace("/", ".") for group in groups}
+    for group, (number, layer) in layers.items():
+        paths[group] = "stage{stage}.{block}.{layer}".format(layer=layer, **topology.stage_and_block(number))
+    return paths
 
 
-def functional_names(groups: Mapping[str, Mapping[int, tuple[int, ...]]]) -> dict[str, str]:
-    """The layers' names in a functional model's file that does not say them: Keras wrote none until 3.6.
+def functional_names(groups: Mapping[str, Mapping[int, Shape]]) -> dict[str, str]:
+    """Return the names of a functional model's layers from their order, for files without names (Keras before 3.6).
 
-    They follow from the order of the layers: every block has one 3x3 convolution, and between two of those stand the
-    last of one block, the first of the next, and the projection where there is one.
+    Every block has one 3x3 convolution. The next block's is the third convolution after it, or the fourth if the block
+    projects its shortcut. This tells the depths, and the depths tell the order of all layers.
 
     Args:
-        groups: Path of each layer's group, with the shapes of its variables by number.
+        groups: For the path of each layer's group, the shapes of its variables by their number.
 
     Returns:
-        Each group with the name that keras.applications, where convolutions have biases, or Keras Hub gives the layer.
+        For each group, the name that keras.applications (if convolutions have biases) or Keras Hub gives the layer.
     """
-    numbered: dict[str, dict[int, str]] = {"conv2d": {}, "batch_normalization": {}, "dense": {}}
-    for group in groups:
-        if match := FUNCTIONAL.fullmatch(group):
-            numbered[match[1]][int(match[2] or 0)] = group
-    convolutions = [numbered["conv2d"][number] for number in sorted(numbered["conv2d"])]
-    wide = [position for position, group in enumerate(convolutions) if groups[group].get(0, ())[:2] == (3, 3)]
-    projecting = [after - here == 4 for here, after in pairwise([*wide, len(convolutions) + 1])]
-    biased = any(len(groups[group]) == 2 for group in convolutions)
+    layers = {group: match.groups() for group in groups if (match := FUNCTIONAL_LAYER.fullmatch(group))}
+    convolutions = sorted((int(number or 0), group) for group, (kind, number) in layers.items() if kind == "conv2d")
+    wide = [at for at, (_, group) in enumerate(convolutions) if groups[group].get(0, ())[:2] == (3, 3)]
+    projecting = [
+        block for block, (at, after) in enumerate(pairwise([*wide, len(convolutions) + 1])) if after - at == 4
+    ]
+    depths = Topology.from_flat_blocks(range(len(wide)), projecting).depths
+    names = {group: group.replace("/", ".") for group in groups}
+    if len(depths) != 4 or projecting[0] != 0:
+        return names  # not a network of this project; the names will have no rule
+    biased = any(len(groups[group]) == 2 for _, group in convolutions)
     dialect = DIALECTS["keras.applications" if biased else "keras-hub"]
-    layers, stage, block = ["conv1"], 0, 0
-    for projects in projecting:
-        stage, block = (stage + 1, 0) if projects else (stage, block + 1)
-        steps = ["conv1", "conv2", "downsample_conv", "conv3"] if projects else ["conv1", "conv2", "conv3"]
-        layers += [f"stage{stage}.{block}.{step}" for step in steps]
-    names = {}
-    for kind, leaf, paths in (
-        ("conv2d", "weight", layers),
-        ("batch_normalization", "weight", [path.replace("conv", "bn") for path in layers]),
-        ("dense", "weight", ["fc"]),
-    ):
-        for number, group in numbered[kind].items():
-            canonical = f"{paths[number]}.{leaf}" if number < len(paths) else ""
-            try:
-                names[group] = dialect.write_name(canonical)[0].rpartition(".")[0]
-            except KeyError:
-                names[group] = group.replace("/", ".")
-    return names
+    written = dialect.write_names(expected_shapes(ResNetConfig(depths=depths, conv_bias=biased))).values()
+    by_key = {}
+    for place in places(dialect, [name for name, _ in written]).values():
+        if match := FUNCTIONAL_LAYER.fullmatch(place.group):
+            by_key[match.groups()] = place.layer
+    return names | {group: by_key[key] for group, key in layers.items() if key in by_key}

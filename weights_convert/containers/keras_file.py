@@ -11,74 +11,72 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from impls.config import ResNetConfig
 from weights_convert.containers import hdf5_file, keras_models
-from weights_convert.containers.archives import check_archive
-from weights_convert.metadata import of_network
+from weights_convert.containers.archives import check_directory
+from weights_convert.containers.contents import Arrays, Contents, Metadata
+from weights_convert.metadata import PACKED, network_metadata, unpack
 
 WEIGHTS = "model.weights.h5"
-OWN_MODEL = "resnet_parity>ResNet"
+REGISTERED_NAME = "resnet_parity>ResNet"
 """The name under which impls.keras registers its model."""
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by dotted name. Of impls.keras's own models, the config says which network it is.
+def read(path: Path) -> Contents:
+    """Read arrays by dotted name. The config of a model of impls.keras tells which network it is.
 
     Raises:
-        ConversionError: If the archive holds what is refused.
+        ConversionError: If the archive holds something that is refused.
     """
-    check_archive(path)
+    check_directory(path)
     with zipfile.ZipFile(path) as archive:
         config = json.loads(archive.read("config.json"))
         arrays, metadata = hdf5_file.read_open(io.BytesIO(archive.read(WEIGHTS)), f"{path}: {WEIGHTS}")
-        if keras_models.METADATA in archive.namelist():
-            metadata = {str(key): str(value) for key, value in json.loads(archive.read(keras_models.METADATA)).items()}
-    return arrays, metadata or _own_metadata(config)
+        if keras_models.METADATA_ENTRY in archive.namelist():
+            metadata = unpack({PACKED: archive.read(keras_models.METADATA_ENTRY).decode()})
+    return arrays, metadata or metadata_from_model(config)
 
 
-def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a whole model.
+def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
+    """Write a whole model, of impls.keras or of keras.applications according to the dialect.
 
     Raises:
-        ConversionError: If it is a model that nobody here knows how to write down.
+        ConversionError: If keras.applications has no such network, or Keras is needed and not installed.
     """
     WRITERS[metadata["dialect"]](path, arrays, metadata)
 
 
-def write_own(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def _write_our_model(path: Path, arrays: Arrays, metadata: Metadata) -> None:
     """Write a model of impls.keras, which Keras loads once `impls.keras` is imported."""
     config = json.loads(metadata["config"])
-    # HDF5 seeks, an archive cannot. A file without a name is not left behind, however the process ends.
+    # HDF5 needs a file that it can seek in. A temporary file without a name never remains, however the process ends.
     with tempfile.TemporaryFile(dir=path.parent) as weights, zipfile.ZipFile(path, "w") as archive:
         hdf5_file.write(weights, arrays, metadata)
         weights.seek(0)
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.12.0"}))
-        archive.writestr("config.json", json.dumps(_own_model(config, metadata["dtype"])))
+        archive.writestr("config.json", json.dumps(_model_config(config, metadata["dtype"])))
         with archive.open(WEIGHTS, "w", force_zip64=True) as entry:
             shutil.copyfileobj(weights, entry)
 
 
-WRITERS = {"keras": write_own, "keras.applications": keras_models.write_archive}
-"""What writes a model, by the dialect of its arrays."""
+WRITERS = {"keras": _write_our_model, "keras.applications": keras_models.write_archive}
+"""The function that writes a model, by the dialect of its arrays."""
 
 
-def _own_model(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """What Keras writes of a model of impls.keras."""
+def _model_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return the config that Keras writes for a model of impls.keras."""
     return {
         "module": "impls.keras.resnet",
         "class_name": "ResNet",
         "config": {"name": "res_net", "config": dict(config) | {"dtype": dtype, "compute_dtype": dtype}},
-        "registered_name": OWN_MODEL,
+        "registered_name": REGISTERED_NAME,
         "build_config": {"input_shape": [None, None, None, config["in_channels"]]},
         "compile_config": {},
     }
 
 
-def _own_metadata(model: Any) -> dict[str, str]:
-    """The metadata that our files have, from the config of a model that Keras saved."""
-    if not isinstance(model, dict) or model.get("registered_name") != OWN_MODEL:
+def metadata_from_model(model: Any) -> dict[str, str]:
+    """Return our metadata from the config of a model that Keras saved; empty if the model is not of impls.keras."""
+    if not isinstance(model, dict) or model.get("registered_name") != REGISTERED_NAME:
         return {}
-    config = ResNetConfig.from_dict(model["config"]["config"])
-    return of_network(config, "keras")
+    return network_metadata(ResNetConfig.from_dict(model["config"]["config"]), "keras")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -11,8 +10,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from weights_convert.containers.trees import unique
-from weights_convert.metadata import packed, unpacked
+from weights_convert.containers.contents import Arrays, Contents, Metadata
+from weights_convert.containers.trees import unique_dict
+from weights_convert.metadata import pack, unpack
 
 DTYPES = {
     "F64": np.float64,
@@ -29,46 +29,49 @@ DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-"""What the format calls the dtypes that NumPy has."""
+"""The dtypes of NumPy by their names in the format."""
 
-OF_PYTORCH = {"format": "pt"}
-"""What transformers wants such a file to say; ours then stands under a key of its own."""
+TRANSFORMERS_FORMAT = {"format": "pt"}
+"""The metadata that transformers requires; ours then stand under a key of their own."""
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by name, and the metadata that the writer left.
+def read(path: Path) -> Contents:
+    """Read arrays by name, and the metadata of the writer.
 
-    The arrays are the file's own pages, read when they are looked at; writing to one changes neither file nor others'.
+    The arrays are pages of the file, loaded when they are used. Writing to one changes neither the file nor the others.
 
     Raises:
-        ValueError: If it holds numbers of a kind that NumPy has not, or a name twice.
+        ValueError: If an array has a dtype that NumPy lacks, or a name occurs twice.
     """
-    with safe_open(path, framework="numpy") as file:  # which makes sure that offsets follow each other to the end
+    with safe_open(path, framework="numpy") as file:  # verifies that the arrays follow each other to the end
         names, metadata = file.offset_keys(), file.metadata() or {}
         slices = {name: file.get_slice(name) for name in names}
-        kinds = {name: (slices[name].get_dtype(), tuple(slices[name].get_shape())) for name in names}
-    if unknown := sorted({dtype for dtype, _ in kinds.values() if dtype not in DTYPES}):
+        dtypes = {name: slices[name].get_dtype() for name in names}
+        shapes = {name: tuple(slices[name].get_shape()) for name in names}
+    if unknown := sorted(set(dtypes.values()) - DTYPES.keys()):
         raise ValueError(f"NumPy has no dtype for {', '.join(unknown)}")
     with path.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        json.loads(opened.read(length), object_pairs_hook=unique)  # of two equal names, the library takes one
+        # The library reads the last of two arrays with one name.
+        json.loads(opened.read(length), object_pairs_hook=unique_dict)
     offset = 8 + length
     content = np.memmap(path, np.uint8, "c") if names else np.empty(0, np.uint8)
     arrays = {}
     for name in names:
-        dtype, shape = np.dtype(DTYPES[kinds[name][0]]), kinds[name][1]
-        end = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
+        dtype = np.dtype(DTYPES[dtypes[name]])
+        end = offset + int(np.prod(shapes[name], dtype=object)) * dtype.itemsize
         stored = np.asarray(content[offset:end])
-        arrays[name] = (stored if offset % dtype.itemsize == 0 else stored.copy()).view(dtype).reshape(shape)
+        aligned = stored if offset % dtype.itemsize == 0 else stored.copy()
+        arrays[name] = aligned.view(dtype).reshape(shapes[name])
         offset = end
-    return arrays, unpacked(metadata)
+    return arrays, unpack(metadata) or metadata
 
 
-def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write arrays and metadata; what is a view in another order is copied into its own."""
+def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
+    """Write arrays and metadata. Views in another axis order are copied into their own order."""
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, dict(metadata))
 
 
-def write_for_transformers(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """The same, in the words that transformers expects."""
-    write(path, arrays, OF_PYTORCH | packed(metadata))
+def write_for_transformers(path: Path, arrays: Arrays, metadata: Metadata) -> None:
+    """Write arrays and metadata as transformers expects them."""
+    write(path, arrays, TRANSFORMERS_FORMAT | pack(metadata))

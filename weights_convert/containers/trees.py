@@ -1,4 +1,4 @@
-"""Nested dictionaries of arrays, as Flax and Orbax store them, and dotted names."""
+"""Nested dictionaries of arrays, as Flax and Orbax store them, and their dotted names."""
 
 from __future__ import annotations
 
@@ -8,66 +8,62 @@ from typing import Any
 import numpy as np
 
 VALUE = "value"
-"""What Flax NNX calls the array of a variable, where a whole state is saved."""
+"""The key under which Flax NNX stores the array of a variable, where a whole state is saved."""
 
 
-def flattened(tree: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Every array with the keys that lead to it, joined by dots; what is empty or None is passed over.
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Yield every array with the keys that lead to it, joined by dots. None and empty containers are skipped.
 
     Raises:
-        ValueError: If something else stands in the tree.
+        ValueError: If the tree holds anything else.
 
     Example:
-        >>> list(flattened({"bn1": {"mean": np.zeros(1)}}))
+        >>> list(flatten({"bn1": {"mean": np.zeros(1)}}))
         [('bn1.mean', array([0.]))]
     """
-    if isinstance(tree, Mapping):
-        if set(tree) == {VALUE} and prefix:
-            yield from flattened(tree[VALUE], prefix)
-            return
-        for key, value in tree.items():
-            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list | tuple):
-        for index, value in enumerate(tree):
-            yield from flattened(value, f"{prefix}.{index}" if prefix else str(index))
+    if isinstance(tree, Mapping) and set(tree) == {VALUE} and prefix:
+        yield from flatten(tree[VALUE], prefix)
+    elif isinstance(tree, Mapping | list | tuple):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(tree, np.ndarray | np.generic | int | float):
         yield prefix, np.asarray(tree)
     elif tree is not None:
-        raise ValueError(f"{prefix!r} is of type {type(tree).__name__}, where an array is expected")
+        raise ValueError(f"{prefix!r} is of type {type(tree).__name__}, expected an array")
 
 
-def unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A dictionary of pairs, none of which hides another.
-
-    Raises:
-        ValueError: If a key occurs twice.
+def nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return nested dictionaries of arrays with dotted names: the inverse of `flatten`.
 
     Example:
-        >>> unique([("bn1.mean", 0.0), ("bn1.mean", 1.0)])
-        Traceback (most recent call last):
-        ...
-        ValueError: it names 'bn1.mean' twice
-    """
-    found: dict[Any, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"it names {key!r} twice")
-        found[key] = value
-    return found
-
-
-def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of `flattened`.
-
-    Example:
-        >>> nested({"bn1.mean": np.zeros(1)})
+        >>> nest({"bn1.mean": np.zeros(1)})
         {'bn1': {'mean': array([0.])}}
     """
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *path, leaf = name.split(".")
         branch = tree
-        for step in path:
-            branch = branch.setdefault(step, {})
+        for key in path:
+            branch = branch.setdefault(key, {})
         branch[leaf] = array
     return tree
+
+
+def unique_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return a dictionary of pairs, in which no pair replaces another.
+
+    Raises:
+        ValueError: If a key occurs twice.
+
+    Example:
+        >>> unique_dict([("bn1.mean", 0.0), ("bn1.mean", 1.0)])
+        Traceback (most recent call last):
+        ...
+        ValueError: the name 'bn1.mean' occurs twice
+    """
+    result: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the name {key!r} occurs twice")
+        result[key] = value
+    return result

@@ -1,7 +1,7 @@
-"""A trial reading in a process of its own, under limits, before a file is read here.
+"""Reading a file on trial: in a process of its own and under limits, before it is read in this one.
 
-HDF5 is a large library in C: a damaged file can end the process, keep it busy for ever, or make it ask for gigabytes
-(seen with HDF5 1.14.6). In a process of its own, such a file costs that process and becomes one clear error.
+HDF5 is a large library in C. A damaged file can crash the process, keep it busy without end, or make it ask for
+gigabytes (seen with HDF5 1.14.6). On trial, such a file costs that process only, and becomes one clear error.
 """
 
 from __future__ import annotations
@@ -18,83 +18,82 @@ from typing import Any
 
 from weights_convert.errors import ConversionError, first_line
 
-MOST_MEMORY = 2**30
-"""Address space beside 40 times the file's size, to which its arrays may expand; the libraries take a third of this."""
+MAX_MEMORY = 2**30
+"""Bytes of address space beside 40 times the size of the file, for its arrays; the libraries take a third of this."""
 
-MOST_SECONDS = 5
-"""Of a processor, beside one for every 10 MB: a file of 100 MB takes a tenth of a second."""
+MAX_SECONDS = 5
+"""Seconds of processor time beside one for every 10 MB. Reading a file of 100 MB takes a tenth of a second."""
 
-LONGEST_WAIT = 120.0
-"""Seconds by the clock, beside ten for each of a processor: for a machine that has other things to do."""
+MAX_WAIT = 120.0
+"""Seconds by the clock beside ten for each second of processor time, for a machine that is busy with other work."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class TrialFailed(RuntimeError):
-    """The reading process failed; the message says how."""
+    """The process that reads a file on trial failed; the message says how."""
 
 
 def read_on_trial(module: str, function: str, path: Path) -> None:
-    """Have a reader read a file in another process, and forget what it read.
+    """Let another process read a file, and discard what it read.
 
     Args:
-        module: By its full name.
-        function: In it, taking a path.
+        module: The full name of a module.
+        function: The name of a function in it that takes a path.
         path: The file.
 
     Raises:
-        ConversionError: If the reader refuses the file.
-        TrialFailed: If it fails on it, crashes, or takes too long or too much memory.
+        ConversionError: If the function refuses the file.
+        TrialFailed: If it raises another error, crashes, or takes too long or too much memory.
     """
     size = path.stat().st_size
-    seconds, memory = MOST_SECONDS + size // 10_000_000, MOST_MEMORY + 40 * size
-    program = f"import sys; from {__name__} import answer; answer(*sys.argv[1:])"
+    seconds, memory = MAX_SECONDS + size // 10_000_000, MAX_MEMORY + 40 * size
+    program = f"import sys; from {__name__} import read_under_limits; read_under_limits(*sys.argv[1:])"
     command = [sys.executable, "-c", program, module, function, os.fspath(path), str(seconds), str(memory)]
-    places = os.pathsep.join(filter(None, [os.fspath(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
-    endless = f"reading it does not come to an end in {seconds} s"
+    search_path = os.pathsep.join(filter(None, [os.fspath(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
+    endless = f"reading it does not end within {seconds} s"
     try:
-        wait = LONGEST_WAIT + 10 * seconds
-        done = subprocess.run(command, capture_output=True, timeout=wait, env=environment, text=True)
+        wait = MAX_WAIT + 10 * seconds
+        process = subprocess.run(command, capture_output=True, timeout=wait, env=environment, text=True)
     except subprocess.TimeoutExpired as error:
         raise TrialFailed(endless) from error
-    if done.returncode < 0:
-        by = signal.Signals(-done.returncode)
-        crash = f"the library that reads it crashes ({by.name})"
-        raise TrialFailed(endless if by.name in ("SIGXCPU", "SIGKILL") else crash)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise TrialFailed(f"the process that was to read it failed: {last}")
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if said["problems"]:
-        raise ConversionError(str(path), said["problems"], said["advice"])
-    if said["error"]:
-        raise TrialFailed(said["error"])
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise TrialFailed(endless if name in ("SIGXCPU", "SIGKILL") else f"the library that reads it crashes ({name})")
+    if process.returncode:
+        last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise TrialFailed(f"the process that reads it on trial failed: {last_line}")
+    outcome: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    if outcome["problems"]:
+        raise ConversionError(str(path), outcome["problems"], outcome["advice"])
+    if outcome["error"]:
+        raise TrialFailed(outcome["error"])
 
 
-def answer(module: str, function: str, path: str, seconds: str, memory: str) -> None:
-    """Read under limits, and say on standard output what spoke against it."""
+def read_under_limits(module: str, function: str, path: str, seconds: str, memory: str) -> None:
+    """Read a file under limits, and print the outcome as a line of JSON. This runs in the process of the trial."""
     read = getattr(importlib.import_module(module), function)
-    _limit(int(seconds), int(memory))
-    say: dict[str, Any] = {"problems": [], "advice": "", "error": ""}
+    _set_limits(int(seconds), int(memory))
+    outcome: dict[str, Any] = {"problems": [], "advice": "", "error": ""}
     try:
         read(Path(path))
     except ConversionError as error:
-        say |= {"problems": error.problems, "advice": error.advice}
+        outcome |= {"problems": error.problems, "advice": error.advice}
     except MemoryError:
-        say["error"] = f"it asks for more than {int(memory):,} bytes of memory"
-    except Exception as error:  # each library has its own; whatever it is, the file could not be read
-        say["error"] = first_line(error)
-    sys.stdout.write(json.dumps(say) + "\n")
+        outcome["error"] = f"reading it asks for more than {int(memory):,} bytes of memory"
+    except Exception as error:  # whatever the library raises, the file cannot be read
+        outcome["error"] = first_line(error)
+    sys.stdout.write(json.dumps(outcome) + "\n")
 
 
-def _limit(seconds: int, memory: int) -> None:
-    """Give this process so much more time and address space than it has, where the system can; and no core file."""
+def _set_limits(seconds: int, memory: int) -> None:
+    """Limit the further processor time and address space of this process, where the system can; write no core file."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        used = int(sum(os.times()[:2]) + 1)
-        for kind, most in (("CORE", 0), ("CPU", used + seconds), ("AS", held + memory)):
+        address_space = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        used_seconds = int(sum(os.times()[:2]) + 1)
+        for kind, limit in (("CORE", 0), ("CPU", used_seconds + seconds), ("AS", address_space + memory)):
             number = getattr(resource, f"RLIMIT_{kind}")
-            resource.setrlimit(number, (most, resource.getrlimit(number)[1]))
+            resource.setrlimit(number, (limit, resource.getrlimit(number)[1]))

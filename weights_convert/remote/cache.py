@@ -1,82 +1,83 @@
-"""Files from the network, checked and kept, so that each is fetched once."""
+"""The cache of single files: each is fetched once, verified, and kept."""
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
+from weights_convert import containers
 from weights_convert.errors import ConversionError, first_line
-from weights_convert.packages import needed
-from weights_convert.remote.download import Part, Wanted
-from weights_convert.remote.download import download as fetch_into
+from weights_convert.remote.download import PartialFile, RemoteFile, download
 
 CACHE = "~/.cache/resnet-parity/files"
 CACHE_VARIABLE = "RESNET_PARITY_CACHE"
-"""Where files are kept, and the environment variable that says otherwise."""
+"""The folder of the cache, and the environment variable that names another one."""
+
+LONGEST_NAME = 255
+"""Characters of a file name that common file systems accept."""
 
 
-def fetch_file(wanted: Wanted, shown: bool, cache: Path | None) -> Path:
-    """A single file, from the cache or from the network."""
-    pooch = needed("pooch", "hub", wanted.address)
-    folder = cache or Path(os.environ.get(CACHE_VARIABLE) or CACHE).expanduser()
-    name = pooch.utils.unique_file_name(wanted.url)  # starts with the hash of the address
-    part = Part(folder / f"{name[:32]}.part", folder / f"{name[:32]}.version")
+def fetch_file(file: RemoteFile, show_progress: bool, cache: Path | None) -> Path:
+    """Return the path of a file in the cache, and fetch it first if it is not there or not what it should be.
 
-    def download(url: str, target: str, _: Any) -> None:
-        """What pooch calls for a file that it has not, with a temporary name."""
-        fetch_into(wanted, part, shown)
-        try:
-            wanted.check(part.file)
-            part.file.replace(target)
-        finally:
-            part.discard()
+    Args:
+        file: The file.
+        show_progress: Whether to show a progress bar.
+        cache: The folder of the cache; None for the default.
 
+    Raises:
+        ConversionError: If the file cannot be fetched, is not what it should be, or cannot be kept.
+    """
+    folder = (cache or Path(os.environ.get(CACHE_VARIABLE) or CACHE).expanduser()).resolve()
+    url_hash = hashlib.md5(file.url.encode(), usedforsecurity=False).hexdigest()
+    kept = folder / f"{url_hash}-{urlsplit(file.url).path.rpartition('/')[2][len(url_hash) + 1 - LONGEST_NAME :]}"
+    partial = PartialFile(folder / f"{url_hash}.part", folder / f"{url_hash}.version")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / f"{name[:32]}.lock"), _quiet(pooch.get_logger()):
-            kept = folder / name
-            if kept.exists() and not _is(kept, wanted):
-                kept.unlink()
-            return Path(pooch.retrieve(wanted.url, None, name, folder, downloader=download))
-    except OSError as error:
-        problem = f"it cannot be kept in {str(folder)!r}: {first_line(error)}"
-        raise ConversionError(wanted.address, [problem], f"Name another folder with {CACHE_VARIABLE}.") from error
+        with _lock(folder / f"{url_hash}.lock"):
+            if not kept.exists() or _error(kept, file):
+                download(file, partial, show_progress)
+                try:
+                    if error := _error(partial.content, file):
+                        raise error
+                    partial.content.replace(kept)
+                finally:
+                    partial.discard()
+    except OSError as failure:
+        problem = f"it cannot be kept in {str(folder)!r}: {first_line(failure)}"
+        raise ConversionError(file.address, [problem], f"Name another folder with {CACHE_VARIABLE}.") from failure
+    return kept
 
 
-def _is(file: Path, wanted: Wanted) -> bool:
+def _error(path: Path, file: RemoteFile) -> ConversionError | None:
+    """Return why a path does not hold the expected file: it is of no kind that can be read, or has another hash."""
     try:
-        wanted.check(file)
-    except ConversionError:
-        return False
-    return True
+        containers.recognise(path)
+    except ConversionError as error:
+        return ConversionError(file.address, error.problems)
+    if file.digest is None:
+        return None
+    algorithm, _, digits = file.digest.partition(":")
+    with path.open("rb") as opened:
+        actual = hashlib.file_digest(opened, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    if actual.startswith(digits):
+        return None
+    problem = f"its {algorithm} is {actual[: len(digits)]}, expected {digits}"
+    return ConversionError(file.address, [problem], "It was damaged on its way, or is not the file it should be.")
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Wait until no other process fetches the same file; where the system cannot tell, do not."""
+def _lock(path: Path) -> Iterator[None]:
+    """Wait until no other process fetches the same file, where the operating system has locks for that."""
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    with lock.open("w") as file:
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep what a library would say of its success from standard error."""
-
-    def warnings(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING
-
-    logger.addFilter(warnings)
-    try:
-        yield
-    finally:
-        logger.removeFilter(warnings)

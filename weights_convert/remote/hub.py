@@ -1,4 +1,4 @@
-"""Files of repositories on the Hugging Face hub."""
+"""Files of repositories on the Hugging Face hub, through huggingface_hub."""
 
 from __future__ import annotations
 
@@ -12,113 +12,138 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from weights_convert.containers.folders import WHOLE
+from weights_convert.containers.configs import CONFIG
+from weights_convert.containers.transformers_folder import INDEX_ENDING, WHOLE
 from weights_convert.errors import ConversionError, first_line
-from weights_convert.packages import needed
+from weights_convert.packages import import_optional
 
-CONFIG = "config.json"
 HUB_ADDRESS = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<file>.*))?")
 
 
-def fetch_hub(address: str, shown: bool, cache: Path | None) -> Path:
-    """A file of a repository on the hub, with its shards if it is an index of some."""
+def fetch_from_hub(address: str, show_progress: bool, cache: Path | None) -> Path:
+    """Fetch a file of a repository, and the shards if it is an index; without a file name, the preferred of `WHOLE`.
+
+    Raises:
+        ConversionError: If the address has another form, or the file cannot be fetched.
+    """
     match = HUB_ADDRESS.fullmatch(address)
     if match is None:
-        problem = "hf://organisation/name is expected, with @revision and /file behind it if need be"
+        problem = "expected hf://organisation/name, optionally followed by @revision and /file"
         raise ConversionError(address, [problem], "In a revision, write %2F for a slash.")
-    hub = Hub(address, match["repository"], unquote(match["revision"] or "main"), cache)
-    with nullcontext() if shown else _without_bars(needed("huggingface_hub.utils", "hub", address)):
-        file, path = hub.first((match["file"],) if match["file"] else WHOLE)
-        if file.endswith(".index.json"):
-            hub.shards(file, path)
+    repository = Repository(address, match["repository"], unquote(match["revision"] or "main"), cache)
+    with nullcontext() if show_progress else _without_progress_bars(address):
+        file, path = repository.fetch_first((match["file"],) if match["file"] else WHOLE)
+        if file.endswith(INDEX_ENDING):
+            repository.fetch_shards(file, path)
     return path
 
 
-def fetch_config(address: str, file: Path, cache: Path | None = None) -> Path | None:
-    """The `config.json` beside a file that came from the hub, of the same commit; None where there is none.
+def fetch_config(address: str, path: Path, cache: Path | None = None) -> Path | None:
+    """Fetch the `config.json` beside a file of the hub, of the same commit.
 
     Args:
-        address: Of the file; one of no hub has nothing beside it.
-        file: Where `fetch` has put it.
-        cache: As given to `fetch`.
+        address: The address of the file.
+        path: The path that `fetch` returned for it.
+        cache: The folder that `fetch` was given.
+
+    Returns:
+        The path of the config; None if there is none, or the address is not one of the hub.
 
     Raises:
-        ConversionError: If there may be one, and it cannot be had.
+        ConversionError: If the hub cannot be asked.
     """
     if (match := HUB_ADDRESS.fullmatch(address)) is None:
         return None
     folder = (match["file"] or "").rpartition("/")[0]
-    commit = file.parents[len(Path(folder).parts)].name
-    hub = Hub(address, match["repository"], commit, cache)
+    commit = path.parents[len(Path(folder).parts)].name
+    repository = Repository(address, match["repository"], commit, cache)
     try:
-        with _without_bars(needed("huggingface_hub.utils", "hub", address)):
-            return hub.download(f"{folder}/{CONFIG}" if folder else CONFIG, commit)
-    except needed("huggingface_hub.errors", "hub", address).EntryNotFoundError:
+        with _without_progress_bars(address):
+            return repository.download(f"{folder}/{CONFIG}" if folder else CONFIG, commit)
+    except _hub(address).errors.EntryNotFoundError:
         return None
 
 
+def _hub(address: str) -> Any:
+    import_optional("huggingface_hub.errors", "hub", address)
+    return import_optional("huggingface_hub", "hub", address)
+
+
 @dataclass(frozen=True)
-class Hub:
-    """A repository on the Hugging Face hub, or on the server that HF_ENDPOINT names.
+class Repository:
+    """A repository on the hub, or on the server that HF_ENDPOINT names.
 
     Attributes:
-        address: As the user typed it, for messages.
-        repository: Organisation and name.
+        address: The address as the user typed it, for messages.
+        name: Organisation and name.
         revision: A branch, tag or commit.
-        cache: Where to keep files; None for the hub's own place.
+        cache: The folder to keep files in; None for the hub's own cache.
     """
 
     address: str
-    repository: str
+    name: str
     revision: str
     cache: Path | None
 
-    def first(self, files: tuple[str, ...]) -> tuple[str, Path]:
-        """The first of these files that is there, and where it is now.
+    def fetch_first(self, files: tuple[str, ...]) -> tuple[str, Path]:
+        """Fetch the first of some files that the repository has, and return its name and its path on this machine.
 
         Raises:
-            ConversionError: If none is there, or the hub cannot be asked.
+            ConversionError: If it has none of them, or the hub cannot be asked.
         """
-        errors: list[Exception] = []
+        errors = _hub(self.address).errors
+        failures: list[Exception] = []
+        unreachable: list[Exception] = []
         for file in files:
             try:
-                # Once the hub has not answered, asking it for the other files would take as long again.
-                return file, self.download(file, self.revision, offline=any(map(self._unreachable, errors)))
-            except self._errors().EntryNotFoundError as error:
-                errors.append(error)
-        raise self._refusal(next(filter(self._unreachable, errors), errors[0]), files)
+                # Once the hub has not answered, asking it for the next file would take as long again.
+                return file, self.download(file, self.revision, offline=bool(unreachable))
+            except errors.EntryNotFoundError as error:
+                (unreachable if isinstance(error, errors.LocalEntryNotFoundError) else failures).append(error)
+        raise self._refusal((unreachable or failures)[0], files)
 
-    def shards(self, index: str, path: Path) -> None:
-        """Fetch all that an index names, of the same commit.
+    def fetch_shards(self, index: str, path: Path) -> None:
+        """Fetch every file that an index lists, of the same commit.
+
+        Args:
+            index: The name of the index in the repository.
+            path: Its path on this machine.
 
         Raises:
-            ConversionError: If it is no index, names files elsewhere, or one cannot be had.
+            ConversionError: If it is not an index, lists files elsewhere, or one of them cannot be fetched.
         """
         commit, folder = path.parents[index.count("/")].name, index.rpartition("/")[0]
         try:
-            named = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+            shards = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ConversionError(self.address, [f"{index} is no index of shards"]) from error
-        if elsewhere := [shard for shard in named if not re.fullmatch(r"\w[\w.-]*\.\w+", str(shard))]:
+            raise ConversionError(self.address, [f"{index} is not an index of shards"]) from error
+        if elsewhere := [shard for shard in shards if not re.fullmatch(r"\w[\w.-]*\.\w+", str(shard))]:
             raise ConversionError(self.address, [f"the shard {shard!r} is not beside {index}" for shard in elsewhere])
-        for shard in named:
+        for shard in shards:
             file = f"{folder}/{shard}" if folder else shard
             try:
                 self.download(file, commit)
-            except self._errors().EntryNotFoundError as error:
+            except _hub(self.address).errors.EntryNotFoundError as error:
                 raise self._refusal(error, (file,)) from error
 
     def download(self, file: str, revision: str, offline: bool = False) -> Path:
-        """A file, from the hub's cache or the network.
+        """Return the path of a file, from the cache or the network.
+
+        Args:
+            file: The name of the file in the repository.
+            revision: A branch, tag or commit.
+            offline: Whether to look in the cache only.
 
         Raises:
-            EntryNotFoundError: The hub's own: there is no such file, or none in the cache and no hub to ask.
-            ConversionError: For whatever else.
+            huggingface_hub.errors.EntryNotFoundError: If there is no such file, or it is not in the cache and the hub
+                cannot be asked.
+            ConversionError: For any other reason.
         """
+        hub = _hub(self.address)
         try:
             return Path(
-                needed("huggingface_hub", "hub", self.address).hf_hub_download(
-                    self.repository,
+                hub.hf_hub_download(
+                    self.name,
                     file,
                     revision=revision,
                     cache_dir=self.cache and self.cache / "hub",
@@ -126,58 +151,54 @@ class Hub:
                     local_files_only=offline,
                 )
             )
-        except self._errors().EntryNotFoundError:
+        except hub.errors.EntryNotFoundError:
             raise
-        except Exception as error:  # the hub's own, its HTTP library's, and the system's
+        except Exception as error:  # the hub's errors, those of its HTTP library, and those of the system
             raise self._refusal(error, (file,)) from error
 
-    def _errors(self) -> Any:
-        return needed("huggingface_hub.errors", "hub", self.address)
-
-    def _unreachable(self, error: Exception) -> bool:
-        return isinstance(error, self._errors().LocalEntryNotFoundError)
-
     def _refusal(self, error: Exception, files: tuple[str, ...]) -> ConversionError:
-        """What to tell the user: the first row that fits."""
-        theirs = self._errors()
-        page = f"https://huggingface.co/{self.repository}"
-        offline = needed("huggingface_hub.constants", "hub", self.address).HF_HUB_OFFLINE
-        silent = "is switched off (HF_HUB_OFFLINE)" if offline else "cannot be reached"
+        """Return the error to raise for one of the hub's: the first row that fits."""
+        errors = _hub(self.address).errors
+        page = f"https://huggingface.co/{self.name}"
+        offline = import_optional("huggingface_hub.constants", "hub", self.address).HF_HUB_OFFLINE
+        state = "is switched off (HF_HUB_OFFLINE)" if offline else "cannot be reached"
         rows: tuple[tuple[type[Exception], str, str], ...] = (
             (
-                theirs.GatedRepoError,
-                "its owner decides who may have it (it is gated)",
+                errors.GatedRepoError,
+                "its owner grants access to it on request (it is gated)",
                 f"Ask for access at {page}, then log in with `hf auth login`, or set HF_TOKEN.",
             ),
             (
-                theirs.RepositoryNotFoundError,
-                f"the hub has no repository {self.repository}, or none that you may see",
+                errors.RepositoryNotFoundError,
+                f"the hub has no repository {self.name}, or it is private",
                 "Check the name; for a private one, log in with `hf auth login`, or set HF_TOKEN.",
             ),
             (
-                theirs.RevisionNotFoundError,
+                errors.RevisionNotFoundError,
                 f"the repository has no revision {self.revision!r}",
                 f"Its branches, tags and commits are at {page}/commits.",
             ),
             (
-                theirs.LocalEntryNotFoundError,
-                f"the hub {silent}, and the file is not in its cache",
+                errors.LocalEntryNotFoundError,
+                f"the hub {state}, and the file is not in its cache",
                 "Unset HF_HUB_OFFLINE." if offline else "Check the connection, and HF_ENDPOINT if it is set.",
             ),
             (
-                theirs.EntryNotFoundError,
+                errors.EntryNotFoundError,
                 f"the repository has no {' or '.join(files)}",
-                f"See {page}/tree/{self.revision} for what it has, and put /file behind the address.",
+                f"Its files are at {page}/tree/{self.revision}; append one to the address, as in /model.bin.",
             ),
-            (Exception, f"the hub did not give {files[0]}: {first_line(error)}", ""),
         )
-        _, problem, advice = next(row for row in rows if isinstance(error, row[0]))
-        return ConversionError(self.address, [problem], advice)
+        for kind, problem, advice in rows:
+            if isinstance(error, kind):
+                return ConversionError(self.address, [problem], advice)
+        return ConversionError(self.address, [f"the hub did not give {files[0]}: {first_line(error)}"])
 
 
 @contextmanager
-def _without_bars(utilities: Any) -> Iterator[None]:
-    """Switch the hub's bars off, unless they are already, or the user said to keep them."""
+def _without_progress_bars(address: str) -> Iterator[None]:
+    """Switch the hub's progress bars off for a while, unless they are off, or the user's setting decides."""
+    utilities = import_optional("huggingface_hub.utils", "hub", address)
     if utilities.are_progress_bars_disabled() or os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"):
         yield
         return

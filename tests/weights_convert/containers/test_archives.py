@@ -1,4 +1,4 @@
-"""Archives: entries that climb out or occur twice, bombs and damaged bytes are refused."""
+"""Zip archives: entries that lead out or occur twice, bombs and damaged bytes are refused."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from pathlib import Path
 import pytest
 
 from weights_convert import ConversionError
-from weights_convert.containers.archives import check_archive, check_content, holds
+from weights_convert.containers.archives import check_content, check_directory, has_entry
 
 
 def make(path: Path, names: list[str], content: bytes = b"some bytes") -> Path:
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        warnings.simplefilter("ignore", UserWarning)  # that a name is there twice
+        warnings.simplefilter("ignore", UserWarning)  # a name that occurs twice
         for name in names:
             archive.writestr(name, content)
     return path
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "/a", "..\\a", "C:\\a"])
-def test_an_entry_that_climbs_out_is_refused(name: str, tmp_path: Path):
+def test_an_entry_that_leads_out_is_refused(name: str, tmp_path: Path):
     with pytest.raises(ConversionError, match="leads out of the archive"):
-        check_archive(make(tmp_path / "a.keras", ["config.json", name]))
+        check_directory(make(tmp_path / "a.keras", ["config.json", name]))
 
 
-def test_a_name_that_is_there_twice_is_refused(tmp_path: Path):
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path):
     with pytest.raises(ConversionError, match=r"it has several entries 'config\.json'"):
-        check_archive(make(tmp_path / "a.keras", ["config.json", "config.json"]))
+        check_directory(make(tmp_path / "a.keras", ["config.json", "config.json"]))
 
 
 def test_a_bomb_is_refused(tmp_path: Path):
     with pytest.raises(ConversionError, match="it promises 10,000,000 bytes and holds"):
-        check_archive(make(tmp_path / "a.keras", ["a"], bytes(10_000_000)))
+        check_directory(make(tmp_path / "a.keras", ["a"], bytes(10_000_000)))
 
 
 def test_a_plain_archive_passes(tmp_path: Path):
     path = make(tmp_path / "a.keras", ["config.json", "folder/a..b"])
-    check_archive(path)
+    check_directory(path)
     check_content(path)
-    assert holds(path, "config.json")
-    assert not holds(path, "model.weights.h5")
+    assert has_entry(path, "config.json")
+    assert not has_entry(path, "model.weights.h5")
 
 
 def test_damaged_content_is_refused(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The containers: bits survive each, whatever is damaged is refused, and a failed write leaves no trace."""
+"""The containers: each keeps every bit, damaged files are refused, and a failed write leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -21,23 +21,27 @@ from weights_convert.inspection import FLOATS
 
 MakeBits = Callable[..., np.ndarray]
 BitsOf = Callable[..., object]
-OURS = [container for container in CONTAINERS if not container.dialects or set(container.dialects) - {*container.built}]
-"""Those that are written here, of networks of any size; the others are tested with their libraries."""
+OURS = [
+    container
+    for container in CONTAINERS
+    if not container.dialects or set(container.dialects) - {*container.library_only}
+]
+"""The containers that hold networks of any size; the others are tested with the libraries that write them."""
 ENDINGS = [ending for container in OURS for ending in container.endings]
-FREE = [ending for container in CONTAINERS for ending in container.endings if not container.dialects]
+ANY_NAMES = [ending for container in CONTAINERS for ending in container.endings if not container.dialects]
 """The endings of containers that hold arrays of any name."""
 
 FOLDERS = [ending for container in OURS for ending in container.endings if container.folder]
 
 each_folder = pytest.mark.parametrize("ending", FOLDERS)
 each_ending = pytest.mark.parametrize("ending", ENDINGS)
-each_free_ending = pytest.mark.parametrize("ending", FREE)
+each_ending_for_any_names = pytest.mark.parametrize("ending", ANY_NAMES)
 Save = Callable[[Path], None]
 
 
 @pytest.fixture
 def save(checkpoint_of: Callable[..., Checkpoint]) -> Save:
-    """Writes a tiny network, in a dialect that the path's container holds."""
+    """A function that writes a tiny network to a path, in a dialect that its container holds."""
 
     def save(path: Path) -> None:
         dialects = containers.writable(path).dialects
@@ -46,14 +50,14 @@ def save(checkpoint_of: Callable[..., Checkpoint]) -> Save:
     return save
 
 
-@each_free_ending
+@each_ending_for_any_names
 @given(
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
     dtype=st.sampled_from(FLOATS),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=25, deadline=None)
-def test_bits_survive(
+def test_every_bit_is_kept(
     ending: str,
     shape: tuple[int, ...],
     dtype: str,
@@ -64,20 +68,20 @@ def test_bits_survive(
 ):
     path = tmp_path_factory.getbasetemp() / f"bits{ending}"
     array = random_bits(shape, dtype, seed)
-    arrays = {"as it is": array, "turned": array.T, "every second": array[..., ::2], "ä.\n": array[:1]}
+    arrays = {"plain": array, "transposed": array.T, "strided": array[..., ::2], "ä.\n": array[:1]}
     containers.write(path, arrays, {})
     assert bits_of(containers.read(path)[0]) == bits_of(arrays)
 
 
 @each_ending
-def test_metadata_are_kept_where_the_container_says_so(ending: str, save: Save, tmp_path: Path):
+def test_metadata_are_kept_if_the_container_says_so(ending: str, save: Save, tmp_path: Path):
     save(tmp_path / f"a{ending}")
     kept = containers.read(tmp_path / f"a{ending}")[1].get("variant") == "v1.5"
     assert kept is next(c for c in CONTAINERS if ending in c.endings).keeps_metadata
 
 
 @each_ending
-def test_a_file_is_known_by_its_content(ending: str, save: Save, bits_of: BitsOf, tmp_path: Path):
+def test_a_file_is_recognised_by_its_content(ending: str, save: Save, bits_of: BitsOf, tmp_path: Path):
     save(tmp_path / f"a{ending}")
     arrays = containers.read(tmp_path / f"a{ending}")[0]
     (tmp_path / f"a{ending}").rename(tmp_path / "a.other")
@@ -92,7 +96,7 @@ def test_a_truncated_file_is_refused(ending: str, kept: float, save: Save, tmp_p
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
-    with pytest.raises(ConversionError, match=r"it is no whole .+: \S"):
+    with pytest.raises(ConversionError, match=r"it is not a complete .+: \S"):
         containers.read(path)
 
 
@@ -107,19 +111,19 @@ def test_a_truncated_file_is_refused(ending: str, kept: float, save: Save, tmp_p
             b"GIF89a",
             r"it is of no kind that can be read \(safetensors, .*PyTorch, .*\); it starts with b'GIF89a'",
         ),
-        (b"\x89HDF\r\n\x1a\n", "it is no whole Keras HDF5 file"),
-        (b"\x81\xa1a", "it is no whole msgpack file"),
-        (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "it is no whole safetensors file"),
-        (b"PK\x03\x04 and no more", "it is no whole zip archive, as PyTorch and Keras write them: File is not"),
+        (b"\x89HDF\r\n\x1a\n", "it is not a complete Keras HDF5 file"),
+        (b"\x81\xa1a", "it is not a complete msgpack file"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "it is not a complete safetensors file"),
+        (b"PK\x03\x04 and no more", "it is not a complete zip archive, as PyTorch and Keras write them: File is not"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(content: bytes, problem: str, tmp_path: Path):
+def test_other_files_are_refused(content: bytes, problem: str, tmp_path: Path):
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(ConversionError, match=problem):
         containers.read(tmp_path / "a.pth")
 
 
-def test_what_cannot_be_opened_is_refused(tmp_path: Path):
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path):
     with pytest.raises(ConversionError, match="cannot be opened: No such file"):
         containers.read(tmp_path / "none.pth")
     with pytest.raises(ConversionError, match="it is a folder of no kind that can be read"):
@@ -127,7 +131,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path):
 
 
 class TestAWriteThatFails:
-    """Midway, like a full disk; the error is each library's own."""
+    """A write that fails midway, as on a full disk; each library raises its own error."""
 
     @pytest.fixture(params=[OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed\n\nat 1")])
     def failing(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -151,7 +155,7 @@ class TestAWriteThatFails:
             containers.write(tmp_path / "a.safetensors", {"a": np.zeros(2)}, {})
         assert list(tmp_path.iterdir()) == []
 
-    def test_is_not_an_error_of_its_own_when_interrupted(self, tmp_path: Path):
+    def test_leaves_no_new_file_when_interrupted(self, tmp_path: Path):
         def interrupted(path: Path) -> None:
             path.write_bytes(b"half of it")
             raise KeyboardInterrupt
@@ -163,7 +167,7 @@ class TestAWriteThatFails:
 
 class TestATarget:
     def test_of_no_known_ending_is_refused(self, tmp_path: Path):
-        with pytest.raises(ConversionError, match=r"known are \.safetensors, .*\.pth, .*\.h5"):
+        with pytest.raises(ConversionError, match=r"can be written \(\.safetensors, .*\.pth, .*\.h5"):
             containers.write(tmp_path / "a.npz", {}, {})
 
     def test_in_no_directory_is_refused(self, tmp_path: Path):
@@ -171,26 +175,24 @@ class TestATarget:
             containers.write(tmp_path / "none" / "a.pth", {}, {})
         assert list(tmp_path.iterdir()) == []
 
-    def test_that_is_no_file_is_left_alone(self, tmp_path: Path):
+    def test_that_is_not_a_file_is_left_alone(self, tmp_path: Path):
         (tmp_path / "a.pth").mkdir()
         os.mkfifo(tmp_path / "b.pth")
         (tmp_path / "c.pth").symlink_to(tmp_path / "b.pth")
         for name in ("a.pth", "b.pth", "c.pth"):
-            with pytest.raises(
-                ConversionError, match="there is something that is no file of this kind, and is left alone"
-            ):
+            with pytest.raises(ConversionError, match="something else has this name, and is left alone"):
                 containers.write(tmp_path / name, {}, {})
         assert stat.S_ISFIFO((tmp_path / "b.pth").stat().st_mode)
 
     def test_that_is_write_protected_is_left_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         path = tmp_path / "a.safetensors"
         path.write_bytes(b"old")
-        monkeypatch.setattr(os, "access", lambda *_: False)  # an administrator may write to protected files
+        monkeypatch.setattr(os, "access", lambda *_: False)  # root may write to protected files
         with pytest.raises(ConversionError, match="it is write-protected"):
             containers.write(path, {"a": np.zeros(2)}, {})
         assert path.read_bytes() == b"old"
 
-    def test_in_a_directory_that_takes_no_files_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_in_a_read_only_directory_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         def touch(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
@@ -198,7 +200,7 @@ class TestATarget:
         with pytest.raises(ConversionError, match="it cannot be written: Permission denied"):
             containers.write(tmp_path / "a.safetensors", {"a": np.zeros(2)}, {})
 
-    def test_that_is_a_link_stays_one(self, tmp_path: Path):
+    def test_that_is_a_symbolic_link_stays_one(self, tmp_path: Path):
         (tmp_path / "real").mkdir()
         (tmp_path / "a.safetensors").symlink_to(tmp_path / "real" / "a.safetensors")
         containers.write(tmp_path / "a.safetensors", {"a": np.ones(2)}, {})
@@ -206,7 +208,7 @@ class TestATarget:
         assert list(containers.read(tmp_path / "real" / "a.safetensors")[0]) == ["a"]
 
     @each_ending
-    def test_is_as_readable_as_any_new_file(self, ending: str, save: Save, tmp_path: Path):
+    def test_has_the_permissions_of_any_new_file(self, ending: str, save: Save, tmp_path: Path):
         (tmp_path / "plain").touch()
         (tmp_path / "folder").mkdir()
         save(tmp_path / f"a{ending}")
@@ -214,10 +216,10 @@ class TestATarget:
         assert (tmp_path / f"a{ending}").stat().st_mode == plain.stat().st_mode
 
     @each_folder
-    def test_that_is_a_folder_of_its_kind_is_replaced_whole(
+    def test_that_is_a_folder_of_its_kind_is_replaced(
         self, ending: str, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path
     ):
-        path, dialect = tmp_path / f"a{ending}", containers.of_name(Path(ending)).dialects[0]
+        path, dialect = tmp_path / f"a{ending}", containers.for_name(Path(ending)).dialects[0]
         for seed in (0, 1):
             checkpoint_of(dialect=dialect, seed=seed).save(path)
         expected = checkpoint_of(seed=1).content_hash()
@@ -226,7 +228,7 @@ class TestATarget:
 
     @each_folder
     @pytest.mark.parametrize("foreign", [["notes.txt"], ["training", "state.bin"], []])
-    def test_that_is_a_folder_of_anything_else_is_left_alone(
+    def test_that_is_a_folder_with_other_files_is_left_alone(
         self, ending: str, foreign: list[str], save: Save, tmp_path: Path
     ):
         path = tmp_path / f"a{ending}"
@@ -234,24 +236,24 @@ class TestATarget:
         for name in foreign:
             (path / name).touch()
         before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(ConversionError, match="there is something that is no file of this kind"):
+        with pytest.raises(ConversionError, match="something else has this name"):
             save(path)
         assert sorted(tmp_path.rglob("*")) == before
 
     @each_folder
     def test_that_is_a_file_is_not_replaced_by_a_folder(self, ending: str, save: Save, tmp_path: Path):
         (tmp_path / f"a{ending}").write_text("notes")
-        with pytest.raises(ConversionError, match="there is something that is no file of this kind"):
+        with pytest.raises(ConversionError, match="something else has this name"):
             save(tmp_path / f"a{ending}")
         assert (tmp_path / f"a{ending}").read_text() == "notes"
 
-    def test_that_is_a_folder_comes_back_if_it_cannot_be_replaced(
+    def test_that_is_a_folder_is_restored_if_it_cannot_be_replaced(
         self, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         path = tmp_path / "a.transformers"
         save(path)
         before = sorted(tmp_path.rglob("*"))
-        monkeypatch.setattr(atomic, "_exchanged", lambda one, other: False)  # as where there is no such call
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)  # as on a system without this call
         rename = Path.replace
 
         def replace(self: Path, target: Path) -> Path:
@@ -265,34 +267,36 @@ class TestATarget:
         assert sorted(tmp_path.rglob("*")) == before
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs a call that exchanges two names")
-    def test_that_is_a_folder_is_never_away(self, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        """No rename leads to or from it: a kill between two of them would leave none."""
+    def test_that_is_a_folder_exists_at_every_moment(self, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """It is never renamed, since a kill between two renames would leave no folder of that name."""
         path = tmp_path / "a.transformers"
         save(path)
         renamed: list[Path] = []
         rename = Path.replace
-        monkeypatch.setattr(Path, "replace", lambda one, other: (renamed.append(Path(other)), rename(one, other))[1])
+        monkeypatch.setattr(Path, "replace", lambda old, new: (renamed.append(Path(new)), rename(old, new))[1])
         save(path)
         assert path not in renamed
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.transformers"]
 
     @each_folder
-    def test_that_is_a_folder_is_replaced_where_names_cannot_be_exchanged(
+    def test_that_is_a_folder_is_replaced_without_exchanging_names(
         self,
         ending: str,
         checkpoint_of: Callable[..., Checkpoint],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ):
-        monkeypatch.setattr(atomic, "_exchanged", lambda one, other: False)
-        self.test_that_is_a_folder_of_its_kind_is_replaced_whole(ending, checkpoint_of, tmp_path)
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+        self.test_that_is_a_folder_of_its_kind_is_replaced(ending, checkpoint_of, tmp_path)
 
-    def test_of_another_dialect_s_container_is_refused(self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
+    def test_whose_container_cannot_hold_the_dialect_is_refused(
+        self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path
+    ):
         with pytest.raises(ConversionError, match=r"Keras HDF5 files hold keras, .*keras-hub, not torchvision"):
             checkpoint_of(dialect="torchvision").save(tmp_path / "a.weights.h5")
         assert list(tmp_path.iterdir()) == []
 
-    def test_is_replaced_whole(self, tmp_path: Path, checkpoint_of: Callable[..., Checkpoint]):
+    def test_that_is_a_file_is_replaced(self, tmp_path: Path, checkpoint_of: Callable[..., Checkpoint]):
         path = tmp_path / "a.safetensors"
         path.write_bytes(b"old" * 1_000_000)
         checkpoint_of().save(path)

@@ -1,4 +1,4 @@
-"""HDF5 files: what leads elsewhere or promises more than is stored is refused before it is read."""
+"""HDF5 files: links, arrays in other files and arrays larger than their bytes are refused before they are read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def second_name(file: h5py.File) -> None:
     file["again"] = file["conv1/vars/0"]
 
 
-def circle(file: h5py.File) -> None:
+def cycle(file: h5py.File) -> None:
     file["conv1/above"] = file["conv1"]
 
 
@@ -57,12 +57,12 @@ def deep(file: h5py.File) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "problem"),
+    ("damage", "problem"),
     [
-        (external_link, r"'/elsewhere' is a link to elsewhere \(ExternalLink\), which is not followed"),
-        (soft_link, r"'/again' is a link to elsewhere \(SoftLink\)"),
+        (external_link, r"'/elsewhere' is a link \(ExternalLink\), and links are not followed"),
+        (soft_link, r"'/again' is a link \(SoftLink\), and"),
         (second_name, "is a second name of another object"),
-        (circle, "is a second name of another object"),
+        (cycle, "is a second name of another object"),
         (virtual_array, "'/a' is stored in another file"),
         (external_array, "'/a' is stored in another file"),
         (never_written, "'/a' promises 4,398,046,511,104 bytes and holds 0"),
@@ -72,21 +72,21 @@ def deep(file: h5py.File) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_no_plain_array_of_its_own_is_refused(
-    spoil: Callable[[h5py.File], None], problem: str, checkpoint_of: MakeCheckpoint, tmp_path: Path
+def test_anything_but_plain_arrays_is_refused(
+    damage: Callable[[h5py.File], None], problem: str, checkpoint_of: MakeCheckpoint, tmp_path: Path
 ):
     path = tmp_path / "a.weights.h5"
     checkpoint_of(dialect="keras").save(path)
     load(path)
     with h5py.File(path, "r+") as file:
-        spoil(file)
+        damage(file)
     with pytest.raises(ConversionError, match=problem):
         containers.read(path)
 
 
 @pytest.mark.parametrize("number", ["\N{ARABIC-INDIC DIGIT ZERO}", "\N{SUPERSCRIPT TWO}", "00", "-0", "9"])
-def test_another_number_is_another_name(number: str, checkpoint_of: MakeCheckpoint, tmp_path: Path):
-    """Python takes some of these for the number 0."""
+def test_other_spellings_of_a_number_are_not_read_as_one(number: str, checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    """`int` accepts some of these as the number 0."""
     path = tmp_path / "a.weights.h5"
     checkpoint_of(dialect="keras").save(path)
     with h5py.File(path, "r+") as file:
@@ -95,27 +95,25 @@ def test_another_number_is_another_name(number: str, checkpoint_of: MakeCheckpoi
         load(path)
 
 
-def test_two_bytes_of_no_dtype_are_bfloat16_only_where_they_are_said_to_be(
-    checkpoint_of: MakeCheckpoint, tmp_path: Path
-):
+def test_two_bytes_of_no_kind_are_bfloat16_only_if_marked(checkpoint_of: MakeCheckpoint, tmp_path: Path):
     path = tmp_path / "a.weights.h5"
     checkpoint_of(dialect="keras", dtype="bfloat16").save(path)
     assert load(path).dtypes() == ["bfloat16"]
     with h5py.File(path, "r+") as file:
         del file["conv1/vars/0"].attrs["dtype"]
-    with pytest.raises(ConversionError, match=r"'conv1\.kernel' holds void16, where one of bfloat16"):
+    with pytest.raises(ConversionError, match=r"'conv1\.kernel' is void16; weights are bfloat16"):
         load(path)
 
 
-def test_an_optimizer_is_left_out_and_said_to_be(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+def test_an_optimizer_is_dropped_with_the_reason(checkpoint_of: MakeCheckpoint, tmp_path: Path):
     path = tmp_path / "a.weights.h5"
     checkpoint_of(dialect="keras").save(path)
     with h5py.File(path, "r+") as file:
         file["optimizer/vars/0"], file["optimizer/vars/1"] = 7, np.float32(0.1)
-    assert inspect(path).dropped == {f"optimizer.{number}": "the optimizer's state" for number in (0, 1)}
+    assert inspect(path).dropped == {f"optimizer.{number}": "the state of the optimizer" for number in (0, 1)}
 
 
-def test_names_of_a_long_list_are_read_as_keras_2_splits_them(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+def test_a_long_list_of_names_is_read_as_keras_2_splits_it(checkpoint_of: MakeCheckpoint, tmp_path: Path):
     path = tmp_path / "a.h5"
     checkpoint = checkpoint_of(dialect="transformers-tf")
     checkpoint.save(path)

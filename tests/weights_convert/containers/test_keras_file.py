@@ -1,4 +1,4 @@
-"""`.keras` files: read without building what they describe, and written without Keras for impls.keras alone."""
+"""`.keras` files: read without building a layer, and written without Keras for models of impls.keras."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MakeCheckpoint = Callable[..., Checkpoint]
 
 
 def test_a_layer_that_would_run_code_is_not_built(checkpoint_of: MakeCheckpoint, tmp_path: Path):
-    """Its config is data to us, even where it asks Keras for a Lambda layer."""
+    """The config is only data, even if it would make Keras build a Lambda layer."""
     checkpoint = checkpoint_of(dialect="keras")
     checkpoint.save(tmp_path / "a.keras")
     evil = {"class_name": "Lambda", "module": "keras.layers", "config": {"function": "__import__('os').abort()"}}
@@ -29,40 +29,42 @@ def test_a_layer_that_would_run_code_is_not_built(checkpoint_of: MakeCheckpoint,
 
 
 def test_the_config_tells_the_network(checkpoint_of: MakeCheckpoint, tmp_path: Path):
-    """As in files that Keras itself saves, which have no metadata of ours."""
+    """Files that Keras itself saves have no metadata of ours."""
     config = replace(VARIANTS["v1"], depths=(2, 1, 1, 1), width=4, num_classes=5)
     checkpoint = replace(checkpoint_of(), config=config)
     arrays = checkpoint.to("keras").arrays
     keras_file.write(tmp_path / "a.keras", arrays, checkpoint.to("keras").metadata())
     with zipfile.ZipFile(tmp_path / "a.keras") as archive:
         model = json.loads(archive.read("config.json"))
-    assert keras_file._own_metadata(model)["variant"] == "v1"
-    assert keras_file._own_metadata({"registered_name": "other>Model"}) == {}
-    assert keras_file._own_metadata([]) == {}
+    assert keras_file.metadata_from_model(model)["variant"] == "v1"
+    assert keras_file.metadata_from_model({"registered_name": "other>Model"}) == {}
+    assert keras_file.metadata_from_model([]) == {}
 
 
-def test_another_model_is_not_written(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+def test_another_dialect_is_refused(checkpoint_of: MakeCheckpoint, tmp_path: Path):
     with pytest.raises(ConversionError, match=r"files hold keras, keras\.applications, not keras-hub"):
         checkpoint_of(dialect="keras-hub").save(tmp_path / "a.keras")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_truncated_one_is_no_pytorch_file(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+def test_a_truncated_file_is_not_taken_for_pytorchs(checkpoint_of: MakeCheckpoint, tmp_path: Path):
     checkpoint_of(dialect="keras").save(tmp_path / "a.keras")
     content = (tmp_path / "a.keras").read_bytes()
     (tmp_path / "a.keras").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ConversionError, match="it is no whole zip archive, as PyTorch and Keras write them"):
+    with pytest.raises(ConversionError, match="it is not a complete zip archive, as PyTorch and Keras write them"):
         containers.read(tmp_path / "a.keras")
 
 
-def test_a_lying_archive_is_refused_without_repeating_it(checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
-    """zipfile shows the name that it finds, and that is as long as the archive says."""
+def test_a_message_does_not_repeat_a_damaged_archive(checkpoint_of: Callable[..., Checkpoint], tmp_path: Path):
+    """zipfile prints the name in the file, which is as long as the archive claims."""
     path = tmp_path / "a.keras"
     checkpoint_of(dialect="keras").save(path)
     content = bytearray(path.read_bytes())
     name = content.index(b"config.json")
     content[name - 4 : name - 2] = (60_000).to_bytes(2, "little")  # the length of the name, in the entry's own header
     path.write_bytes(content)
-    with pytest.raises(ConversionError, match="it is no whole Keras archive file: File name in directory") as refusal:
+    with pytest.raises(
+        ConversionError, match="it is not a complete Keras archive file: File name in directory"
+    ) as refusal:
         load(path)
     assert len(str(refusal.value)) < 1000

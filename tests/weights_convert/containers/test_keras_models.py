@@ -1,4 +1,4 @@
-"""Whole models that only their libraries write: what is refused needs no library; what they write, they load."""
+"""Models of keras.applications and Keras Hub: refused without importing the library, and loaded by it as written."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from weights_convert.cli import dialect_of_name
 
 MakeCheckpoint = Callable[..., Checkpoint]
 LIMIT = 1e-12
-"""Relative L2 in float64, as for the peers."""
+"""Largest relative L2 error in float64, as in test_peers.py."""
 
 KERAS = replace(VARIANTS["keras"], num_classes=7)
 WIDE = replace(VARIANTS["v1.5"], depths=(2, 1, 1, 1), num_classes=7)
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     @pytest.mark.parametrize(
         ("ending", "config", "problem"),
         [
             (
                 ".keras",
                 replace(KERAS, depths=(2, 1, 1, 1)),
-                "has ResNet50, ResNet101, ResNet152, none of 2, 1, 1, 1 bl",
+                "has depths (3, 4, 6, 3) or (3, 4, 23, 3) or (3, 8, 36, 3); it cannot have (2, 1, 1, 1)",
             ),
-            (".keras", replace(KERAS, width=4), "keras.applications' ResNet is of width 64; it cannot be of 4"),
-            (".model.h5", VARIANTS["v1.5"], "keras.applications' ResNet is of variant keras; it cannot be of v1.5"),
-            (".keras-hub", VARIANTS["v1"], "Keras Hub's ResNetBackbone is of variant v1.5; it cannot be of v1"),
-            (".keras-hub", replace(WIDE, width=4), "Keras Hub's ResNetBackbone is of width 64; it cannot be of 4"),
+            (".keras", replace(KERAS, width=4), "keras.applications' ResNet has width 64; it cannot have 4"),
+            (".model.h5", VARIANTS["v1.5"], "keras.applications' ResNet has variant keras; it cannot have v1.5"),
+            (".keras-hub", VARIANTS["v1"], "Keras Hub's ResNetBackbone has variant v1.5; it cannot have v1"),
+            (".keras-hub", replace(WIDE, width=4), "Keras Hub's ResNetBackbone has width 64; it cannot have 4"),
         ],
     )
-    def test_a_network_that_the_library_has_not(
+    def test_a_network_that_the_library_lacks(
         self,
         ending: str,
         config: ResNetConfig,
@@ -69,7 +69,7 @@ class TestWhatIsRefused:
         ],
     )
     @pytest.mark.parametrize("mixed", [False, True])
-    def test_without_the_library_or_in_two_dtypes(
+    def test_a_missing_library_and_mixed_dtypes(
         self,
         ending: str,
         dialect: str,
@@ -88,7 +88,7 @@ class TestWhatIsRefused:
         without(monkeypatch, package)
         with pytest.raises(ConversionError) as error:
             checkpoint.save(tmp_path / f"a{ending}")
-        expected = f"it needs {package}, which is not installed\npip install 'resnet-parity[{extra}]'"
+        expected = f"it needs {package}, which is not installed\nInstall it with: pip install 'resnet-parity[{extra}]'"
         expected = "the arrays are float32 and float64, and Keras builds a model in one dtype" if mixed else expected
         assert expected in str(error.value)
         assert list(tmp_path.iterdir()) == []
@@ -104,12 +104,12 @@ class TestWhatIsRefused:
         ("a.transformers", "transformers"),
     ],
 )
-def test_the_name_tells_the_dialect(name: str, dialect: str):
+def test_the_name_states_the_dialect(name: str, dialect: str):
     assert dialect_of_name(Path(name)).name == dialect
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    """As on a machine where these are not installed."""
+    """Pretend that some packages are not installed."""
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
 
@@ -140,17 +140,17 @@ class TestKerasApplications:
             model = keras.saving.load_model(named, compile=False)
         got = keras.ops.convert_to_numpy(model(image.transpose(0, 2, 3, 1), training=False))
         expected = logits_of(weights, image)
-        if classes:  # the library's own ends in a softmax
+        if classes:  # the model of keras.applications ends in a softmax
             powers = np.exp(expected - expected.max(axis=1, keepdims=True))
             expected = powers / powers.sum(axis=1, keepdims=True)
         assert distance(got, expected) < LIMIT
         read = load(named)
         assert read.content_hash() == weights.content_hash()
-        assert (read.recognised_by, read.changes) == ("its metadata", weights.changes)
+        assert (read.recognised_by, read.changes) == ("from its metadata", weights.changes)
 
     @pytest.mark.parametrize("ending", [".keras", ".model.h5"])
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-    def test_holds_every_dtype(self, ending: str, dtype: str, tmp_path: Path):
+    def test_keeps_every_dtype(self, ending: str, dtype: str, tmp_path: Path):
         weights = cast(synthetic_weights(KERAS, seed=3), dtype)
         weights.to("keras.applications").save(tmp_path / f"a{ending}")
         assert load(tmp_path / f"a{ending}").content_hash() == weights.content_hash()
@@ -163,7 +163,7 @@ class TestKerasHub:
     )
     def test_loads_our_preset(self, depths: tuple[int, ...], classes: int, image: np.ndarray, tmp_path: Path):
         weights = cast(synthetic_weights(replace(WIDE, depths=depths, num_classes=classes), seed=3), "float64")
-        for _ in range(2):  # the second replaces the first
+        for _ in range(2):  # the second preset replaces the first
             weights.to("keras-hub").save(tmp_path / "a.keras-hub")
         assert [path.name for path in tmp_path.iterdir()] == ["a.keras-hub"]
         import keras
@@ -173,21 +173,21 @@ class TestKerasHub:
             import keras_hub
 
             library = keras_hub.models.ImageClassifier if classes else keras_hub.models.ResNetBackbone
-            model = library.from_preset(str(tmp_path / "a.keras-hub"), dtype="float64")  # else in float32
-        held = model(image.transpose(0, 2, 3, 1), training=False)
-        got = keras.ops.convert_to_numpy(held if classes else keras.ops.mean(held, axis=(1, 2)))
+            model = library.from_preset(str(tmp_path / "a.keras-hub"), dtype="float64")  # the default is float32
+        output = model(image.transpose(0, 2, 3, 1), training=False)
+        got = keras.ops.convert_to_numpy(output if classes else keras.ops.mean(output, axis=(1, 2)))
         assert distance(got, logits_of(weights, image)) < LIMIT
         read = load(tmp_path / "a.keras-hub")
-        assert (read.recognised_by, read.content_hash()) == ("its metadata", weights.content_hash())
+        assert (read.recognised_by, read.content_hash()) == ("from its metadata", weights.content_hash())
 
-    def test_its_file_of_the_backbone_is_read_alone(self, tmp_path: Path):
+    def test_the_backbone_file_is_read_alone(self, tmp_path: Path):
         weights = synthetic_weights(WIDE, seed=3)
         weights.to("keras-hub").save(tmp_path / "a.keras-hub")
         backbone = load(tmp_path / "a.keras-hub" / "model.weights.h5", variant="v1.5")
         assert backbone.config == replace(WIDE, num_classes=0)
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-    def test_holds_every_dtype(self, dtype: str, tmp_path: Path):
+    def test_keeps_every_dtype(self, dtype: str, tmp_path: Path):
         weights = cast(synthetic_weights(WIDE, seed=3), dtype)
         weights.to("keras-hub").save(tmp_path / "a.keras-hub")
         assert containers.recognise(tmp_path / "a.keras-hub").name == "Keras Hub preset"

@@ -1,4 +1,4 @@
-"""msgpack files: as Flax writes them, and nothing but arrays."""
+"""msgpack files: read and written byte for byte as Flax does, and refused if they hold anything but arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weights_convert.containers import msgpack_file
 TREE = {"params": {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}, "batch_stats": {"0": {"b": np.float16(2)}}}
 
 
-def test_flax_s_own_bytes_are_read_and_written(tmp_path: Path):
+def test_the_bytes_are_those_of_flax(tmp_path: Path):
     (tmp_path / "a.msgpack").write_bytes(flax.serialization.to_bytes(TREE))
     arrays, _ = containers.read(tmp_path / "a.msgpack")
     assert list(arrays) == ["params.a", "batch_stats.0.b"]
@@ -28,23 +28,23 @@ def array(shape: object, dtype: str, data: bytes) -> msgpack.ExtType:
 
 
 @pytest.mark.parametrize(
-    ("held", "problem"),
+    ("content", "problem"),
     [
-        ({"a": msgpack.ExtType(2, b"")}, "Flax's type 2, which is no array"),
+        ({"a": msgpack.ExtType(2, b"")}, "Flax's type 2, which is not an array"),
         ({"a": array([-1], "float32", bytes(8))}, r"an array of the shape \[-1\]"),
-        ({"a": array([2], "f4,f4", bytes(16))}, "'f4,f4', which is no dtype's name"),
+        ({"a": array([2], "f4,f4", bytes(16))}, "'f4,f4', which is not the name of a dtype"),
         ({"a": array([3], "float32", bytes(8))}, "cannot reshape"),
-        ({"a": "a text"}, "'a' is of type str, where an array is expected"),
+        ({"a": "a text"}, "'a' is of type str, expected an array"),
     ],
 )
-def test_what_is_no_array_is_refused(held: object, problem: str, tmp_path: Path):
-    (tmp_path / "a.msgpack").write_bytes(msgpack.packb(held))
-    with pytest.raises(ConversionError, match=f"it is no whole msgpack file: .*{problem}"):
+def test_anything_but_an_array_is_refused(content: object, problem: str, tmp_path: Path):
+    (tmp_path / "a.msgpack").write_bytes(msgpack.packb(content))
+    with pytest.raises(ConversionError, match=f"it is not a complete msgpack file: .*{problem}"):
         containers.read(tmp_path / "a.msgpack")
 
 
-def test_a_name_that_is_there_twice_is_refused(tmp_path: Path):
-    one = msgpack.packb(array([1], "float32", bytes(4)))
-    (tmp_path / "a.msgpack").write_bytes(b"\x82" + b"\xa1a" + one + b"\xa1a" + one)
-    with pytest.raises(ConversionError, match="it names 'a' twice"):
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path):
+    packed = msgpack.packb(array([1], "float32", bytes(4)))
+    (tmp_path / "a.msgpack").write_bytes(b"\x82" + b"\xa1a" + packed + b"\xa1a" + packed)
+    with pytest.raises(ConversionError, match="the name 'a' occurs twice"):
         containers.read(tmp_path / "a.msgpack")

@@ -1,4 +1,4 @@
-"""Orbax folders: what is damaged in them is told, and nothing else is."""
+"""Orbax folders: damage becomes one error, without warnings or tracebacks beside it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def folder(tmp_path: Path, checkpoint_of: Callable[..., Checkpoint]) -> Path:
 
 
 def test_a_damaged_list_of_arrays_is_one_error_without_a_warning(folder: Path, recwarn: pytest.WarningsRecorder):
-    """Orbax begins to look at the arrays before the bad one, and drops that."""
-    listed = folder / "_METADATA"
-    before, kind, after = listed.read_text().rpartition('"np.ndarray"')
-    listed.write_text(f'{before}"{kind[4:]}{after}')
-    with pytest.raises(ConversionError, match="it is no whole Orbax folder: its _METADATA cannot be read"):
+    """Orbax starts to read the arrays before the damaged entry, and drops those coroutines."""
+    metadata = folder / "_METADATA"
+    before, kind, after = metadata.read_text().rpartition('"np.ndarray"')
+    metadata.write_text(f'{before}"{kind[4:]}{after}')
+    with pytest.raises(ConversionError, match="it is not a complete Orbax folder: its _METADATA cannot be read"):
         load(folder)
     gc.collect()
     assert not recwarn.list
 
 
-def test_no_flipped_bit_of_its_data_changes_a_number_unnoticed(folder: Path, checkpoint_of: Callable[..., Checkpoint]):
-    """Orbax itself has no checksum of them; the hash in our metadata has."""
+def test_a_flipped_bit_never_changes_a_number_unnoticed(folder: Path, checkpoint_of: Callable[..., Checkpoint]):
+    """Orbax has no checksum of the arrays; the content hash in our metadata protects them."""
     data = max(folder.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
-    whole, random, refused = data.read_bytes(), Random(0), 0
+    content, random, refused = data.read_bytes(), Random(0), 0
     for _ in range(12):
-        place = random.randrange(len(whole))
-        data.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        place = random.randrange(len(content))
+        data.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         try:
             assert load(folder, variant="v1.5").content_hash() == checkpoint_of().content_hash()
         except ConversionError:
@@ -45,10 +45,10 @@ def test_no_flipped_bit_of_its_data_changes_a_number_unnoticed(folder: Path, che
     assert refused > 6
 
 
-def test_what_cannot_be_read_is_one_error_though_other_arrays_are_still_being_read(
+def test_an_array_that_cannot_be_read_is_one_error_while_others_are_still_being_read(
     tmp_path: Path, checkpoint_of: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
 ):
-    """On the real network, whose last arrays are read when the error of the first is told."""
+    """In the full-size network, the last arrays are still being read when the first one fails."""
     checkpoint_of(named_config("v1.5"), dialect="flax").save(tmp_path / "a.orbax")
     data = max((tmp_path / "a.orbax").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     with data.open("r+b") as file:
@@ -56,7 +56,7 @@ def test_what_cannot_be_read_is_one_error_though_other_arrays_are_still_being_re
         file.write(bytes(data.stat().st_size // 2))
     ignored: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)
-    with pytest.raises(ConversionError, match="it is no whole Orbax file"):
+    with pytest.raises(ConversionError, match="it is not a complete Orbax file"):
         load(tmp_path / "a.orbax")
     gc.collect()
     assert not ignored

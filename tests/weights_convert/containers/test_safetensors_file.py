@@ -1,4 +1,4 @@
-"""safetensors files: the library's own are read, and ours are read by the library."""
+"""safetensors files: we read the files of the library, and the library reads ours."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_a_file_written_from_tensors_is_read(tmp_path: Path):
 def test_a_file_of_ours_is_read_into_tensors(tmp_path: Path, random_bits: Callable[..., np.ndarray]):
     array = random_bits((4, 5), "bfloat16", 0)
     safetensors_file.write(tmp_path / "a.safetensors", {"a": array.T}, {})
-    held = load_file(tmp_path / "a.safetensors")["a"]
-    assert held.dtype is torch.bfloat16
-    np.testing.assert_array_equal(held.view(torch.int16).numpy(), array.T.view(np.int16))
+    tensor = load_file(tmp_path / "a.safetensors")["a"]
+    assert tensor.dtype is torch.bfloat16
+    np.testing.assert_array_equal(tensor.view(torch.int16).numpy(), array.T.view(np.int16))
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_a_file_of_ours_is_read_into_tensors(tmp_path: Path, random_bits: Callab
         b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}',
         b'{"a":',
     ],
-    ids=["a name twice", "more numbers than bytes", "unknown dtype", "no JSON"],
+    ids=["duplicate-name", "more-numbers-than-bytes", "unknown-dtype", "not-json"],
 )
 def test_a_damaged_header_is_refused(header: bytes, tmp_path: Path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
-    with pytest.raises(ConversionError, match="it is no whole safetensors file"):
+    with pytest.raises(ConversionError, match="it is not a complete safetensors file"):
         containers.read(path)

@@ -1,4 +1,4 @@
-"""The trial reading: a reader that crashes, stalls or grows costs its own process, and becomes one clear error."""
+"""Reading on trial: a reader that crashes, stalls or takes memory ends only its own process, with one clear error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_file_that_can_be_read_passes(file: Path):
     trial.read_on_trial(__name__, "reads", file)
 
 
-def test_a_refusal_arrives_whole(file: Path):
+def test_a_refusal_arrives_with_all_problems_and_advice(file: Path):
     with pytest.raises(ConversionError) as raised:
         trial.read_on_trial(__name__, "refuses", file)
     assert raised.value.problems == ("one thing", "another")
@@ -64,22 +64,22 @@ def test_a_refusal_arrives_whole(file: Path):
     [
         ("fails", "'of some library"),
         ("crashes", r"crashes \(SIGSEGV\)"),
-        ("stalls", "does not come to an end in 1 s"),
+        ("stalls", "reading it does not end within 1 s"),
         ("grows", "asks for more than [0-9,]+ bytes of memory"),
-        ("ends", "the process that was to read it failed: it said nothing"),
+        ("ends", "the process that reads it on trial failed: no message"),
     ],
 )
-def test_each_failure_is_told(function: str, message: str, file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trial, "MOST_SECONDS", 1)
+def test_each_failure_is_reported(function: str, message: str, file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trial, "MAX_SECONDS", 1)
     with pytest.raises(trial.TrialFailed, match=message):
         trial.read_on_trial(__name__, function, file)
 
 
-def test_containers_are_read_so_and_say_which_kind_failed(file: Path, monkeypatch: pytest.MonkeyPatch):
+def test_containers_are_read_on_trial_and_named_in_the_error(file: Path, monkeypatch: pytest.MonkeyPatch):
     def crash(module: str, function: str, path: Path) -> None:
         raise trial.TrialFailed("the library that reads it crashes (SIGSEGV)")
 
     monkeypatch.setattr(containers, "read_on_trial", crash)
     file.write_bytes(containers.HDF5)
-    with pytest.raises(ConversionError, match="no whole Keras HDF5 file: the library that reads it crashes"):
+    with pytest.raises(ConversionError, match="not a complete Keras HDF5 file: the library that reads it crashes"):
         containers.read(file)

@@ -1,4 +1,4 @@
-"""A server on this machine, and an empty cache, for each test."""
+"""A server on this machine and an empty cache for each test."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch):
+def _short_waits(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(download, "FIRST_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(download, "SILENCE_SECONDS", 5.0)
-    monkeypatch.setattr(download, "CHUNK", 512)
+    monkeypatch.setattr(download, "CHUNK_BYTES", 512)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A server on this machine that serves, stalls, breaks off, lies and recovers."""
+"""A server on this machine whose answers a test chooses: complete, interrupted, stalled or wrong ones."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ FILE = "/models/resnet50.safetensors"
 
 
 class Server(ThreadingHTTPServer):
-    """What answers on this machine, and all that it was asked.
+    """A server that records every request.
 
-    Each request is answered by the first of `answers` for its path, which goes, unless it is the last.
+    A request is answered by the first of `answers` for its path. The answer is then removed, unless it is the last.
     """
 
     daemon_threads = True
@@ -46,17 +46,17 @@ class Server(ThreadingHTTPServer):
         self.default: Callable[[Handler], None] = lambda handler: handler.say(404)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is none of the server's business."""
+        """Ignore clients that close the connection."""
 
     def ranges(self) -> list[str | None]:
-        """From where each request wanted the file."""
+        """Return the range that each request asked for."""
         return [headers.get("Range") for _, _, headers in self.asked]
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body leave together, so that nobody waits for the second packet
+    wbufsize = -1  # head and body are sent together, so that no client waits for the second packet
 
     def do_GET(self) -> None:
         self.server.asked.append((self.command, self.path, dict(self.headers)))
@@ -66,13 +66,13 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Standard error is the tests'."""
+        """Keep standard error free for the tests."""
 
     def say(self, status: int, body: bytes = b"", **headers: str) -> None:
-        """An answer; names of headers with underscores for dashes, and None for one to leave out."""
+        """Send an answer. Header names have underscores for dashes; a value of None leaves a header out."""
         self.send_response(status)
-        stated = {"Content_Length": str(len(body))} | headers
-        for name, value in stated.items():
+        all_headers = {"Content_Length": str(len(body))} | headers
+        for name, value in all_headers.items():
             if value is not None:
                 self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -95,11 +95,11 @@ def status(code: int, **headers: Any) -> Callable[[Handler], None]:
 
 
 def resumable(body: bytes = NEW, tag: str = '"1"', until: int | None = None) -> Callable[[Handler], None]:
-    """What a good server does; one that breaks off, if `until` is given."""
+    """Answer as a correct server does; close the connection after `until` bytes if that is given."""
 
     def answer(handler: Handler) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        start = int(asked[1]) if asked and handler.headers.get("If-Range") == tag else 0
+        requested = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        start = int(requested[1]) if requested and handler.headers.get("If-Range") == tag else 0
         headers = {"ETag": tag, "Content_Length": str(len(body) - start)}
         if start >= len(body):
             handler.say(416, Content_Range=f"bytes */{len(body)}")
@@ -114,7 +114,7 @@ def resumable(body: bytes = NEW, tag: str = '"1"', until: int | None = None) -> 
 
 
 def unframed(body: bytes) -> Callable[[Handler], None]:
-    """The end of the connection is the end of the file."""
+    """Answer without a length: the end of the connection is the end of the file."""
 
     def answer(handler: Handler) -> None:
         handler.say(200, body, Content_Length=None, Connection="close")  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ def chunked(body: bytes, finished: bool = True) -> Callable[[Handler], None]:
 
 
 def stalling(sent: int) -> Callable[[Handler], None]:
-    """Sends so many bytes, and then nothing."""
+    """Send some bytes, and then nothing."""
 
     def answer(handler: Handler) -> None:
         if sent:
@@ -146,18 +146,18 @@ def stalling(sent: int) -> Callable[[Handler], None]:
 
 
 def left_in(cache: Path) -> set[str]:
-    """The names in the cache, but those of locks and the hashes in front."""
+    """Return the names in the cache without the hashes in front, and without locks."""
     return {path.name[33:] or path.name for path in cache.iterdir() if path.suffix != ".lock"}
 
 
-def refused(address: str, cache: Path, *expected: str) -> ConversionError:
-    """That an address is refused with a message that names it, and has these words."""
+def refused(address: str, cache: Path, *texts: str) -> ConversionError:
+    """Fetch an address that must be refused, with a message that names it and contains some texts; return the error."""
     with pytest.raises(ConversionError) as raised:
         fetch(address, cache=cache)
     message = str(raised.value)
     assert message.startswith(f"{address}: ")
-    for words in expected:
-        assert words in message
+    for text in texts:
+        assert text in message
     return raised.value
 
 

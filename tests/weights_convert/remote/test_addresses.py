@@ -1,4 +1,4 @@
-"""Addresses: which are known, and which are refused without asking anybody."""
+"""Addresses: which are recognised, and which are refused without a request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TestAddresses:
         assert not is_remote(path)
 
     @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.name)
-    def test_every_row_is_found_by_name_and_by_address(self, row: Any):
+    def test_every_published_checkpoint_is_found_by_name_and_by_address(self, row: Any):
         assert is_remote(row.name)
         assert published_for(row.name) == published_for(row.address) == row
 
@@ -44,49 +44,52 @@ class TestAddresses:
             ),
         ],
     )
-    def test_other_spellings(self, address: str, name: str):
+    def test_other_spellings_of_a_published_address(self, address: str, name: str):
         assert published_for(address) is BY_NAME[name]
 
     @pytest.mark.parametrize(
         "address", ["hf://timm/resnet18.a1_in1k", "https://a.org/resnet50.pth", "https://[", "x", ""]
     )
-    def test_what_nobody_published(self, address: str):
+    def test_unpublished_addresses(self, address: str):
         assert published_for(address) is None
 
     @pytest.mark.parametrize(
-        ("address", "words"),
+        ("address", "text"),
         [
-            ("ftp://a.org/b.pth", "it starts with ftp://, where one of https://, http://, hf://"),
-            ("resnet50.pth", "it is no address, where"),
-            ("http://a.org/b.pth", "Use https; http is for addresses of this machine alone."),
+            ("ftp://a.org/b.pth", "it starts with ftp://, expected https://, http://, hf://"),
+            ("resnet50.pth", "it is not an address, expected https://"),
+            ("http://a.org/b.pth", "Use https; http is only for addresses of this machine."),
             ("http://127.0.0.1.a.org/b.pth", "Use https"),
-            ("https:///b.pth", "does not name a server"),
-            ("https://[/b.pth", "does not name a server"),
-            ("torchvision://resnet50", "known are torchvision://resnet50.IMAGENET1K_V1, torchvision://resnet50.IMAG"),
-            ("keras://resnet50v2", "known are keras://resnet50, keras://resnet50_notop"),
+            ("https:///b.pth", "and name a server"),
+            ("https://[/b.pth", "and name a server"),
+            (
+                "torchvision://resnet50",
+                "the names are torchvision://resnet50.IMAGENET1K_V1, torchvision://resnet50.IMAG",
+            ),
+            ("keras://resnet50v2", "the names are keras://resnet50, keras://resnet50_notop"),
             ("keras-hub://resnet_50_imagenet", 'from_preset("resnet_50_imagenet").save_to_preset('),
-            ("hf://resnet-50", "hf://organisation/name is expected"),
-            ("hf://a/b@/c", "hf://organisation/name is expected"),
-            ("https://a.org/b.pth#sha256=12ab", "64 hexadecimal digits are expected"),
-            ("https://a.org/b.pth#sha256=" + 64 * "g", "64 hexadecimal digits are expected"),
-            ("https://a.org/b.pth#weights", "it ends in #weights, where #sha256="),
+            ("hf://resnet-50", "expected hf://organisation/name"),
+            ("hf://a/b@/c", "expected hf://organisation/name"),
+            ("https://a.org/b.pth#sha256=12ab", "64 hexadecimal digits"),
+            ("https://a.org/b.pth#sha256=" + 64 * "g", "64 hexadecimal digits"),
+            ("https://a.org/b.pth#weights", "it ends in #weights, expected #sha256="),
         ],
     )
-    def test_refused_without_asking_anybody(self, address: str, words: str, cache: Path):
-        refused(address, cache, words)
+    def test_refused_without_a_request(self, address: str, text: str, cache: Path):
+        refused(address, cache, text)
         assert not cache.exists()
 
 
 class TestPackages:
     @pytest.mark.parametrize(
-        ("package", "address"), [("pooch", "keras://resnet50"), ("huggingface_hub", "hf://microsoft/resnet-50")]
+        ("package", "address"), [("requests", "keras://resnet50"), ("huggingface_hub", "hf://microsoft/resnet-50")]
     )
-    def test_that_are_missing(self, cache: Path, monkeypatch: pytest.MonkeyPatch, package: str, address: str):
+    def test_that_are_missing_are_named(self, cache: Path, monkeypatch: pytest.MonkeyPatch, package: str, address: str):
         for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
             monkeypatch.setitem(sys.modules, name, None)
         refused(address, cache, f"it needs {package}, which is not installed", "pip install 'resnet-parity[hub]'")
 
-    def test_are_imported_when_needed(self):
-        code = "import sys, weights_convert.remote; print({'pooch', 'requests', 'huggingface_hub'} & set(sys.modules))"
+    def test_are_imported_only_to_fetch(self):
+        code = "import sys, weights_convert.remote; print({'requests', 'huggingface_hub'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         assert done.stdout.strip() == "set()"

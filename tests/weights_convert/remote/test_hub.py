@@ -1,4 +1,4 @@
-"""Fetching from a small hub on this machine."""
+"""Files of the Hugging Face hub, played by a server on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REPOSITORY = "hf://somebody/resnet"
 
 
 class FakeHub:
-    """The addresses of a hub's files, as far as downloads ask for them."""
+    """A server that answers requests for files as the hub does."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.files, server.default = server, dict[str, bytes](), self.answer
@@ -60,7 +60,7 @@ class FakeHub:
         handler.say(200, body, ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=COMMIT)
 
     def fetched(self) -> list[str]:
-        """What was downloaded, in order."""
+        """Return the files that were downloaded, in order."""
         return [path.partition("/resolve/")[2] for command, path, _ in self.server.asked if command == "GET"]
 
 
@@ -79,7 +79,7 @@ class TestTheHub:
         close_session()
 
     @pytest.mark.parametrize("address", [REPOSITORY, f"{REPOSITORY}/", f"{REPOSITORY}@main"])
-    def test_the_best_file_is_taken(self, hub: FakeHub, cache: Path, address: str):
+    def test_the_preferred_file_is_fetched(self, hub: FakeHub, cache: Path, address: str):
         hub.files |= {"model.safetensors": NEW, "pytorch_model.bin": OLD}
         path = fetch(address, cache=cache)
         assert path.read_bytes() == NEW
@@ -88,12 +88,12 @@ class TestTheHub:
         assert fetch(address, cache=cache) == path
         assert hub.fetched() == ["main/model.safetensors"]
 
-    def test_or_the_next_best(self, hub: FakeHub, cache: Path):
+    def test_the_next_file_is_fetched_if_the_preferred_one_is_missing(self, hub: FakeHub, cache: Path):
         hub.files["pytorch_model.bin"] = OLD
         assert fetch(REPOSITORY, cache=cache).name == "pytorch_model.bin"
 
     @pytest.mark.parametrize("folder", ["", "weights/"])
-    def test_an_index_comes_with_its_shards_of_the_same_commit(self, hub: FakeHub, cache: Path, folder: str):
+    def test_an_index_is_fetched_with_its_shards_of_the_same_commit(self, hub: FakeHub, cache: Path, folder: str):
         names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
         shards = {name: save({f"{name}.bias": np.full(3, n)}) for n, name in enumerate(names)}
         index = json.dumps({"weight_map": {f"{name}.bias": name for name in names}})
@@ -104,31 +104,31 @@ class TestTheHub:
         assert set(arrays) == {f"{name}.bias" for name in names}
         assert hub.fetched()[1:] == [f"{COMMIT}/{folder}{name}" for name in names]
 
-    def test_an_index_whose_shard_is_missing(self, hub: FakeHub, cache: Path):
+    def test_an_index_with_a_missing_shard_is_refused(self, hub: FakeHub, cache: Path):
         hub.files["model.safetensors.index.json"] = b'{"weight_map": {"a": "a.safetensors"}}'
         refused(REPOSITORY, cache, "the repository has no a.safetensors")
 
     @pytest.mark.parametrize(
         "shard", ['"../a.safetensors"', '"/etc/passwd"', '"a/b.safetensors"', "7", "null", '""', '".."']
     )
-    def test_an_index_that_leads_elsewhere(self, hub: FakeHub, cache: Path, shard: str):
+    def test_an_index_that_lists_files_elsewhere_is_refused(self, hub: FakeHub, cache: Path, shard: str):
         hub.files["model.safetensors.index.json"] = b'{"weight_map": {"a": %s}}' % shard.encode()
         refused(REPOSITORY, cache, "is not beside model.safetensors.index.json")
         assert hub.fetched() == ["main/model.safetensors.index.json"]
 
     @pytest.mark.parametrize("index", [b"{}", b"[]", b"<html>", b'{"weight_map": ["a"]}', b'{"weight_map": {"a": []}}'])
-    def test_an_index_that_is_none(self, hub: FakeHub, cache: Path, index: bytes):
+    def test_another_file_in_place_of_an_index_is_refused(self, hub: FakeHub, cache: Path, index: bytes):
         hub.files["model.safetensors.index.json"] = index
-        refused(REPOSITORY, cache, "model.safetensors.index.json is no index of shards")
+        refused(REPOSITORY, cache, "model.safetensors.index.json is not an index of shards")
 
-    def test_a_file_of_a_revision(self, hub: FakeHub, cache: Path):
+    def test_a_file_of_a_revision_is_fetched(self, hub: FakeHub, cache: Path):
         hub.files["old/weights.safetensors"] = OLD
         path = fetch(f"{REPOSITORY}@refs%2Fpr%2F1/old/weights.safetensors", cache=cache)
         assert path.read_bytes() == OLD
         assert hub.fetched() == ["refs%2Fpr%2F1/old/weights.safetensors"]
 
     @pytest.mark.parametrize(
-        ("address", "words"),
+        ("address", "text"),
         [
             (
                 REPOSITORY,
@@ -136,17 +136,17 @@ class TestTheHub:
             ),
             (
                 f"{REPOSITORY}/a.bin",
-                "the repository has no a.bin\nSee https://huggingface.co/somebody/resnet/tree/main",
+                "the repository has no a.bin\nIts files are at https://huggingface.co/somebody/resnet/tree/main",
             ),
             (f"{REPOSITORY}@v9", "the repository has no revision 'v9'"),
             ("hf://somebody/gated", "it is gated)\nAsk for access at https://huggingface.co/somebody/gated"),
-            ("hf://nobody/resnet", "the hub has no repository nobody/resnet, or none that you may see"),
+            ("hf://nobody/resnet", "the hub has no repository nobody/resnet, or it is private"),
             ("hf://-a-/--", "the hub did not give model.safetensors: "),
             (f"{REPOSITORY}/../../a.bin", "the hub did not give ../../a.bin: "),
         ],
     )
-    def test_what_it_has_not(self, hub: FakeHub, cache: Path, address: str, words: str):
-        refused(address, cache, words)
+    def test_a_missing_file_is_refused_with_the_reason(self, hub: FakeHub, cache: Path, address: str, text: str):
+        refused(address, cache, text)
         assert hub.fetched() == []
 
     @pytest.mark.parametrize("folder", ["", "sub/folder/"])
@@ -172,9 +172,9 @@ class TestTheHub:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         checkpoint_of(dialect="transformers").save(tmp_path / "a.pth")
         hub.files |= {f"{folder}pytorch_model.bin": (tmp_path / "a.pth").read_bytes(), f"{folder}config.json": config}
-        found = inspect(f"{REPOSITORY}/{folder}pytorch_model.bin")
-        assert [network.variant for network in found.networks] == [variant]
-        assert found.recognised_by.startswith(known_by)
+        inspection = inspect(f"{REPOSITORY}/{folder}pytorch_model.bin")
+        assert [network.variant for network in inspection.networks] == [variant]
+        assert inspection.recognised_by.startswith(known_by)
         assert hub.fetched() == [f"main/{folder}pytorch_model.bin", f"{COMMIT}/{folder}config.json"]
 
     @pytest.mark.parametrize("config", [b'{"architecture": "resnet50d"}', b'{"model_type": "bit"}', b"[]", None])
@@ -192,7 +192,7 @@ class TestTheHub:
         hub.files |= {"config.json": config} if config else {}
         assert len(inspect(REPOSITORY).networks) > 1
 
-    def test_what_is_kept_does_without_it(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_kept_file_needs_no_hub(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
         hub.files["pytorch_model.bin"] = OLD
         path = fetch(REPOSITORY, cache=cache)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -200,24 +200,24 @@ class TestTheHub:
         assert fetch(REPOSITORY, cache=cache) == path
         assert len(hub.server.asked) == asked
 
-    def test_switched_off(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_hub_that_is_switched_off_is_reported(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         refused(REPOSITORY, cache, "the hub is switched off (HF_HUB_OFFLINE)", "Unset HF_HUB_OFFLINE.")
         assert hub.server.asked == []
 
-    def test_unreachable(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
-        """It is asked for the first file alone."""
+    def test_an_unreachable_hub_is_reported(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
+        """The hub is asked for the first file only."""
         hub.server.default = status(503)
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
         refused(REPOSITORY, cache, "the hub cannot be reached, and the file is not in its cache", "HF_ENDPOINT")
         assert {path for _, path, _ in hub.server.asked} == {"/somebody/resnet/resolve/main/model.safetensors"}
 
-    def test_a_server_that_is_no_hub(self, hub: FakeHub, cache: Path):
+    def test_another_server_is_refused(self, hub: FakeHub, cache: Path):
         hub.server.default = whole(b"<html>")
         refused(REPOSITORY, cache, "HF_ENDPOINT")
 
     @pytest.mark.parametrize("before", [True, False])
-    def test_its_bars_are_off_and_then_as_they_were(
+    def test_progress_bars_are_off_and_then_as_before(
         self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch, before: bool
     ):
         from huggingface_hub import utils
