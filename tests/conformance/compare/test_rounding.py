@@ -8,8 +8,10 @@ from conformance.cases.case import Case, activation_names, expected_names
 from conformance.compare.rounding import dot_lengths, gradient_lengths
 from impls.config import VARIANTS, ResNetConfig
 
+CONFIGS = VARIANTS | {"headless": ResNetConfig(num_classes=0)}
 
-@pytest.mark.parametrize("config", [*VARIANTS.values(), ResNetConfig(num_classes=0)], ids=lambda config: config.variant)
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_each_activation_has_a_length(config):
     assert list(dot_lengths(config)) == activation_names(config, layers=True)
 
