@@ -1,6 +1,6 @@
-"""Constructors of the ways in which the arrays of a layer go wrong.
+"""Constructors of wrong weights: functions that change the canonical arrays of a layer or block.
 
-Each returns a function of (arrays, place, config, parameter) that gives the arrays that differ. Arrays are canonical:
+Each takes (arrays, place, config, parameter) and gives the arrays that differ. Arrays are canonical:
 kernels are (out, in, height, width), the classifier's matrix (classes, features).
 
 Example:

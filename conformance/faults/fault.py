@@ -1,6 +1,6 @@
-"""What a fault is: a row that says what goes wrong, where it can, and how to make it happen in any implementation.
+"""The data model of faults: a row says what goes wrong, where it can be, and how to make it happen in any candidate.
 
-A row changes one of seven things, in the same way for all implementations: the weights (a function of canonical
+A row changes one of seven things, in the same way for all candidates: the weights (a function of canonical
 arrays), the configuration, the text of the model (the four files read alike), the images, the recipe of training, the
 text of training, or the text of the model where it draws initial weights. A fault of gradients changes two texts: that
 of the model in the frameworks, which differentiate it, and that of training in NumPy, where the gradients are written
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from conformance.faults.edit import HERE, VALUE, Edits, FrameworkEdits
-from conformance.faults.place import NETWORK, WITH_CLASSES, Place, Scope, Where, networks_without, places
+from conformance.faults.place import TRAINING, Place, Scope, Where, networks_without, places
 from conformance.faults.remedies import Remedies
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
@@ -114,7 +114,7 @@ class Fault:
 
     @property
     def scopes(self) -> tuple[Scope, ...]:
-        """The kinds of place that it can be at."""
+        """The kinds of place that the fault can be at."""
         return self.where.scopes
 
     @property
@@ -150,10 +150,10 @@ class Fault:
 gradient_fault = partial(Fault, seen_in=(Seen.GRADIENTS,))
 """A fault of gradients that no forward pass shows: `model` is for the frameworks, `training` for NumPy."""
 
-loss_fault = partial(Fault, where=NETWORK & WITH_CLASSES, seen_in=(Seen.GRADIENTS, Seen.STEPS))
+loss_fault = partial(Fault, where=TRAINING, seen_in=(Seen.GRADIENTS, Seen.STEPS))
 """A fault of the loss, which gradients show."""
 
-step_fault = partial(Fault, where=NETWORK & WITH_CLASSES, seen_in=(Seen.STEPS,))
+step_fault = partial(Fault, where=TRAINING, seen_in=(Seen.STEPS,))
 """A fault of the optimizer, the schedule or the step, which the state after some steps shows."""
 
 

@@ -143,11 +143,13 @@ def wrong_settings(injection: Injection, variant: str) -> Iterator[str]:
     """Fields of the configuration or of recipes that differ, and the lines of each framework that read them."""
     for name, value in injection.configured.items():
         yield f"ResNetConfig({name}={value!r}), where {variant} has {getattr(VARIANTS[variant], name)!r}"
-    for recipe_name, recipe in RECIPES.items():
-        wrong = vars(injection.recipe(recipe))
-        for name, value in vars(recipe).items():
-            if wrong[name] != value:
-                yield f"Recipe({name}={wrong[name]!r}), where the recipe {recipe_name!r} has {value!r}"
+    changes = [
+        f"Recipe({name}={wrong!r}), where {right!r} is right"
+        for recipe in RECIPES.values()
+        for name, right in vars(recipe).items()
+        if (wrong := getattr(injection.recipe(recipe), name)) != right
+    ]
+    yield from dict.fromkeys(changes)
     for file, owner, names in (
         ("resnet", "config", injection.fault.config),
         ("training", "recipe", injection.fault.recipe),

@@ -11,7 +11,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from impls.config import ResNetConfig
@@ -186,4 +186,7 @@ def networks_without(**fields: Any) -> Where:
 
 NETWORK = at("network")
 WITH_CLASSES = Where("in networks with more than one class", lambda place, config: config.num_classes > 1)
-"""Networks that have a loss."""
+"""Every place of the networks that have a loss."""
+
+TRAINING = replace(NETWORK & WITH_CLASSES, words="the training of networks with more than one class")
+"""The place of faults that are in no part of the network: it is called "network", too."""

@@ -38,10 +38,10 @@ FAULTS: dict[str, Fault] = {fault.id: fault for subject in SUBJECTS for fault in
 
 
 def find_fault(id: str) -> Fault:
-    """The fault of an id.
+    """Return the fault with an id.
 
     Raises:
-        ValueError: If there is none; the message names the nearest ids.
+        ValueError: If there is no such fault; the message names the nearest ids.
     """
     if id not in FAULTS:
         nearest = get_close_matches(id, FAULTS)

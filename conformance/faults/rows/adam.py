@@ -59,7 +59,7 @@ OPTIMIZER = "def optimizer(model: ResNet"
 
 
 def adam_update(formula: str) -> FrameworkEdits:
-    """AdamW with another formula for the update.
+    """Let AdamW update the weights by another formula.
 
     Args:
         formula: Of the means `mean` and `square`, of `eps`, and of the corrections `first` and `second` that the means
@@ -95,7 +95,7 @@ def adam_update(formula: str) -> FrameworkEdits:
 
 
 def decay_over_rate(recipe: Recipe, parameter: float) -> float:
-    """A decay for AdamW from which the learning rate, which multiplies it, cancels out; SGD's is left alone."""
+    """The weight decay over the learning rate, which cancels out in AdamW's update; SGD's weight decay as it is."""
     return recipe.weight_decay / (recipe.learning_rate if recipe.optimizer == "adamw" else 1.0)
 
 

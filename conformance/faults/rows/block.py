@@ -39,9 +39,9 @@ NEVER_NEGATIVE = "both sides of the addition passed a ReLU, so the sum is never 
 
 
 def in_ten_bits(layer: str) -> tuple[str, str]:
-    """The call of a layer, and one whose input keeps ten bits behind the point, as TF32 has them.
+    """The call of a layer on `y`, and its call on `y` with ten bits of fraction, as TF32 has them.
 
-    Dekker's splitting is exact in float32 (24 - 13 = 11 significant bits), and so what a TF32 unit sees of `y`.
+    Dekker's splitting keeps exactly 24 - 13 = 11 significant bits of a float32 number: what a TF32 unit sees of it.
     """
     return f"self.{layer}(y)", f"self.{layer}(y * 8193 - (y * 8193 - y))"
 

@@ -1,8 +1,8 @@
 """Gradients: the forward pass is right, and only the way back is wrong.
 
-The frameworks differentiate the text of the model, so that a wrong gradient is a wrong text there; NumPy's gradients
-are written out in its `training.py`. A lost gradient is zero, not absent: an optimizer does with it what it does with
-zeros.
+The frameworks differentiate the text of the model, so that this text is wrong there (`model`). NumPy's gradients are
+written out in its `training.py`, which is wrong instead (`training`). A gradient that does not reach an array is zero,
+not absent.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def numpy_before(line: str, new: str) -> FrameworkEdits:
 def norm_by_hand(
     mean: str = "mean", variance: str = "variance", scale: str = "scale", offset: str = "offset"
 ) -> FrameworkEdits:
-    """A batch norm written out in the three models, with other terms for its mean, variance, scale or offset."""
+    """Write the batch norm out in the three models, with other terms for its mean, variance, scale or offset."""
     formula = {"mean": mean, "variance": variance, "scale": scale, "offset": offset}
     terms = {
         framework: {name: text.replace("stop(", f"{stop}(") for name, text in formula.items()}

@@ -66,14 +66,14 @@ class Layer:
     before_bias: str
 
     def drawn(self, **expressions: str) -> FrameworkEdits:
-        """The weight drawn by other expressions."""
+        """Draw the weight by other expressions."""
         edits = {framework: [(self.weight[framework], text)] for framework, text in expressions.items()}
         if "truncated(" in expressions["numpy"]:
             edits["numpy"].append((CONV_HEAD, NUMPY_TRUNCATED + CONV_HEAD))
         return by_framework(**edits)
 
     def scaled(self, scale: float, mode: str, distribution: str, torch: str = "") -> FrameworkEdits:
-        """The weight drawn with a variance of scale / fan, which Flax and Keras call variance scaling.
+        """Draw the weight with a variance of scale / fan, which Flax and Keras call variance scaling.
 
         Args:
             scale: 2 for layers before a ReLU.
@@ -97,7 +97,7 @@ class Layer:
         )
 
     def normal(self, deviation: str) -> FrameworkEdits:
-        """The weight drawn from a normal distribution with a deviation."""
+        """Draw the weight from a normal distribution with a deviation."""
         return self.drawn(
             numpy=f"rng.standard_normal(shape) * {deviation}",
             torch=f"nn.init.normal_(layer.weight, std={deviation}, generator=rng)",
@@ -105,9 +105,8 @@ class Layer:
             keras=f"keras.initializers.RandomNormal(stddev={deviation}, seed=seeds)",
         )
 
-    @property
     def uniform_bias(self) -> FrameworkEdits:
-        """The bias drawn uniformly up to 1 / sqrt(fan-in), as torch.nn draws it."""
+        """Draw the bias uniformly up to 1 / sqrt(fan-in), as torch.nn does."""
         bound = f"1 / ({self.fan_in}) ** 0.5"
         numpy, torch = self.zeros["numpy"], self.zeros["torch"]
         drawn = f"rng.uniform(-1, 1, {numpy.removeprefix('np.zeros')}) * {bound}"
@@ -162,7 +161,7 @@ ROWS = (
         id="init-torch",
         what="convolutions are left as torch.nn draws them: uniform up to 1 / sqrt(fan-in), biases too",
         initial=together(
-            CONV.scaled(1 / 3, "fan_in", "uniform", "kaiming_uniform_(layer.weight, a=5**0.5"), CONV.uniform_bias
+            CONV.scaled(1 / 3, "fan_in", "uniform", "kaiming_uniform_(layer.weight, a=5**0.5"), CONV.uniform_bias()
         ),
         source="pytorch#15314",
     ),
@@ -243,7 +242,7 @@ ROWS = (
         id="init-classifier-torch",
         what="the classifier is left as torch.nn draws it: uniform up to 1 / sqrt(fan-in), the bias too",
         initial=together(
-            LINEAR.scaled(1 / 3, "fan_in", "uniform", "kaiming_uniform_(layer.weight, a=5**0.5"), LINEAR.uniform_bias
+            LINEAR.scaled(1 / 3, "fan_in", "uniform", "kaiming_uniform_(layer.weight, a=5**0.5"), LINEAR.uniform_bias()
         ),
         source="torchvision",
     ),

@@ -26,10 +26,10 @@ RESIZING = Remedies(
 )
 MEAN, STD = (np.reshape(values, (1, 3, 1, 1)).astype(np.float64) for values in (IMAGENET_MEAN, IMAGENET_STD))
 CAFFE_MEANS = np.reshape((103.939, 116.779, 123.68), (1, 3, 1, 1))
-"""Of blue, green and red, over ImageNet in 0..255: what keras.applications subtracts in its mode "caffe"."""
+"""Means of blue, green and red over ImageNet in 0..255, which keras.applications subtracts in its mode "caffe"."""
 
 ZOOM = 0.875
-"""224 of 256 pixels: the part of the image that another crop fraction may leave."""
+"""The share of the image that another crop fraction may leave: 224 of 256 pixels."""
 
 
 def prepared(change: Callable[[Array], Array]) -> ImagesChange:

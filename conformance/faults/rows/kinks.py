@@ -29,12 +29,12 @@ TIED = "        tied = windows(padded, 3, 2) == windows(padded, 3, 2).max((4, 5)
 
 
 def torch_relu(formula: str) -> tuple[str, str]:
-    """A function for PyTorch's ReLU."""
+    """Replace PyTorch's ReLU by a formula of `x`."""
     return TORCH_RELU, f"{TORCH_RELU.removesuffix(', relu')}\n\n\ndef relu(x):\n    return {formula}\n\n"
 
 
 def relu_at_zero(share: float) -> FrameworkEdits:
-    """A ReLU in NumPy's gradients whose gradient at zero is a share of the one above zero."""
+    """Make ReLU's gradient at zero, in NumPy's gradients, a share of the one above zero."""
     return by_framework(
         numpy=(
             (

@@ -64,7 +64,7 @@ KERAS_CHANGE = "variable.assign(variable - rate * gradient)"
 
 
 def torch_sgd(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
-    """PyTorch's SGD written out, with substitutions in what is written."""
+    """Write PyTorch's SGD out, with substitutions in what is written."""
     text = TORCH_SGD
     for old, new in pairs:
         text = text.replace(old, new)
@@ -72,7 +72,7 @@ def torch_sgd(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
 
 
 def rate_in_velocity(sign: str) -> FrameworkEdits:
-    """SGD whose learning rate multiplies what enters the velocity, and not the step.
+    """Let the learning rate multiply what enters SGD's velocity, and not the step.
 
     Args:
         sign: "" for a velocity that points up the slope, "-" for one that points down.
