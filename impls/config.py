@@ -1,8 +1,8 @@
 """The facts of the network, independent of any framework.
 
 "ResNet-50" names at least five functions that differ in a stride, a padding, a ReLU or an epsilon, and whose weights
-have the same shapes. `ResNetConfig` holds every one of those facts; `VARIANTS` names the combinations that published
-weights were trained with.
+have the same shapes. `ResNetConfig` holds all facts of the network; `VARIANTS` names the five combinations that are in
+use.
 
 Example:
     >>> from impls.config import VARIANTS
@@ -41,7 +41,7 @@ SIZE_LIMIT = 2**31
 """Upper bound of widths, classes and channels, so that a damaged file cannot ask for an absurd network."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-"""Floating-point dtypes that all three frameworks have under these names."""
+"""Names of the floating-point dtypes that all three frameworks have."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class ResNetConfig:
 
     Raises:
         ValueError: If fields have values that no network can have; the message lists all of them.
+
+    Example:
+        >>> config = ResNetConfig(depths=(3, 4, 23, 3), num_classes=10)
+        >>> config.variant, len(list(config.blocks()))
+        ('v1.5', 33)
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -277,7 +282,7 @@ def named_config(
     dtype: str | None = None,
     compute_dtype: str | None = None,
 ) -> ResNetConfig:
-    """Return the configuration of a named variant, with sizes and dtypes of one's own.
+    """Return the configuration of a named variant, with other sizes and dtypes on request.
 
     Raises:
         ValueError: If there is no variant of that name.

@@ -10,7 +10,7 @@ from weights_convert.shapes import expected_shapes
 
 
 def named_variables(model: Any, config: ResNetConfig, dialect: str) -> dict[str, Any]:
-    """Collect every array of a model by its attribute path, as the framework's own object.
+    """Collect every array of a model by its attribute path.
 
     Args:
         model: A model of `impls`.

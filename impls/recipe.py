@@ -55,6 +55,11 @@ class Recipe:
 
     Raises:
         ValueError: If fields have values that cannot be trained with; the message lists all of them.
+
+    Example:
+        >>> recipe = Recipe(learning_rate=0.5, nesterov=True, schedule="cosine", total_steps=100)
+        >>> recipe.rate(0), recipe.rate(50)
+        (0.5, 0.25)
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"

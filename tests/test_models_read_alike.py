@@ -76,7 +76,7 @@ WORDS = [
     (r"\b(nn\.Sequential|nnx\.List\[Bottleneck\]|list\[Bottleneck\])", "Blocks"),
     (r"return (nn\.Sequential|Blocks|nnx\.List)?\(?\*?blocks\)?$", "return blocks"),
     (r"(, )?training(: bool \| None = None|=training)", ""),  # Keras passes train mode as an argument
-    (r"; draw its kernel\b", "; draw its weight"),
+    (r"\bdraw its kernel\b", "draw its weight"),
 ]
 """Words of the frameworks for the same thing: a pattern, and one word for all."""
 

@@ -58,7 +58,7 @@ TAKES_MORE = {("torch", "schedule"): ["optimizer", "steps"]}
 WORDS = [
     (r"\bSchedule\b", "schedule"),  # in Keras a class
     (r"\((batch, channels, height, width|batch, height, width, channels)\)", "(AXES)"),
-    (r"\ba (tensor|variable) by parameter name", "VALUES by parameter name"),
+    (r"\bCollect the (tensors|variables)", "Collect the VALUES"),
     (r", with its schedule", ""),  # PyTorch's optimizer does not know it
     (r'"(torch|flax|keras)"', '"FRAMEWORK"'),
     (r"\bimpls\.(torch|flax|keras)\b", "impls.FRAMEWORK"),

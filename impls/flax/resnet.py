@@ -2,8 +2,7 @@
 
 Layout: images are (batch, height, width, channels), kernels (height, width, in, out).
 
-The same classes, functions and lines stand in `impls/torch/resnet.py` and `impls/keras/resnet.py`; read them
-side by side.
+`impls/torch/resnet.py` and `impls/keras/resnet.py` have the same classes, functions and lines; read them side by side.
 
 Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv:1502.01852) and Goyal et al. 2017
 (arXiv:1706.02677, section 5.1).
@@ -59,9 +58,10 @@ class BatchNorm(nnx.BatchNorm):
 def conv(
     in_channels: int, out_channels: int, kernel: int, stride: int, config: ResNetConfig, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """Build a convolution with the config's padding and bias; draw its kernel fan-out normal.
+    """Build a convolution with the config's padding and bias; draw its kernel from a normal distribution.
 
-    The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
+    The standard deviation is sqrt(2 / (out_channels * kernel**2)), that of He et al. 2015 (arXiv:1502.01852) for the
+    backward pass ("fan-out").
     """
     same = config.same_padding and kernel == 3 and stride == 2
     return nnx.Conv(
@@ -96,7 +96,7 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
 
 
 def linear(in_features: int, out_features: int, config: ResNetConfig, rngs: nnx.Rngs) -> nnx.Linear:
-    """Build a dense layer; draw its kernel normal with deviation 0.01, and set its bias to zero."""
+    """Build a dense layer; draw its kernel from a normal distribution of standard deviation 0.01."""
     return nnx.Linear(
         in_features,
         out_features,
@@ -173,10 +173,9 @@ class Bottleneck(nnx.Module):
             self.downsample_bn = norm(out_channels, config)
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
-        """Map a feature map of `in_channels` channels to one of 4 * `channels`.
+        """Apply the block to a feature map.
 
-        (batch, height, width, in_channels) becomes
-        (batch, ceil(height / stride), ceil(width / stride), 4 * channels).
+        (batch, height, width, in_channels) becomes (batch, ceil(height / stride), ceil(width / stride), 4 * channels).
         """
         y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))

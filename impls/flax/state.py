@@ -1,6 +1,6 @@
 """Read and write the weights of the Flax model under canonical names.
 
-The same functions and lines stand in `impls/torch/state.py` and `impls/keras/state.py`; read them side by side.
+`impls/torch/state.py` and `impls/keras/state.py` have the same functions and lines; read them side by side.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def write_variables(variables: Mapping[str, nnx.Variable[Any]], checkpoint: Chec
     """Set variables from the arrays of a checkpoint; if one does not fit, all stay as they were.
 
     Raises:
-        ConversionError: If the checkpoint lacks one, or has a dtype that a variable cannot hold exactly.
+        ConversionError: If the checkpoint lacks an array, or has a dtype that a variable cannot hold exactly.
     """
     dtypes = {name: numpy_dtype(variable) for name, variable in variables.items()}
     arrays = checkpoint.arrays_for("flax", dtypes)
@@ -72,7 +72,7 @@ def numpy_dtype(variable: nnx.Variable[Any]) -> np.dtype[Any]:
 
 
 def to_numpy(variable: nnx.Variable[Any]) -> np.ndarray:
-    """Copy a variable, from any device, into an array."""
+    """Return the value of a variable as a NumPy array; JAX never changes it in place."""
     return np.asarray(variable[...])
 
 

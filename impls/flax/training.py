@@ -1,6 +1,6 @@
 """Train ResNet-50 in Flax (NNX), with optax set up to compute what `impls.recipe` states.
 
-The same functions and lines stand in `impls/torch/training.py` and `impls/keras/training.py`; read them side by side.
+`impls/torch/training.py` and `impls/keras/training.py` have the same functions; read them side by side.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def loss(logits: Array, labels: Array, recipe: Recipe) -> Array:
 def optimizer(model: ResNet, recipe: Recipe) -> nnx.Optimizer[ResNet]:
     """Build the optimizer of a recipe, with its schedule.
 
-    `optax.sgd` has no decay; decay that is added to the gradient before it enters the velocity, as in PyTorch.
+    `optax.sgd` has no decay. `optax.add_decayed_weights` before it makes decay enter the velocity, as in PyTorch.
     """
     decay = recipe.weight_decay
     decays = partial(jax.tree.map, lambda parameter: recipe.decays(parameter.ndim))
@@ -51,8 +51,8 @@ def optimizer(model: ResNet, recipe: Recipe) -> nnx.Optimizer[ResNet]:
 def schedule(recipe: Recipe) -> optax.Schedule:
     """Schedule of a recipe: the learning rate of each step, counted from 0.
 
-    `optax.warmup_cosine_decay_schedule` would take its first step at the initial rate, which is often 0. The step is a
-    float, since JAX computes the rate of an int32 step in float32, whatever `jax_enable_x64` says.
+    `optax.warmup_cosine_decay_schedule` would take the first step at its initial rate, which is often 0. The step is
+    a float here, since JAX computes the rate of an int32 step in float32, whatever `jax_enable_x64` says.
     """
     rate, steps = recipe.learning_rate, recipe.total_steps - recipe.warmup_steps
     milestones = {milestone - recipe.warmup_steps: recipe.gamma for milestone in recipe.milestones}
@@ -113,7 +113,7 @@ class Training:
         return float(train_step(self.model, self.optimizer, images, labels, self.recipe))
 
     def slots(self) -> dict[str, dict[str, nnx.Variable[Array]]]:
-        """Collect the arrays of the optimizer: slot, in PyTorch's name, to a variable by parameter name.
+        """Collect the variables of the optimizer by slot, as PyTorch names it, and by parameter name.
 
         Example: `training.slots()["momentum_buffer"]["conv1.kernel"]`.
         """
@@ -129,7 +129,7 @@ class Training:
         """Set the arrays of the optimizer, and the number of steps taken.
 
         Args:
-            slots: Checkpoints of the same network by slot, in any dialect.
+            slots: Checkpoint of each slot (`Recipe.slots`), in any dialect; its arrays are named as the parameters.
             steps: Number of steps taken; decides the learning rate of the next step.
         """
         for slot, variables in self.slots().items():
@@ -157,7 +157,7 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     """Continue a training run from a state, whichever framework it comes from.
 
     Args:
-        model: Takes the weights of the state, and is trained from then on.
+        model: Model to train; it takes the weights of the state.
         source: A state, or a file that `TrainingState.save` wrote.
 
     Raises:

@@ -2,8 +2,7 @@
 
 Layout: images are (batch, height, width, channels), kernels (height, width, in, out).
 
-The same classes, functions and lines stand in `impls/torch/resnet.py` and `impls/flax/resnet.py`; read them
-side by side.
+`impls/torch/resnet.py` and `impls/flax/resnet.py` have the same classes, functions and lines; read them side by side.
 
 Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv:1502.01852) and Goyal et al. 2017
 (arXiv:1706.02677, section 5.1).
@@ -80,9 +79,10 @@ def conv(
     config: ResNetConfig,
     seeds: keras.random.SeedGenerator | Blank,
 ) -> keras.layers.Conv2D:
-    """Build a convolution with the config's padding and bias; draw its kernel fan-out normal.
+    """Build a convolution with the config's padding and bias; draw its kernel from a normal distribution.
 
-    The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
+    The standard deviation is sqrt(2 / (out_channels * kernel**2)), that of He et al. 2015 (arXiv:1502.01852) for the
+    backward pass ("fan-out").
     """
     same = config.same_padding and kernel == 3 and stride == 2
     layer = (keras.layers.Conv2D if same else Conv)(
@@ -120,7 +120,7 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
 def linear(
     in_features: int, out_features: int, config: ResNetConfig, seeds: keras.random.SeedGenerator | Blank
 ) -> keras.layers.Dense:
-    """Build a dense layer; draw its kernel normal with deviation 0.01, and set its bias to zero."""
+    """Build a dense layer; draw its kernel from a normal distribution of standard deviation 0.01."""
     layer = keras.layers.Dense(
         out_features,
         kernel_initializer="zeros" if seeds is BLANK else keras.initializers.RandomNormal(stddev=0.01, seed=seeds),
@@ -195,10 +195,9 @@ class Bottleneck(keras.layers.Layer):
         self.build((None, None, None, in_channels))  # as its layers are, so that Keras can count and save them
 
     def call(self, x: Tensor, training: bool | None = None, tap: Tap[Tensor] = untapped) -> Tensor:
-        """Map a feature map of `in_channels` channels to one of 4 * `channels`.
+        """Apply the block to a feature map.
 
-        (batch, height, width, in_channels) becomes
-        (batch, ceil(height / stride), ceil(width / stride), 4 * channels).
+        (batch, height, width, in_channels) becomes (batch, ceil(height / stride), ceil(width / stride), 4 * channels).
         """
         y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
@@ -383,7 +382,7 @@ def resnet50(
         A `keras.Model`, built; it runs in inference mode unless it is called with `training=True` or by `fit`.
 
     Raises:
-        ValueError: If there is no such variant.
+        ValueError: If there is no such variant, or if `compute_dtype` is set and parameters are not float32.
         ConversionError: If the weights do not fit this network.
 
     Example:

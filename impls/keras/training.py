@@ -1,6 +1,6 @@
 """Train ResNet-50 in Keras 3, on any backend, with `keras.optimizers` set up to compute what `impls.recipe` states.
 
-The same functions and lines stand in `impls/torch/training.py` and `impls/flax/training.py`; read them side by side.
+`impls/torch/training.py` and `impls/flax/training.py` have the same functions; read them side by side.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Loss(keras.losses.Loss):
 
 @registered
 class Sgd(keras.optimizers.SGD):
-    """SGD whose velocity takes up the decay, but not the learning rate.
+    """SGD as in PyTorch: the weight decay enters the velocity, and the learning rate does not.
 
     Keras's SGD keeps `v = momentum * v - rate * g`, which differs as soon as the rate changes; it subtracts the decay
     from the weights first; and it rounds momentum and decay to float32.
@@ -75,7 +75,7 @@ class Sgd(keras.optimizers.SGD):
 
 @registered
 class AdamW(keras.optimizers.AdamW):
-    """AdamW that adds eps to the bias-corrected square root.
+    """AdamW as in its paper and in PyTorch: eps is added to the bias-corrected square root.
 
     Keras's AdamW adds eps to the uncorrected root, which makes it eps / sqrt(1 - beta2**t) in the paper's formula: 32
     times as large at the first step. It also rounds decay and betas to float32.
@@ -178,7 +178,7 @@ class Training:
         return float(self.model.train_on_batch(images, labels))
 
     def slots(self) -> dict[str, dict[str, keras.Variable]]:
-        """Collect the arrays of the optimizer: slot, in PyTorch's name, to a variable by parameter name.
+        """Collect the variables of the optimizer by slot, as PyTorch names it, and by parameter name.
 
         Example: `training.slots()["momentum_buffer"]["conv1.kernel"]`.
         """
@@ -197,7 +197,7 @@ class Training:
         """Set the arrays of the optimizer, and the number of steps taken.
 
         Args:
-            slots: Checkpoints of the same network by slot, in any dialect.
+            slots: Checkpoint of each slot (`Recipe.slots`), in any dialect; its arrays are named as the parameters.
             steps: Number of steps taken; decides the learning rate of the next step.
         """
         for slot, variables in self.slots().items():
@@ -223,7 +223,7 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     """Continue a training run from a state, whichever framework it comes from.
 
     Args:
-        model: Takes the weights of the state, and is trained from then on.
+        model: Model to train; it takes the weights of the state.
         source: A state, or a file that `TrainingState.save` wrote.
 
     Raises:

@@ -41,7 +41,7 @@ def pad(x: Array, kernel: int, stride: int, same: bool, value: float = 0.0) -> A
 
 
 def windows(x: Array, kernel: int, stride: int) -> Array:
-    """View every window of `x`: (batch, channels, out height, out width, kernel, kernel), without a copy."""
+    """View all windows of `x`, without a copy: (batch, channels, out height, out width, kernel, kernel)."""
     return sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
 
 
@@ -63,7 +63,7 @@ def normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Array
 
 
 def moments(x: Array) -> tuple[Array, Array]:
-    """Compute mean and biased variance of each channel."""
+    """Compute mean and biased variance of each channel of `x` (batch, channels, height, width)."""
     # One contiguous row per channel: NumPy sums such rows pairwise, but strided ones value by value.
     values = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(x.shape[1], -1)
     return values.mean(1), values.var(1)
@@ -134,9 +134,10 @@ def conv(
     config: ResNetConfig,
     rng: np.random.Generator | Blank,
 ) -> Convolution:
-    """Build a convolution with the config's padding and bias; draw its weight fan-out normal.
+    """Build a convolution with the config's padding and bias; draw its weight from a normal distribution.
 
-    The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
+    The standard deviation is sqrt(2 / (out_channels * kernel**2)), that of He et al. 2015 (arXiv:1502.01852) for the
+    backward pass ("fan-out").
     """
     shape = (out_channels, in_channels, kernel, kernel)
     weight = np.empty(shape) if rng is BLANK else rng.standard_normal(shape) * np.sqrt(2 / (out_channels * kernel**2))
@@ -150,7 +151,7 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
 
 
 def linear(in_features: int, out_features: int, config: ResNetConfig, rng: np.random.Generator | Blank) -> Linear:
-    """Build a dense layer; draw its weight normal with deviation 0.01, and set its bias to zero."""
+    """Build a dense layer; draw its weight from a normal distribution of standard deviation 0.01."""
     shape = (out_features, in_features)
     weight = np.empty(shape) if rng is BLANK else rng.standard_normal(shape) * 0.01
     return Linear(weight, np.zeros(out_features))
@@ -199,10 +200,9 @@ class Bottleneck:
             self.downsample_bn = norm(out_channels, config)
 
     def __call__(self, x: Array, tap: Tap[Array] = untapped) -> Array:
-        """Map a feature map of `in_channels` channels to one of 4 * `channels`.
+        """Apply the block to a feature map.
 
-        (batch, in_channels, height, width) becomes
-        (batch, 4 * channels, ceil(height / stride), ceil(width / stride)).
+        (batch, in_channels, height, width) becomes (batch, 4 * channels, ceil(height / stride), ceil(width / stride)).
         """
         y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))
@@ -317,7 +317,7 @@ class ResNet:
         return self
 
     def train(self, mode: bool = True) -> ResNet:
-        """Switch to train mode, or with False to inference mode, and return the model.
+        """Switch to train mode, or to inference mode if `mode` is False, and return the model.
 
         In train mode, norms use the statistics of the batch, and update the running ones.
         """

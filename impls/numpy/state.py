@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 
 def read_weights(model: ResNet) -> Checkpoint:
-    """Collect every array of the model in a checkpoint; the model never changes an array in place."""
+    """Collect every array of the model in a checkpoint.
+
+    Nothing is copied; later training leaves the checkpoint as it is, since the model replaces its arrays.
+
+    Example:
+        >>> from impls.numpy import resnet50
+        >>> read_weights(resnet50("v1.5", num_classes=10)).arrays["fc.weight"].shape
+        (10, 2048)
+    """
     arrays = named_variables(model, model.config, "canonical")
     return Checkpoint(arrays, find_dialect("canonical"), model.config, where="the oracle", recognised_by="its config")
 
@@ -32,16 +40,16 @@ def write_weights(model: ResNet, source: Source) -> None:
         ConversionError: If the checkpoint belongs to another network, or has a dtype that the model's cannot hold
             exactly.
     """
-    arrays = named_variables(model, model.config, "canonical")
-    for name, array in convert_to_dtypes_of(arrays, load(source, config=model.config)).items():
+    like = named_variables(model, model.config, "canonical")
+    for name, array in copy_arrays(load(source, config=model.config), like).items():
         put(model, name, array)
 
 
-def convert_to_dtypes_of(arrays: Mapping[str, np.ndarray], checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Copy the arrays of a checkpoint in the dtypes of arrays of the same names.
+def copy_arrays(checkpoint: Checkpoint, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Copy the arrays of a checkpoint, each in the dtype of the array of the same name in `like`.
 
     Raises:
-        ConversionError: If the checkpoint lacks one, or has a dtype that cannot be converted exactly.
+        ConversionError: If the checkpoint lacks an array, or has a dtype that cannot be converted exactly.
     """
-    dtypes = {name: array.dtype for name, array in arrays.items()}
+    dtypes = {name: array.dtype for name, array in like.items()}
     return {name: array.astype(dtypes[name]) for name, array in checkpoint.arrays_for("canonical", dtypes).items()}

@@ -17,7 +17,7 @@ import numpy as np
 
 from impls.config import ResNetConfig
 from impls.numpy.resnet import BatchNorm, Bottleneck, Convolution, Linear, ResNet, pad, relu, windows
-from impls.numpy.state import convert_to_dtypes_of, read_weights, write_weights
+from impls.numpy.state import copy_arrays, read_weights, write_weights
 from impls.paths import follow, put
 from impls.recipe import Recipe
 from weights_convert import TrainingState, load_training
@@ -41,7 +41,7 @@ def loss(logits: Array, labels: Array, recipe: Recipe) -> Array:
 
 
 def loss_gradient(logits: Array, labels: Array, recipe: Recipe) -> Array:
-    """Compute the gradient of the loss with respect to the logits: (softmax - target) / batch."""
+    """Compute the gradient of the loss with respect to the logits: (softmax - target) / batch size."""
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
     likelihood /= likelihood.sum(1, keepdims=True)
     difference: Array = likelihood - smooth(labels, logits.shape[1], recipe).astype(logits.dtype)
@@ -57,10 +57,10 @@ def gradients(
     update the running ones. In inference mode the statistics are constants.
 
     Args:
-        model: A network with a classifier; its mode counts.
+        model: Network with a classifier, in train or inference mode.
         images: (batch, channels, height, width).
         labels: Integers (batch,).
-        recipe: States the loss.
+        recipe: Recipe, of which only the label smoothing matters.
         activations: All activations by canonical name, at which to take the gradients; None for the model's own.
 
     Returns:
@@ -91,15 +91,15 @@ def gradients(
 def head(
     model: ResNet, activations: Mapping[str, Array], x: Array, labels: Array, recipe: Recipe, grads: Gradients
 ) -> Array:
-    """Return the gradient with respect to the last feature map `x`; put those of the classifier into `grads`."""
+    """Differentiate the head: return the gradient for the last feature map `x`; store the classifier's in `grads`."""
     dy = _linear(model.fc, "fc", activations["pool"], loss_gradient(activations["logits"], labels, recipe), grads)
     return _average_pool(x, dy, model.config)
 
 
 def stem(model: ResNet, activations: Mapping[str, Array], x: Array, dy: Array, grads: Gradients) -> None:
-    """Put the gradients of the stem's layers and of the images `x` into `grads`.
+    """Differentiate the stem: store the gradients of its layers and of the images `x` in `grads`.
 
-    `dy` is the gradient with respect to the stem's output.
+    `dy` is the gradient of the loss with respect to the stem's output.
     """
     dy = _max_pool(relu(activations["bn1"]), dy, model.config) * (activations["bn1"] > 0)
     dy = _norm(model.bn1, "bn1", activations["conv1"], dy, grads)
@@ -109,9 +109,9 @@ def stem(model: ResNet, activations: Mapping[str, Array], x: Array, dy: Array, g
 def bottleneck(
     block: Bottleneck, name: str, activations: Mapping[str, Array], x: Array, dy: Array, grads: Gradients
 ) -> Array:
-    """Return the gradient with respect to a block's input `x`; put those of its layers into `grads`.
+    """Differentiate a block: return the gradient for its input `x`, and store those of its layers in `grads`.
 
-    `dy` is the gradient with respect to the block's output.
+    `dy` is the gradient of the loss with respect to the block's output.
     """
     dy = dy * (activations[name] > 0)
     dx, dbranch = dy, dy
@@ -131,9 +131,9 @@ def bottleneck(
 
 
 def _convolution(layer: Convolution, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
-    """Return the gradient with respect to a convolution's input `x`; put those of its arrays into `grads`.
+    """Differentiate a convolution: return the gradient for its input `x`, and store those of its arrays in `grads`.
 
-    Forwards, each kernel position is one matrix product; backwards, it is two.
+    Each kernel position takes two matrix products, where the forward pass takes one.
     """
     kernel, stride, (height, width) = layer.weight.shape[2], layer.stride, dy.shape[2:]
     padded = pad(x, kernel, stride, layer.same)
@@ -145,18 +145,18 @@ def _convolution(layer: Convolution, name: str, x: Array, dy: Array, grads: Grad
     grads[f"{name}.weight"] = dweight
     if layer.bias is not None:
         grads[f"{name}.bias"] = dy.sum((0, 2, 3))
-    top, left = _pad_before(x, padded, kernel, stride, layer.same)
-    return dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+    return _crop(dpadded, x)
 
 
-def _pad_before(x: Array, padded: Array, kernel: int, stride: int, same: bool) -> tuple[int, int]:
-    """Count the rows above and the columns to the left of `x` that padding added."""
-    rows, columns = (padded.shape[axis] - x.shape[axis] for axis in (2, 3))
-    return rows // 2, columns // 2  # SAME puts an odd pixel behind; symmetric padding adds an even number
+def _crop(padded: Array, x: Array) -> Array:
+    """Cut off the border that padding put around `x`."""
+    # SAME puts an odd pixel behind, and symmetric padding adds an even number: half of either, rounded down, is before.
+    top, left = ((padded.shape[axis] - x.shape[axis]) // 2 for axis in (2, 3))
+    return padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
 
 
 def _norm(layer: BatchNorm, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
-    """Return the gradient with respect to a batch norm's input `x`; put those of scale and offset into `grads`.
+    """Differentiate a batch norm: return the gradient for its input `x`, and store those of its arrays in `grads`.
 
     In train mode the statistics depend on the input, too; in inference mode they are constants.
     """
@@ -173,14 +173,14 @@ def _norm(layer: BatchNorm, name: str, x: Array, dy: Array, grads: Gradients) ->
 
 
 def _linear(layer: Linear, name: str, x: Array, dy: Array, grads: Gradients) -> Array:
-    """Return the gradient with respect to a dense layer's input `x`; put those of its arrays into `grads`."""
+    """Differentiate a dense layer: return the gradient for its input `x`, and store those of its arrays in `grads`."""
     grads[f"{name}.weight"], grads[f"{name}.bias"] = dy.T @ x, dy.sum(0)
     dx: Array = dy @ layer.weight
     return dx
 
 
 def _max_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
-    """Return the gradient with respect to the max pool's input: a window's goes to its first maximum.
+    """Differentiate the max pool: pass the gradient of each window on to its first maximum.
 
     Where a whole window is zero, it does not matter which pixel that is: the ReLU before the pool stops the gradient.
     """
@@ -190,12 +190,11 @@ def _max_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
     for position, (i, j) in enumerate(np.ndindex(3, 3)):
         strided = np.s_[:, :, i : i + 2 * dy.shape[2] - 1 : 2, j : j + 2 * dy.shape[3] - 1 : 2]
         dpadded[strided] += dy * (largest == position)
-    top, left = _pad_before(x, padded, 3, 2, config.same_padding)
-    return dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+    return _crop(dpadded, x)
 
 
 def _average_pool(x: Array, dy: Array, config: ResNetConfig) -> Array:
-    """Return the gradient with respect to the average pool's input: every pixel of the window has the same share."""
+    """Differentiate the average pool: pass the same share of the gradient on to every pixel of the window."""
     height, width = (min(size, config.head_pool or size) for size in x.shape[2:])
     dx = np.zeros_like(x)
     dx[:, :, :height, :width] = dy[:, :, None, None] / (height * width)
@@ -210,9 +209,9 @@ class Training:
         recipe: Optimizer, schedule and loss.
 
     Attributes:
-        slots: Arrays of the optimizer: slot, in PyTorch's name, to array by parameter name.
+        slots: Arrays of the optimizer by slot, as PyTorch names it, and by parameter name.
         steps: Number of steps taken.
-        gradients: Function that computes loss and gradients; can be replaced by one that knows them already.
+        gradients: Function that computes loss and gradients; a caller that has them already can replace it.
 
     Example:
         >>> from impls.numpy import resnet50
@@ -246,7 +245,7 @@ class Training:
         return value
 
     def _sgd(self, name: str, gradient: Array, weight: Array, decay: float) -> Array:
-        """Update the velocity of a parameter, and return the step to take at learning rate 1."""
+        """Update the velocity of a parameter, and return its step for a learning rate of 1."""
         gradient = gradient + decay * weight
         if not self.recipe.momentum:
             return gradient
@@ -255,7 +254,7 @@ class Training:
         return gradient + self.recipe.momentum * velocities[name] if self.recipe.nesterov else velocities[name]
 
     def _adamw(self, name: str, gradient: Array, weight: Array, decay: float) -> Array:
-        """Update the means of a parameter's gradients, and return the step to take at learning rate 1."""
+        """Update the means of a parameter's gradients, and return its step for a learning rate of 1."""
         recipe, means, squares = self.recipe, self.slots["exp_avg"], self.slots["exp_avg_sq"]
         means[name] = recipe.beta1 * means[name] + (1 - recipe.beta1) * gradient
         squares[name] = recipe.beta2 * squares[name] + (1 - recipe.beta2) * gradient * gradient
@@ -274,7 +273,7 @@ def parameters(model: ResNet) -> dict[str, Array]:
 
 
 def clip(grads: Gradients, norm: float | None) -> None:
-    """Scale all gradients down, in place, so that their joint norm is at most `norm`; None leaves them."""
+    """Scale all gradients down, in place, so that their joint norm is at most `norm`; None does nothing."""
     if norm is not None:
         total = np.sqrt(sum(np.vdot(gradient, gradient) for gradient in grads.values()))
         for gradient in grads.values():
@@ -291,10 +290,10 @@ def directional_derivative(
     the real part.
 
     Args:
-        model: Is left as it is.
+        model: Network with a classifier, in train or inference mode; it is not changed.
         images: (batch, channels, height, width).
         labels: Integers (batch,).
-        recipe: States the loss.
+        recipe: Recipe, of which only the label smoothing matters.
         direction: Components by canonical name, "input" for the images; those left out are zero.
     """
     step = 1e-30
@@ -328,7 +327,7 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     """Continue a training run from a state, whichever framework it comes from.
 
     Args:
-        model: Takes the weights of the state, and is trained from then on.
+        model: Model to train; it takes the weights of the state.
         source: A state, or a file that `TrainingState.save` wrote.
 
     Raises:
@@ -337,6 +336,6 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     state = load_training(source, model.config)
     write_weights(model, state.weights)
     training = Training(model, state.recipe)
-    slots = {slot: convert_to_dtypes_of(arrays, state.slots[slot]) for slot, arrays in training.slots.items()}
-    training.slots, training.steps = slots, state.steps
+    training.slots = {slot: copy_arrays(state.slots[slot], like=arrays) for slot, arrays in training.slots.items()}
+    training.steps = state.steps
     return training

@@ -2,8 +2,7 @@
 
 Layout: images are (batch, channels, height, width), kernels (out, in, height, width).
 
-The same classes, functions and lines stand in `impls/flax/resnet.py` and `impls/keras/resnet.py`; read them
-side by side.
+`impls/flax/resnet.py` and `impls/keras/resnet.py` have the same classes, functions and lines; read them side by side.
 
 Sources: He et al. 2015 (arXiv:1512.03385); initialisation He et al. 2015 (arXiv:1502.01852) and Goyal et al. 2017
 (arXiv:1706.02677, section 5.1).
@@ -74,9 +73,10 @@ def conv(
     config: ResNetConfig,
     rng: torch.Generator | Blank | None,
 ) -> Conv:
-    """Build a convolution with the config's padding and bias; draw its weight fan-out normal.
+    """Build a convolution with the config's padding and bias; draw its weight from a normal distribution.
 
-    The deviation is sqrt(2 / (out_channels * kernel**2)): He et al. 2015 (arXiv:1502.01852), for backward propagation.
+    The standard deviation is sqrt(2 / (out_channels * kernel**2)), that of He et al. 2015 (arXiv:1502.01852) for the
+    backward pass ("fan-out").
     """
     layer = Conv(in_channels, out_channels, kernel, stride, config)
     if rng is not BLANK:
@@ -97,7 +97,7 @@ def norm(channels: int, config: ResNetConfig, scale: float = 1.0) -> BatchNorm:
 
 
 def linear(in_features: int, out_features: int, config: ResNetConfig, rng: torch.Generator | Blank | None) -> nn.Linear:
-    """Build a dense layer; draw its weight normal with deviation 0.01, and set its bias to zero."""
+    """Build a dense layer; draw its weight from a normal distribution of standard deviation 0.01."""
     layer = nn.Linear(in_features, out_features, dtype=torch_dtype(config))
     if rng is not BLANK:
         nn.init.normal_(layer.weight, std=0.01, generator=rng)
@@ -165,10 +165,9 @@ class Bottleneck(nn.Module):
             self.downsample_bn = norm(out_channels, config)
 
     def forward(self, x: Tensor, tap: Tap[Tensor] = untapped) -> Tensor:
-        """Map a feature map of `in_channels` channels to one of 4 * `channels`.
+        """Apply the block to a feature map.
 
-        (batch, in_channels, height, width) becomes
-        (batch, 4 * channels, ceil(height / stride), ceil(width / stride)).
+        (batch, in_channels, height, width) becomes (batch, 4 * channels, ceil(height / stride), ceil(width / stride)).
         """
         y = relu(tap("bn1", self.bn1(tap("conv1", self.conv1(x)))))
         y = relu(tap("bn2", self.bn2(tap("conv2", self.conv2(y)))))

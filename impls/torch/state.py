@@ -1,6 +1,6 @@
 """Read and write the weights of the PyTorch model under canonical names, which are the model's own.
 
-The same functions and lines stand in `impls/flax/state.py` and `impls/keras/state.py`; read them side by side.
+`impls/flax/state.py` and `impls/keras/state.py` have the same functions and lines; read them side by side.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def write_variables(variables: Mapping[str, Tensor], checkpoint: Checkpoint) -> 
     """Set variables from the arrays of a checkpoint; if one does not fit, all stay as they were.
 
     Raises:
-        ConversionError: If the checkpoint lacks one, or has a dtype that a variable cannot hold exactly.
+        ConversionError: If the checkpoint lacks an array, or has a dtype that a variable cannot hold exactly.
     """
     dtypes = {name: numpy_dtype(variable) for name, variable in variables.items()}
     arrays = checkpoint.arrays_for("torch", dtypes)

@@ -1,6 +1,6 @@
 """Train ResNet-50 in PyTorch, with `torch.optim` set up to compute what `impls.recipe` states.
 
-The same functions and lines stand in `impls/flax/training.py` and `impls/keras/training.py`; read them side by side.
+`impls/flax/training.py` and `impls/keras/training.py` have the same functions; read them side by side.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
 def optimizer(model: ResNet, recipe: Recipe) -> optim.Optimizer:
     """Build the optimizer of a recipe.
 
-    Its two groups are the parameters that decay and those that do not. PyTorch's SGD is the recipe's as it stands:
-    decay enters the velocity, the learning rate does not.
+    Its two groups are the parameters that decay and those that do not. PyTorch's SGD follows the recipe's formula as it
+    is: decay enters the velocity, the learning rate does not.
     """
     groups = [
         {
@@ -109,7 +109,7 @@ class Training:
         return value.item()
 
     def slots(self) -> dict[str, dict[str, Tensor]]:
-        """Collect the arrays of the optimizer: slot, in PyTorch's name, to a tensor by parameter name.
+        """Collect the tensors of the optimizer by slot, as PyTorch names it, and by parameter name.
 
         Example: `training.slots()["momentum_buffer"]["conv1.weight"]`.
         """
@@ -123,7 +123,7 @@ class Training:
         """Set the arrays of the optimizer, and the number of steps taken.
 
         Args:
-            slots: Checkpoints of the same network by slot, in any dialect.
+            slots: Checkpoint of each slot (`Recipe.slots`), in any dialect; its arrays are named as the parameters.
             steps: Number of steps taken; decides the learning rate of the next step.
         """
         for slot, variables in self.slots().items():
@@ -151,7 +151,7 @@ def resume(model: ResNet, source: TrainingState | str | os.PathLike[str]) -> Tra
     """Continue a training run from a state, whichever framework it comes from.
 
     Args:
-        model: Takes the weights of the state, and is trained from then on.
+        model: Model to train; it takes the weights of the state.
         source: A state, or a file that `TrainingState.save` wrote.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from impls.config import VARIANTS, Block, ResNetConfig, feature_size, named_config
+from impls.config import FREE_FIELDS, VARIANTS, Block, ResNetConfig, feature_size, named_config
 
 TRAITS = {
     "tutorial": ("conv1", True, False, False, 1e-5, 7),
@@ -31,9 +31,12 @@ def test_the_variants_have_their_facts():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_keeps_its_name_whatever_its_size_and_training(name):
-    free = {"depths": (1, 2, 1, 1), "width": 8, "num_classes": 0, "in_channels": 1, "norm_decay": 0.5}
-    assert replace(VARIANTS[name], **free, zero_init_last_scale=True, dtype="float64").variant == name
+def test_a_variant_keeps_its_name_whatever_its_size_training_and_precision(name):
+    sizes = {"depths": (1, 2, 1, 1), "width": 8, "num_classes": 0, "in_channels": 1}
+    training = {"norm_decay": 0.5, "norm_variance": "biased", "zero_init_last_scale": True}
+    precision = {"dtype": "float64", "compute_dtype": "bfloat16"}
+    assert {*sizes, *training, *precision} == set(FREE_FIELDS)
+    assert replace(VARIANTS[name], **sizes, **training, **precision).variant == name
     assert replace(VARIANTS[name], norm_eps=1e-3).variant == "custom"
 
 
