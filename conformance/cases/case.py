@@ -68,10 +68,9 @@ def activation_names(config: ResNetConfig, layers: bool = False) -> list[str]:
     """
     names = ["conv1", "bn1", "stem"]
     for block in config.blocks():
-        inside = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"] + [
-            "downsample_conv",
-            "downsample_bn",
-        ] * block.projects
+        inside = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"]
+        if block.projects:
+            inside += ["downsample_conv", "downsample_bn"]
         names += [*(f"{block.name}.{layer}" for layer in inside), block.name]
     names += ["pool", *["logits"] * bool(config.num_classes)]
     return [name for name in names if layers or not is_layer(name)]
