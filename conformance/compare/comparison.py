@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from conformance.cases.case import Case
+from conformance.cases.case import Case, expected_names
 from conformance.compare.limits import Absolute
-from conformance.compare.measure import Measurement
+from conformance.compare.measure import Incomparable, Measurement, measure_in_trace
 from conformance.compare.noise import NoiseFloor, explain_error
+from conformance.trace import Trace
+from impls.config import ResNetConfig
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True)
+class Verdict:
     """The judgement of one array.
 
     Attributes:
@@ -20,8 +23,8 @@ class Verdict(NamedTuple):
         limit: The largest error allowed; None where none applies.
         passed: Whether the array is right.
         reason: Why it failed; empty where it passed.
-        floor: Noise floor of the same array; in float32 alone.
-        bound: Rounding bound of the same array; in float32 alone.
+        floor: Noise floor of the array; in float32 alone.
+        bound: Rounding bound of the array; in float32 alone.
     """
 
     error: float | None
@@ -30,48 +33,6 @@ class Verdict(NamedTuple):
     reason: str = ""
     floor: NoiseFloor | None = None
     bound: float | None = None
-
-
-def failure(reason: object) -> Verdict:
-    """The verdict on an array that cannot be measured."""
-    return Verdict(None, None, False, str(reason))
-
-
-def judge_absolute(measured: Measurement, limits: Absolute) -> Verdict:
-    """Judge an array by fixed limits: both of its errors must stay within theirs."""
-    reason = ""
-    if measured.relative_l2 > limits.relative_l2:
-        reason = f"relative L2 error {measured.relative_l2:.1e}, limit {limits.relative_l2:.2g}"
-    elif measured.largest > limits.largest:
-        reason = f"largest error {measured.largest:.1e} of the largest value, limit {limits.largest:.2g}"
-    return Verdict(measured.relative_l2, limits.relative_l2, not reason, reason)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One array of a candidate beside the oracle's.
-
-    Attributes:
-        candidate: Name of what was compared.
-        precision: "float64" or "float32".
-        case: What was run.
-        name: The array.
-        error, limit, passed, reason, floor, bound: As in `Verdict`.
-        input_matters: Whether the array depends on the case's input and mode. The parameters and the initial weights do
-            not, and their errors are no relative L2 errors: a count of wrong arrays, and standard errors.
-    """
-
-    candidate: str
-    precision: str
-    case: Case
-    name: str
-    error: float | None
-    limit: float | None
-    passed: bool
-    reason: str = ""
-    floor: NoiseFloor | None = None
-    bound: float | None = None
-    input_matters: bool = True
 
     @property
     def explanation(self) -> str:
@@ -84,6 +45,56 @@ class Comparison:
     def share(self) -> float | None:
         """The error as a share of its limit; None where there is no error, or none is allowed."""
         return self.error / self.limit if self.error is not None and self.limit else None
+
+
+def judge_arrays(
+    oracle: Trace, candidate: Trace, config: ResNetConfig, judge: Callable[[str, Measurement], Verdict]
+) -> dict[str, Verdict]:
+    """Judge every array that the candidate's case promises; one that cannot be measured fails.
+
+    Args:
+        oracle: The oracle's trace.
+        candidate: The candidate's trace of the same case.
+        config: The network.
+        judge: From the name of an array and its distance from the oracle's to the verdict.
+    """
+    verdicts = {}
+    for name in expected_names(candidate.origin.case, config):
+        try:
+            verdicts[name] = judge(name, measure_in_trace(name, oracle, candidate))
+        except Incomparable as error:
+            verdicts[name] = Verdict(None, None, False, str(error))
+    return verdicts
+
+
+def judge_absolute(measured: Measurement, limits: Absolute) -> Verdict:
+    """Judge an array by fixed limits: both of its errors must stay within theirs."""
+    reason = ""
+    if measured.relative_l2 > limits.relative_l2:
+        reason = f"relative L2 error {measured.relative_l2:.1e}, limit {limits.relative_l2:.2g}"
+    elif measured.largest > limits.largest:
+        reason = f"largest error {measured.largest:.1e} of the largest value, limit {limits.largest:.2g}"
+    return Verdict(measured.relative_l2, limits.relative_l2, not reason, reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Verdict):
+    """A verdict, and what it is about.
+
+    Attributes:
+        candidate: Name of what was compared.
+        precision: "float64" or "float32".
+        case: What was run.
+        name: The array.
+        input_matters: Whether the array depends on the case's input and mode. The parameters and the initial weights do
+            not, and their errors are no relative L2 errors: a count of wrong arrays, and standard errors.
+    """
+
+    candidate: str
+    precision: str
+    case: Case
+    name: str
+    input_matters: bool = True
 
     @property
     def identity(self) -> dict[str, str]:

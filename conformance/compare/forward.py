@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from conformance.cases.case import expected_names, statistic_names
-from conformance.compare.comparison import Verdict, failure, judge_absolute
+from conformance.cases.case import statistic_names
+from conformance.compare.comparison import Verdict, judge_absolute, judge_arrays
 from conformance.compare.limits import ACTIVATIONS_FLOAT64, FLOAT32, STATISTICS_FLOAT64
-from conformance.compare.measure import Incomparable, measure_in_trace
+from conformance.compare.measure import Measurement
 from conformance.compare.noise import NoiseFloor, NoiseFloors, explain_error
 from conformance.compare.rounding import dot_lengths, values_per_channel
 from conformance.trace import Trace
 from impls.config import ResNetConfig
-from weights_convert.table import RUNNING_STATISTICS
 
 
 def judge_forward(oracle: Trace, candidate: Trace, config: ResNetConfig, floors: NoiseFloors) -> dict[str, Verdict]:
     """Judge every array of a forward run; returns verdicts by name, in the order the network computes the arrays."""
-    case = candidate.origin.case
-    lengths = dot_lengths(config, values_per_channel(case, oracle, config))
+    lengths = dot_lengths(config, values_per_channel(candidate.origin.case, oracle, config))
     statistics = dict.fromkeys(statistic_names(config), STATISTICS_FLOAT64)
-    verdicts = {}
-    for name in expected_names(case, config):
-        length = lengths[name.rpartition(".")[0] if name.endswith(RUNNING_STATISTICS) else name]
-        try:
-            measured = measure_in_trace(name, oracle, candidate)
-        except Incomparable as error:
-            verdicts[name] = failure(error)
-            continue
+
+    def judge(name: str, measured: Measurement) -> Verdict:
+        length = lengths[name.rpartition(".")[0] if name in statistics else name]
         if candidate.origin.precision == "float64":
-            limits = statistics.get(name, ACTIVATIONS_FLOAT64).or_rounding(length)
-            verdicts[name] = judge_absolute(measured, limits)
-        else:
-            bound = FLOAT32.bound(length)
-            verdicts[name] = judge_noise(measured.relative_l2, floors.get(name), bound, measured.numbers)
-    return verdicts
+            return judge_absolute(measured, statistics.get(name, ACTIVATIONS_FLOAT64).or_rounding(length))
+        return judge_noise(measured.relative_l2, floors.get(name), FLOAT32.bound(length), measured.numbers)
+
+    return judge_arrays(oracle, candidate, config, judge)
 
 
 def judge_noise(error: float, floor: NoiseFloor | None, bound: float, numbers: int) -> Verdict:

@@ -8,7 +8,7 @@ from math import prod, sqrt
 import numpy as np
 
 from conformance.cases.case import expected_names
-from conformance.compare.comparison import Verdict, failure
+from conformance.compare.comparison import Verdict
 from conformance.compare.limits import MANY, STANDARD_ERRORS
 from conformance.compare.noise import NoiseFloors
 from conformance.trace import Trace
@@ -48,7 +48,7 @@ def judge_initial(
         numbers: How many numbers the array itself has.
     """
     if name not in candidate:
-        return failure("it has no such array")
+        return Verdict(None, None, False, "it has no such array")
     right, drawn = (dict(zip(MOMENTS, moments[name], strict=True)) for moments in (oracle, candidate))
     if right["variance"] == 0:
         equal = drawn == right

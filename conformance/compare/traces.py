@@ -7,15 +7,14 @@ constant oracle are all failures. Nothing here knows a framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from conformance.cases.case import Case
 from conformance.compare.comparison import Comparison, Verdict
 from conformance.compare.forward import judge_forward
 from conformance.compare.initial import judge_initialisation
 from conformance.compare.noise import NoiseFloors
 from conformance.compare.training import judge_training
-from conformance.trace import Trace
+from conformance.trace import Origin, Trace
 from impls.config import ResNetConfig
 from weights_convert.shapes import expected_shapes
 
@@ -59,15 +58,13 @@ def compare_traces(
     """
     origin = candidate.origin
     for key in ("case", "weights", "input"):
-        theirs, ours = getattr(oracle.origin, key), getattr(origin, key)
-        if theirs != ours:
-            raise ValueError(f"traces of different {key}: {theirs} and {ours}")
+        expected, actual = getattr(oracle.origin, key), getattr(origin, key)
+        if expected != actual:
+            raise ValueError(f"traces of different {key}: {expected} and {actual}")
     judge = JUDGES[origin.case.task]
     verdicts = judge.verdicts(oracle, candidate, config, floors or {})
-    identity = (origin.candidate, origin.precision, origin.case)
     return [
-        Comparison(*identity, name, **verdict._asdict(), input_matters=judge.input_matters)
-        for name, verdict in verdicts.items()
+        comparison_of(origin, name, verdict, input_matters=judge.input_matters) for name, verdict in verdicts.items()
     ]
 
 
@@ -76,17 +73,25 @@ def compare_parameters(candidate: Trace, config: ResNetConfig) -> Comparison:
 
     The error is the number of arrays that differ; none may.
     """
-    origin = candidate.origin
-    case = Case(origin.case.variant, origin.case.input, origin.case.mode)
-    problems = list(_differences(expected_shapes(config), origin.parameters))
+    problems = list(_differences(expected_shapes(config), candidate.origin.parameters))
+    verdict = Verdict(float(len(problems)), 0.0, not problems, "; ".join(problems[:3]))
+    origin = replace(candidate.origin, case=replace(candidate.origin.case, task="forward", recipe=""))
+    return comparison_of(origin, "parameters", verdict, input_matters=False)
+
+
+def comparison_of(origin: Origin, name: str, verdict: Verdict, input_matters: bool) -> Comparison:
+    """Make the comparison that a verdict belongs to: one array of a trace of that origin."""
     return Comparison(
-        *(origin.candidate, origin.precision, case, "parameters"),
-        **Verdict(float(len(problems)), 0.0, not problems, "; ".join(problems[:3]))._asdict(),
-        input_matters=False,
+        **vars(verdict),
+        candidate=origin.candidate,
+        precision=origin.precision,
+        case=origin.case,
+        name=name,
+        input_matters=input_matters,
     )
 
 
 def _differences(expected: Mapping[str, tuple[int, ...]], listed: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    for name in expected.keys() | listed.keys():
+    for name in dict.fromkeys([*expected, *listed]):
         if expected.get(name) != listed.get(name):
             yield f"{name}: {listed.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"

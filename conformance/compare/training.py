@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conformance.cases.case import expected_names, is_judged
-from conformance.compare.comparison import Verdict, failure, judge_absolute
+from conformance.cases.case import is_judged
+from conformance.compare.comparison import Verdict, judge_absolute, judge_arrays
 from conformance.compare.limits import (
     FIRST_STEP_FLOAT64,
     FLOAT32,
@@ -13,7 +13,7 @@ from conformance.compare.limits import (
     LOSS_FLOAT64,
     Absolute,
 )
-from conformance.compare.measure import Incomparable, measure_in_trace
+from conformance.compare.measure import Measurement
 from conformance.compare.noise import NoiseFloor, NoiseFloors, explain_error
 from conformance.compare.rounding import gradient_lengths
 from conformance.trace import Trace
@@ -35,23 +35,18 @@ def judge_training(oracle: Trace, candidate: Trace, config: ResNetConfig, floors
     In float32 only gradients at the oracle's own activations have limits; all else is measured and passes, unless it
     cannot be measured.
     """
-    case, precision = candidate.origin.case, candidate.origin.precision
-    lengths = gradient_lengths(config)
-    verdicts = {}
-    for name in expected_names(case, config):
-        try:
-            measured = measure_in_trace(name, oracle, candidate)
-        except Incomparable as error:
-            verdicts[name] = failure(error)
-            continue
-        if not is_judged(case, precision):
-            verdicts[name] = Verdict(measured.relative_l2, None, True)
-        elif precision == "float32":
-            bound = FLOAT32.bound(lengths[name])
-            verdicts[name] = judge_float32_gradient(measured.relative_l2, floors.get(name), bound, measured.numbers)
-        else:
-            verdicts[name] = judge_absolute(measured, LIMITS[name.partition(".")[0]])
-    return verdicts
+    precision = candidate.origin.precision
+    judged, lengths = is_judged(candidate.origin.case, precision), gradient_lengths(config)
+
+    def judge(name: str, measured: Measurement) -> Verdict:
+        if not judged:
+            return Verdict(measured.relative_l2, None, True)
+        if precision == "float64":
+            return judge_absolute(measured, LIMITS[name.partition(".")[0]])
+        bound = FLOAT32.bound(lengths[name])
+        return judge_float32_gradient(measured.relative_l2, floors.get(name), bound, measured.numbers)
+
+    return judge_arrays(oracle, candidate, config, judge)
 
 
 def judge_float32_gradient(error: float, floor: NoiseFloor | None, bound: float, numbers: int) -> Verdict:

@@ -20,12 +20,12 @@ from conformance.compare.noise import NoiseFloor, two_digits
     ],
 )
 def test_an_error_is_noise_or_a_bug_for_a_stated_reason(error, bound, conclusion):
-    _, _, passed, reason, *_ = judge_noise(error, NoiseFloor(2.4e-6, 2.9e-6), bound, 10**6)
-    assert passed == (not conclusion)
+    verdict = judge_noise(error, NoiseFloor(2.4e-6, 2.9e-6), bound, 10**6)
+    assert verdict.passed == (not conclusion)
     if conclusion:
         floor = "correct float32 builds of this run err by 2.4e-6 to 2.9e-6"
         explained = f"rounding in sums of this length can explain {two_digits(bound)}"
-        assert reason == f"error {two_digits(error)}; {floor}; {explained}: {conclusion}"
+        assert verdict.reason == f"error {two_digits(error)}; {floor}; {explained}: {conclusion}"
 
 
 @pytest.mark.parametrize(("numbers", "most"), [(1, 6.2), (10, 3.3), (1000, 2.1), (10**6, 2.0)])

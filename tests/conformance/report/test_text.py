@@ -32,7 +32,8 @@ LENGTH, NUMBERS = 4624, 10**6
 
 def comparison(error: float, name: str = "logits", floor: NoiseFloor = FLOOR) -> Comparison:
     verdict = judge_noise(error, floor, FLOAT32.bound(LENGTH), NUMBERS)
-    return Comparison("torch", "float32", Case("v1.5", "noise-32x32", "inference"), name, **verdict._asdict())
+    case = Case("v1.5", "noise-32x32", "inference")
+    return Comparison(**vars(verdict), candidate="torch", precision="float32", case=case, name=name)
 
 
 @pytest.fixture(scope="module")
