@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -216,7 +216,7 @@ def make_jobs(
             implementation,
             precision,
             cases,
-            networks,
+            with_faults(networks, implementation),
             folder / f"{implementation.name}-{precision}",
             device="cpu" if implementation in (ORACLE, *REFERENCE_BUILDS) else plan.device,
             python=plan.interpreters.get(implementation.name, sys.executable),
@@ -228,6 +228,15 @@ def make_jobs(
         for implementation, precision, cases in requests
     ]
     return sorted(jobs, key=lambda job: -job.implementation.cost * len(job.cases))
+
+
+def with_faults(networks: Files, implementation: Implementation) -> Files:
+    """Add the faults of a faulty candidate to each network's own."""
+    if not implementation.faults:
+        return networks
+    return {
+        variant: replace(files, faults=[*files.faults, *implementation.faults]) for variant, files in networks.items()
+    }
 
 
 def case_requests(plan: Plan, cases: Mapping[str, Sequence[Case]]) -> list[Request]:
@@ -335,7 +344,7 @@ def rerunner(plan: Plan, files: Files, notify: Listener) -> Rerun:
             name = event.job.implementation.name
             if event.kind == "traced":
                 traces[name][event.case] = Trace.load(event.file)
-            elif event.kind == "failed":
+            elif event.kind in ("failed", "skipped"):
                 failures[name] = event.facts["reason"]
         folders = {job.implementation.name: None if plan.keep_traces else job.directory for job in jobs}
         return {name: TracedRun(traces[name], failures[name], folders[name]) for name in traces}

@@ -200,5 +200,5 @@ def commands(injection: Injection, variant: str) -> list[str]:
     options = f"--variant {variant} --precision {fault.precision}" + f" --task {fault.task}" * (fault.task != "forward")
     return [
         f"conformance selftest --variant {variant} --fault {fault.id}",
-        f"conformance run --impl broken=conformance.selftest.faulty:{framework}/{fault.id}@{place.name} {options}",
+        f"conformance run --impl broken={framework}+{fault.id}@{place.name} {options}",
     ]

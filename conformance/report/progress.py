@@ -30,7 +30,7 @@ def progress() -> Iterator[Listener]:
             name = f"{job.implementation.name} {job.precision}"
             if job.directory not in tasks:
                 tasks[job.directory] = bars.add_task(name, total=len(job.cases))
-            if event.kind == "traced":
+            if event.kind in ("traced", "skipped"):
                 bars.advance(tasks[job.directory])
             if event.kind in ("done", "failed"):
                 bars.remove_task(tasks[job.directory])

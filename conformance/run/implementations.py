@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 
 
@@ -20,6 +20,8 @@ class Implementation:
         cost: Roughly how long a run takes, beside the others; the slowest is started first.
         variables: Environment variables that its worker starts with.
         float32_only: Why it computes in float32 alone, and is not compared in float64; empty where it can be.
+        faults: Faults of a faulty candidate: ids with the names of their places.
+        wrapper: Class that puts faults into an adapter's network: "module:class", imported by a worker that needs it.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Implementation:
     cost: float = 1.0
     variables: Mapping[str, str] = field(default_factory=dict)
     float32_only: str = ""
+    faults: Sequence[tuple[str, str]] = ()
+    wrapper: str = "conformance.selftest.faulty:FaultyAdapter"
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -103,22 +107,38 @@ NAMED = IMPLEMENTATIONS | BUILDS
 
 
 def find_implementation(text: str) -> Implementation:
-    """The implementation that `--impl` names: a row of the table, or NAME=MODULE:CLASS for an adapter of one's own.
+    """Find the candidate that `--impl` names.
+
+    Args:
+        text: NAME, a row of the tables; NAME=MODULE:CLASS, an adapter of one's own; or NAME=ROW+FAULT@PLACE, a row (or
+            "oracle") with a fault of the catalogue, to which further +FAULT@PLACE may be added.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is none of these; the message says what they look like.
 
     Example:
-        >>> find_implementation("mine=my_package.adapter:MyAdapter").name
-        'mine'
+        >>> find_implementation("mine=my_package.adapter:MyAdapter").adapter
+        'my_package.adapter:MyAdapter'
+        >>> find_implementation("broken=torch+pad-same@stage3.0.conv2+bgr@input").faults
+        [('pad-same', 'stage3.0.conv2'), ('bgr', 'input')]
     """
     if text in NAMED:
         return NAMED[text]
-    name, _, adapter = text.partition("=")
-    module, _, attribute = adapter.partition(":")
-    if name and module and attribute and name not in (*NAMED, ORACLE.name):
-        return Implementation(name, adapter, ())
-    raise ValueError(
-        f"there is no implementation {text!r}; there are {', '.join(NAMED)}, and NAME=MODULE:CLASS names an "
-        "adapter of your own (a name that is not taken)"
-    )
+    name, _, described = text.partition("=")
+    if not name or not described or name in (*NAMED, ORACLE.name):
+        raise ValueError(f"there is no implementation {text!r}; {SPELLINGS}")
+    row, *faults = described.split("+")
+    module, _, attribute = row.partition(":")
+    if not faults and module and attribute:
+        return Implementation(name, row, ())
+    rows = NAMED | {ORACLE.name: ORACLE}
+    pairs = [(fault, place) for fault, _, place in (each.partition("@") for each in faults)]
+    if row not in rows or not pairs or not all(fault and place for fault, place in pairs):
+        raise ValueError(f"--impl {text!r} names no candidate; {SPELLINGS}")
+    return replace(rows[row], name=name, faults=pairs)
+
+
+SPELLINGS = (
+    f"there are {', '.join(NAMED)}; NAME=MODULE:CLASS names an adapter of your own, and NAME=torch+FAULT@PLACE a "
+    "faulty candidate, as in broken=torch+pad-same@stage3.0.conv2+bgr@input (NAME must not be taken)"
+)

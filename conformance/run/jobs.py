@@ -141,7 +141,7 @@ class Event:
 
     Attributes:
         job: The worker's job.
-        kind: "ready", "traced", "failed" or "done".
+        kind: "ready"; "traced" or "skipped", of a case; at the end "failed" or "done".
         facts: Facts that came with it, by name.
     """
 
@@ -151,7 +151,7 @@ class Event:
 
     @property
     def case(self) -> Case:
-        """The case that is concerned; of "traced" events."""
+        """The case that is concerned; of "traced" and "skipped" events."""
         return Case(**self.facts["case"])
 
     @property

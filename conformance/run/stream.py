@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from conformance.cases.segments import segment_of
-from conformance.run.adapters import Adapter
+from conformance.run.capabilities import Tappable
 from conformance.trace import ArrayFolder
 
 
-def write_stream(adapter: Adapter, images: np.ndarray, train: bool, folder: Path, feed: Path | None = None) -> None:
+def write_stream(adapter: Tappable, images: np.ndarray, train: bool, folder: Path, feed: Path | None = None) -> None:
     """Run a network and write each activation, and in train mode each running statistic, into a new folder.
 
     Args:
@@ -29,9 +29,9 @@ def write_stream(adapter: Adapter, images: np.ndarray, train: bool, folder: Path
     stored = ArrayFolder(folder)
     oracle = ArrayFolder(feed) if feed is not None else {}
 
-    def see(name: str, value: np.ndarray) -> np.ndarray | None:
+    def tap(name: str, value: np.ndarray) -> np.ndarray | None:
         stored.store(name, value)
         return oracle[name] if name == segment_of(name) and name in oracle else None
 
-    for name, array in adapter.stream(images, train, see).items():
+    for name, array in adapter.run_tapped(images, train, tap).items():
         stored.store(name, array)

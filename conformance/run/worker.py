@@ -1,20 +1,22 @@
-"""The worker: one process, one implementation, one precision; a job file in, a trace file per case out.
+"""The worker: one process, one candidate, one precision; a job file in, a trace per case out.
 
-Run by the parent as `python -m conformance.run.worker JOB.json`. It says what happens as one JSON object a line on its
-standard output; whatever a framework prints goes to standard error instead. It knows no limits and judges nothing.
+The parent runs it as `python -m conformance.run.worker JOB.json`. It reports each event as one JSON object per line on
+its standard output; whatever a framework prints goes to standard error instead. It knows no limits and judges nothing.
 
 Events: {"event": "ready", "device", "versions", "switches", "in_force"}; per case {"event": "traced", "case", "file",
-"seconds"}; at the end of one that could not go on {"event": "failed", "reason"}.
+"seconds"}, or {"event": "skipped", "case", "reason"} where the candidate lacks a capability; and at the end of a worker
+that could not go on {"event": "failed", "reason"}.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +26,7 @@ import numpy as np
 
 from conformance.cases.case import Case
 from conformance.cases.inputs import content_hash
-from conformance.run.adapters import Adapter, DeviceMissing, load_adapter
+from conformance.run.capabilities import Adapter, Capability, DeviceMissing, Probed, load_adapter
 from conformance.run.jobs import Job, NetworkFiles
 from conformance.run.precision import measure_precision
 from conformance.run.stream import write_stream
@@ -61,17 +63,22 @@ def work(job: Job, say: Say) -> None:
     adapter = load_adapter(job.implementation.adapter)
     gc.freeze()
     device = adapter.prepare(job.device, job.precision)
-    in_force = check_precision(adapter, job.precision)
+    probed = Capability.PROBE in adapter.capabilities
+    in_force = check_precision(adapter, job.precision) if probed else {}
     versions = {package: metadata.version(package) for package in job.implementation.packages}
-    say(event="ready", device=device, versions=versions, switches=dict(adapter.switches()), in_force=in_force)
+    switches = dict(adapter.switches()) if probed else {}
+    say(event="ready", device=device, versions=versions, switches=switches, in_force=in_force)
     for variant, network in job.networks.items():
         gc.collect()  # the network before
-        runner = with_faults(adapter, network.faults) if network.faults else adapter
-        runner.build(network.config, network.weights)
-        parameters = {name: tuple(shape) for name, shape in runner.parameters().items()}
+        candidate = with_faults(adapter, job.implementation.wrapper, network) if network.faults else adapter
+        candidate.build(network.config, network.weights)
+        parameters = {name: tuple(shape) for name, shape in candidate.parameters().items()}
         for case in [case for case in job.cases if case.variant == variant]:
-            images = np.load(network.inputs[case.input])
             started = time.perf_counter()
+            if reason := missing_capability(candidate, case):
+                say(event="skipped", case=case.to_dict(), reason=reason)
+                continue
+            images = np.load(network.inputs[case.input])
             origin = Origin(
                 case,
                 job.implementation.name,
@@ -83,38 +90,49 @@ def work(job: Job, say: Say) -> None:
                 versions,
                 in_force,
             )
-            file = run_case(job, runner, case, images, network, origin)
+            file = run_case(job, candidate, images, network, origin)
             seconds = time.perf_counter() - started
             say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
 
 
-def run_case(job: Job, adapter: Adapter, case: Case, images: np.ndarray, network: NetworkFiles, origin: Origin) -> Path:
+def missing_capability(adapter: Adapter, case: Case) -> str:
+    """Say which capability a case needs that the adapter does not declare; empty if none."""
+    needs = TASKS[case.task].needs
+    if needs is None or needs in adapter.capabilities:
+        return ""
+    return f"{case.task} not compared: the adapter does not declare {needs} ({needs.value})"
+
+
+def run_case(job: Job, adapter: Any, images: np.ndarray, network: NetworkFiles, origin: Origin) -> Path:
     """Run a case and leave its trace: in a folder where activations are streamed, else in a file."""
-    if job.feed is not None and case.layers and case.task == "forward" and hasattr(adapter, "stream"):
+    case = origin.case
+    streamed = job.feed is not None and case.layers and case.task == "forward"
+    if job.feed is not None and streamed and Capability.TAP in adapter.capabilities:
         folder = job.directory / case.slug
         write_stream(adapter, images, case.mode == "train", folder, job.feed.get(case))
         finish_folder(folder, replace(origin, fed=case in job.feed))
         return folder
     file = job.directory / f"{case.slug}.safetensors"
-    Trace(TASKS[case.task](adapter, case, images, network), origin).save(file)
+    Trace(TASKS[case.task].run(adapter, case, images, network), origin).save(file)
     return file
 
 
-def with_faults(adapter: Adapter, faults: Sequence[tuple[str, str]]) -> Adapter:
-    """The adapter of a broken port, for the self-test."""
-    from conformance.selftest.faulty import FaultyAdapter
+def with_faults(adapter: Adapter, wrapper: str, network: NetworkFiles) -> Any:
+    """Wrap the adapter into the faulty candidate that the job names."""
+    module, _, name = wrapper.partition(":")
+    return getattr(importlib.import_module(module), name)(adapter, network.faults)
 
-    return FaultyAdapter(adapter, faults)
 
-
-def check_precision(adapter: Adapter, precision: str) -> dict[str, str]:
-    """Measure what is in force.
+def check_precision(adapter: Probed, precision: str) -> dict[str, str]:
+    """Measure the precision in force.
 
     Raises:
-        WrongPrecision: If it is not what was asked for.
+        WrongPrecision: If it is not the one that was asked for.
     """
     in_force = measure_precision(adapter, precision)
-    lower = [f"{operation} is computed in {found}" for operation, found in in_force.items() if found != precision]
+    lower = [
+        f"{operation} is computed in {measured}" for operation, measured in in_force.items() if measured != precision
+    ]
     if lower:
         raise WrongPrecision(f"{precision} was asked for, but by measurement a {' and a '.join(lower)}")
     return in_force

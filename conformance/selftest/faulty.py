@@ -1,136 +1,149 @@
-"""Broken ports made to order: any adapter, with faults of the catalogue in its network.
+"""Faulty candidates: any of the project's adapters, with faults of the catalogue in its network and its training.
 
-A worker reaches one as `--impl NAME=conformance.selftest.faulty:IMPLEMENTATION/FAULT@PLACE`; further `/FAULT@PLACE` put
-several faults into one network. The wrong piece is built by the framework itself, from the wrong text or the wrong
-configuration, and takes the right piece's place; so is the training, from the wrong text or by the wrong recipe, and
-so is a network that is given no weights.
+A faulty segment is built by the framework itself, from edited text or another configuration, and takes the place of the
+correct one; the training likewise, and so does a network that is given no weights. `conformance run` takes one as a
+candidate:
 
-    conformance run --impl broken=conformance.selftest.faulty:torch/pad-same@stage3.0.conv2
-    conformance run --task steps --impl broken=conformance.selftest.faulty:keras/adam-eps@network
+    conformance run --impl broken=torch+pad-same@stage3.0.conv2
+    conformance run --task steps --impl broken=keras+adam-eps@network
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conformance.faults import (
-    Graft,
     Injection,
     edited_module,
     find_fault,
-    framework_of,
     grafts,
     initial_edits,
     places,
     training_edits,
 )
 from conformance.oracle.forward import become, faulty_weights
-from conformance.run.adapters import Adapter, Given, ReadState, See, TakeStep, load_adapter
-from conformance.run.implementations import ORACLE, find_implementation
+from conformance.run.adapters.blueprint import Blueprint
+from conformance.run.capabilities import ArrayTap, Capability, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.paths import follow
 from impls.recipe import Recipe
-from weights_convert import Checkpoint, load
+from weights_convert import load
+from weights_convert.inspection import Source
 
 
 class FaultyAdapter:
-    """An adapter whose network has faults; everything else is the right adapter's own."""
+    """An adapter whose network has faults; everything else is the correct adapter's.
 
-    def __init__(self, adapter: Adapter, faults: Sequence[tuple[str, str]]) -> None:
-        self.adapter, self.faults = copy(adapter), faults  # a copy: the right one goes on without them
+    Args:
+        adapter: An adapter of the project's, after `prepare`: a dataclass with a `blueprint` and a `precision`.
+        faults: Ids with the names of their places.
+    """
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.adapter, name)
+    def __init__(self, adapter: Any, faults: Sequence[tuple[str, str]]) -> None:
+        self.adapter, self.faults = adapter, faults
+        self.capabilities: frozenset[Capability] = adapter.capabilities
 
-    def build(self, config: ResNetConfig, weights: Path) -> None:
+    def prepare(self, device: str, precision: str) -> str:
+        """Prepare the correct adapter."""
+        device_in_use: str = self.adapter.prepare(device, precision)
+        return device_in_use
+
+    def build(self, config: ResNetConfig, weights: Source) -> None:
         """Make the network with its faults.
 
         Raises:
             ValueError: If there is no such fault, or it cannot be at that place or in that framework.
         """
-        self.built_from = config, weights
+        framework = self.adapter.blueprint.framework
         self.injections = [injection_at(fault, place, config) for fault, place in self.faults]
-        right = load(weights, config=config)
-        wrong = faulty_weights(right.arrays, self.injections, config, self.adapter.precision)  # type: ignore[attr-defined]  # every adapter has it
-        checkpoint = replace(right, arrays={name: wrong[name] for name in wrong})
-        inner: Any = self.adapter
-        inner.build(config, checkpoint)
-        module = type(inner.model).__module__
         for injection in self.injections:
-            if not injection.fault.can_be_in(framework_of(module)):
-                raise ValueError(f"{injection.fault.id} cannot be in {framework_of(module)}: it has no such line")
-        for piece in grafts(self.injections, framework_of(module)):
-            donor = self._donor(piece, config, checkpoint, module)
-            if piece.whole:
-                inner.model = donor
-            else:
-                become(follow(inner.model, piece.place.name), follow(donor, piece.place.name))
-        self.module, framework = module, framework_of(module)
-        inner.trainer = edited_module(f"impls.{framework}.training", training_edits(self.injections, framework))
-        inner.fresh = self.fresh
+            if not injection.fault.can_be_in(framework):
+                raise ValueError(f"{injection.fault.id} cannot be in {framework}: it has no such line")
+        checkpoint = load(weights, config=config)
+        wrong = faulty_weights(checkpoint.arrays, self.injections, config, self.adapter.precision)
+        self.adapter = replace(self.adapter, blueprint=faulty_blueprint(self.adapter.blueprint, self.injections))
+        self.adapter.build(config, replace(checkpoint, arrays={name: wrong[name] for name in wrong}))
 
-    def fresh(self) -> Any:
-        """Another network like the one that was built, with the same faults."""
-        other = FaultyAdapter(copy(self.adapter), self.faults)
-        other.build(*self.built_from)
-        return other.adapter.model  # type: ignore[attr-defined]  # every adapter has it
-
-    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
-        """What the faulty text of the network starts from."""
-        drawn: Any = copy(self.adapter)
-        drawn.resnet = edited_module(self.module, initial_edits(self.injections, framework_of(self.module))).resnet
-        found: Mapping[str, np.ndarray] = drawn.initial(seed)
-        return found
-
-    def _donor(self, piece: Graft, config: ResNetConfig, checkpoint: Checkpoint, module: str) -> Any:
-        """A network built from a piece's text and configuration, with the same arrays."""
-        donor: Any = copy(self.adapter)
-        donor.resnet = edited_module(module, piece.edits).resnet
-        configured = replace(config, **piece.configured)
-        donor.build(configured, replace(checkpoint, config=configured))
-        return donor.model
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """List the faulty network's own arrays."""
+        parameters: Mapping[str, tuple[int, ...]] = self.adapter.parameters()
+        return parameters
 
     def images(self, images: np.ndarray) -> np.ndarray:
-        """What the network sees of the images: prepared wrongly in the precision that it computes in."""
-        images = images.astype(self.adapter.precision)  # type: ignore[attr-defined]  # every adapter has it
+        """Prepare images as the faults do, in the precision that the network computes in."""
+        images = images.astype(self.adapter.precision)
         for injection in self.injections:
             images = injection.images(images)
         return images
 
-    def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
-        """The faulty network's activations."""
-        return self.adapter.run(self.images(images), train, layers)
-
-    def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
-    ) -> tuple[float, Mapping[str, np.ndarray]]:
-        """The faulty network's gradients, of the faulty loss."""
-        return self.adapter.gradients(self.images(images), labels, self.recipe(recipe), train, given)
-
-    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """A run of faulty training of the faulty network."""
-        step, read = self.adapter.training(self.recipe(recipe))
-        return lambda images, labels: step(self.images(images), labels), read
-
     def recipe(self, recipe: Recipe) -> Recipe:
-        """What the faults make of a recipe."""
+        """Change a recipe as the faults do."""
         for injection in self.injections:
             recipe = injection.recipe(recipe)
         return recipe
 
-    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
-        """The same, shown one by one."""
-        return self.adapter.stream(self.images(images), train, see)
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+        """Return the faulty network's activations."""
+        arrays: Mapping[str, np.ndarray] = self.adapter.record(self.images(images), train, layers)
+        return arrays
+
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+        """Pass the faulty network's activations through a tap."""
+        statistics: Mapping[str, np.ndarray] = self.adapter.run_tapped(self.images(images), train, tap)
+        return statistics
+
+    def gradients(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        recipe: Recipe,
+        train: bool,
+        activations: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        """Return the faulty network's gradients, of the faulty loss."""
+        gradients: tuple[float, Mapping[str, np.ndarray]] = self.adapter.gradients(
+            self.images(images), labels, self.recipe(recipe), train, activations
+        )
+        return gradients
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """Begin a run of faulty training of the faulty network."""
+        step, read = self.adapter.training(self.recipe(recipe))
+        return lambda images, labels: step(self.images(images), labels), read
+
+    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+        """Draw the arrays of a network without weights by the faulty text."""
+        arrays: Mapping[str, np.ndarray] = self.adapter.initial(seed)
+        return arrays
+
+
+def faulty_blueprint(correct: Blueprint, injections: Sequence[Injection]) -> Blueprint:
+    """Make the blueprint of networks and training with faults."""
+    framework, module = correct.framework, f"impls.{correct.framework}.resnet"
+
+    def resnet(config: ResNetConfig, weights: Any = None, *, seed: int | None = None) -> Any:
+        if weights is None:
+            return edited_module(module, initial_edits(injections, framework)).resnet(config, seed=seed)
+        network = correct.resnet(config, weights)
+        for graft in grafts(injections, framework):
+            checkpoint = replace(weights, config=replace(weights.config, **graft.configured))
+            donor = edited_module(module, graft.edits).resnet(replace(config, **graft.configured), checkpoint)
+            if graft.whole:
+                network = donor
+            else:
+                become(follow(network, graft.place.name), follow(donor, graft.place.name))
+        return network
+
+    edits = training_edits(injections, framework)
+    return Blueprint(framework, resnet, edited_module(f"impls.{framework}.training", edits))
 
 
 def injection_at(fault: str, place: str, config: ResNetConfig) -> Injection:
-    """The fault of an id at the place of a name.
+    """Make the injection of a fault, by its id, at a place, by its name.
 
     Raises:
         ValueError: If there is no such fault, or it cannot be there.
@@ -139,31 +152,10 @@ def injection_at(fault: str, place: str, config: ResNetConfig) -> Injection:
         >>> str(injection_at("eps-keras", "stage1.0.bn2", ResNetConfig()))
         'eps-keras at stage1.0.bn2'
     """
-    found = find_fault(fault)
-    allowed = {known.name: known for known in found.places(config)}
+    row = find_fault(fault)
+    allowed = {known.name: known for known in row.places(config)}
     if place not in allowed:
         others = [known.name for known in places(config)]
         known = "" if place in others else f"; the places are {', '.join(others)}"
         raise ValueError(f"{fault} cannot be at {place!r} of this network{known}")
-    return Injection(found, allowed[place])
-
-
-def faulty_adapter(text: str) -> FaultyAdapter:
-    """The adapter that "IMPLEMENTATION/FAULT@PLACE" names; the implementation may also be the oracle.
-
-    Raises:
-        ValueError: If the text is none such.
-    """
-    implementation, *faults = text.split("/")
-    pairs = [tuple(fault.split("@")) for fault in faults]
-    if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"a faulty implementation is IMPLEMENTATION/FAULT@PLACE, not {text!r}")
-    right = ORACLE if implementation == ORACLE.name else find_implementation(implementation)
-    return FaultyAdapter(load_adapter(right.adapter), [(f, p) for f, p in pairs])
-
-
-def __getattr__(name: str) -> Any:
-    """Each faulty adapter as if it were a class of this module, so that a worker's "module:class" reaches it."""
-    if "/" not in name:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return lambda: faulty_adapter(name)
+    return Injection(row, allowed[place])

@@ -21,7 +21,7 @@ from conformance.faults import Injection
 from conformance.localise import examine_layers
 from conformance.oracle.forward import SegmentedOracle
 from conformance.plan import NetworkPlan, write_network
-from conformance.run.adapters import load_adapter
+from conformance.run.capabilities import load_adapter
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.stream import write_stream
 from conformance.selftest.bench import CORRECT, Bench, Traces, as_if_of
@@ -70,7 +70,7 @@ class ForwardBench(Bench):
                     write_stream(adapter, images.images, train, folder, source if build != ORACLE else None)
                     traces[build.name][case] = finish_folder(folder, origin)
                 else:
-                    traces[build.name][case] = Trace(adapter.run(images.images, train, False), origin)
+                    traces[build.name][case] = Trace(adapter.record(images.images, train, False), origin)
         oracle = traces.pop(ORACLE.name)
         floors = {case: noise_floors(oracle[case], [build[case] for build in traces.values()]) for case in cases}
         return cls(network, files, directory, oracle, floors)

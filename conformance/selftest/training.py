@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from conformance.diagnose.finding import Finding
 from conformance.faults import Injection
 from conformance.localise import examine_gradients, examine_initial, examine_steps, small_network
 from conformance.plan import write_network
-from conformance.run.adapters import Adapter, load_adapter
+from conformance.run.capabilities import load_adapter
 from conformance.run.implementations import ORACLE
 from conformance.run.tasks import TASKS
 from conformance.selftest.bench import CORRECT, Bench, Traces, as_if_of
@@ -61,7 +60,7 @@ class TrainingBench(Bench):
         return cls(network, write_network(network, directory, "network"), directory)
 
     @cached_property
-    def oracle(self) -> Adapter:
+    def oracle(self) -> Any:
         """The oracle's adapter, which has built the network."""
         adapter = load_adapter(ORACLE.adapter)
         adapter.prepare("cpu", "float64")
@@ -73,9 +72,9 @@ class TrainingBench(Bench):
         """The oracle's traces of all cases."""
         return {case: self.trace(self.oracle, case) for case in self.cases}
 
-    def trace(self, adapter: Adapter, case: Case) -> Trace:
+    def trace(self, adapter: Any, case: Case) -> Trace:
         """Run a case in this process."""
-        arrays = TASKS[case.task](adapter, case, self.network.inputs[0].images, self.files)
+        arrays = TASKS[case.task].run(adapter, case, self.network.inputs[0].images, self.files)
         return Trace(arrays, Origin(case, ORACLE.name, "float64"))
 
     def cases_of(self, injection: Injection) -> list[Case]:
@@ -90,7 +89,7 @@ class TrainingBench(Bench):
         """Find, for each case in which the oracle with the fault differs, the first comparison that fails."""
         name = injection_name(injection)
         if name not in self.shown:
-            wrong = FaultyAdapter(copy(self.oracle), [(injection.fault.id, injection.place.name)])
+            wrong = FaultyAdapter(self.oracle, [(injection.fault.id, injection.place.name)])
             wrong.build(self.network.config, self.files.weights)
             compared = {case: self.compare({case: self.trace(wrong, case)}) for case in self.cases}
             failed = {case: [c for c in comparisons if not c.passed] for case, comparisons in compared.items()}

@@ -1,39 +1,48 @@
-"""impls.flax, run eagerly; and compiled, which must compute the same."""
+"""Adapter of the Flax implementation, run eagerly; and compiled, which must compute the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import copy
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from flax import nnx
 
-from conformance.run.adapters import (
-    DeviceMissing,
-    Given,
-    ReadState,
-    See,
-    TakeStep,
+from conformance.run.adapters.blueprint import Blueprint
+from conformance.run.adapters.canonical import (
+    RunningStatistics,
     canonical_arrays,
     canonical_shapes,
     channels_first,
     channels_last,
-    nhwc,
-    running_statistics,
+    framework_tap,
+    replacing,
 )
+from conformance.run.capabilities import EVERYTHING, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.flax import ResNet, read_training, read_weights, resnet, training
 from impls.recipe import Recipe
+from weights_convert.inspection import Source
+
+CORRECT = Blueprint("flax", resnet, training)
 
 
+@dataclass(eq=False)
 class FlaxAdapter:
-    """The Flax model; subclasses run it in another way."""
+    """The Flax model; subclasses run it in another way.
 
-    resnet, trainer = staticmethod(resnet), training
+    Attributes:
+        blueprint: Where networks and training come from.
+        precision: The dtype of parameters and images, from `prepare` on.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
+    blueprint: Blueprint = CORRECT
+    precision: str = "float64"
+    built_from: tuple[ResNetConfig, Source] = field(init=False)
+    model: ResNet = field(init=False)
 
     def prepare(self, device: str, precision: str) -> str:
         """JAX's switches are environment variables; here the device is asserted, since JAX falls back to the CPU."""
@@ -51,120 +60,133 @@ class FlaxAdapter:
         }
 
     def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """jnp.matmul on the device."""
+        """Multiply by jnp.matmul on the device."""
         return np.asarray(jax.numpy.matmul(left, right))
 
     def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        """lax.conv on the device."""
+        """Convolve by lax.conv on the device."""
         return np.asarray(jax.lax.conv(jax.numpy.asarray(images), jax.numpy.asarray(kernel), (1, 1), "VALID"))
 
-    def build(self, config: ResNetConfig, weights: Path) -> None:
+    def build(self, config: ResNetConfig, weights: Source) -> None:
         """Load the network, its parameters in the precision asked for."""
         self.built_from = replace(config, dtype=self.precision), weights
-        self.model = self.resnet(*self.built_from)
+        self.model = self.network()
+
+    def network(self) -> ResNet:
+        """Build another network with the weights that `build` was given."""
+        network: ResNet = self.blueprint.resnet(*self.built_from)
+        return network
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
-        """The model's own NNX state, its paths read by the table."""
+        """The model's own NNX state, its paths read by the conversion table."""
         state = nnx.to_flat_state(nnx.state(self.model, (nnx.Param, nnx.BatchStat)))
         return canonical_shapes({".".join(map(str, path)): variable.shape for path, variable in state}, "flax")
 
-    def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
-        """Activations, and running statistics after a train-mode run."""
-        statistics = running_statistics(self.model, self.model.config, "flax")
-        before = {name: variable[...] for name, variable in statistics.items()}
-        self.model.set_attributes(use_running_average=not train, raise_if_not_found=False)
-        activations = self.activations(jax.numpy.asarray(channels_last(images), self.precision), layers)
-        arrays = {name: channels_first(np.asarray(value)) for name, value in activations.items()}
-        if train:
-            arrays |= {name: np.asarray(variable[...]) for name, variable in statistics.items()}
-            for name, variable in statistics.items():
-                variable[...] = before[name]
-        return arrays
+    @property
+    def statistics(self) -> RunningStatistics:
+        """Running statistics of the network."""
+        return RunningStatistics(self.model, "flax", lambda variable: np.array(variable[...]), set_variable)
+
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+        """Return activations, and running statistics after a train-mode run."""
+        self.set_mode(train)
+        with self.statistics.put_back():
+            activations = self.activations(self.tensor(images), layers)
+            arrays = {name: to_canonical(value) for name, value in activations.items()}
+            return arrays | (self.statistics.arrays() if train else {})
+
+    def activations(self, images: jax.Array, layers: bool) -> dict[str, Any]:
+        """Return the model's activations."""
+        return self.model.activations(images, layers)
+
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+        """Pass every activation through a tap; return the running statistics after a train-mode run."""
+        self.set_mode(train)
+        with self.statistics.put_back():
+            self.model(self.tensor(images), tap=framework_tap(tap, to_canonical, self.tensor))
+            return self.statistics.arrays() if train else {}
 
     def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        recipe: Recipe,
+        train: bool,
+        activations: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[float, Mapping[str, np.ndarray]]:
-        """By nnx.grad, compiled as a whole: operation by operation takes longer. Running statistics are put back."""
-        statistics = running_statistics(self.model, self.model.config, "flax")
-        before = {name: variable[...] for name, variable in statistics.items()}
-        self.model.set_attributes(use_running_average=not train, raise_if_not_found=False)
-        inputs = jax.numpy.asarray(channels_last(images), self.precision)
-        taps = given and jax.tree.map(lambda array: jax.numpy.asarray(nhwc(array), self.precision), dict(given))
-        value, (parameters, image_gradient) = loss_and_gradients(
-            self.model, inputs, labels, taps, recipe, self.trainer.loss
-        )
-        for name, variable in statistics.items():
-            variable[...] = before[name]
-        own = {".".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(parameters)}
-        return float(value), canonical_arrays(own, "flax") | {"input": channels_first(np.asarray(image_gradient))}
+        """Differentiate by nnx.grad, compiled as a whole: operation by operation takes longer."""
+        self.set_mode(train)
+        replacements = None
+        if activations is not None:
+            replacements = {name: self.tensor(array) for name, array in activations.items()}
+        with self.statistics.put_back():
+            value, (parameters, image_gradient) = loss_and_gradients(
+                self.model, self.tensor(images), labels, replacements, recipe, self.blueprint.training.loss
+            )
+        gradients = {".".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(parameters)}
+        return float(value), canonical_arrays(gradients, "flax") | {"input": to_canonical(image_gradient)}
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """A run of training from the weights of the file."""
-        run = self.trainer.Training(self.fresh(), recipe)
+        """Begin a run of training from the weights of the file."""
+        run = self.blueprint.training.Training(self.network(), recipe)
 
         def step(images: np.ndarray, labels: np.ndarray) -> float:
-            return run.step(jax.numpy.asarray(channels_last(images), self.precision), jax.numpy.asarray(labels))
+            loss: float = run.step(self.tensor(images), jax.numpy.asarray(labels))
+            return loss
 
         return step, lambda: read_training(run).to("canonical")
 
-    def fresh(self) -> ResNet:
-        """Another network like the one that was built."""
-        return resnet(*self.built_from)
-
     def initial(self, seed: int) -> Mapping[str, np.ndarray]:
-        """What another network like it starts from."""
-        return read_weights(self.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+        """Draw the arrays of a network without weights."""
+        return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 
-    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
-        """Every activation shown, none kept; the running statistics after a train-mode run."""
+    def set_mode(self, train: bool) -> None:
+        """Let norms use the batch's statistics, or the running ones."""
+        self.model.set_attributes(use_running_average=not train, raise_if_not_found=False)
 
-        def tap(name: str, value: jax.Array) -> jax.Array:
-            given = see(name, channels_first(np.asarray(value)))
-            return value if given is None else jax.numpy.asarray(nhwc(given), self.precision)
-
-        def activations(images: jax.Array, layers: bool) -> dict[str, Any]:
-            self.model(images, tap=tap)
-            return {}
-
-        streaming = copy(self)
-        streaming.activations = activations  # type: ignore[method-assign]  # `run` does all the rest
-        return streaming.run(images, train, layers=True)
-
-    def activations(self, images: jax.Array, layers: bool) -> dict[str, Any]:
-        """The model's activations."""
-        return self.model.activations(images, layers)
+    def tensor(self, array: np.ndarray) -> jax.Array:
+        """Copy a canonical array to the device, in the framework's axis order and the precision asked for."""
+        return jax.numpy.asarray(channels_last(array), self.precision)
 
 
 class Jit(FlaxAdapter):
-    """Through nnx.jit, the forward pass as a whole."""
+    """The model through nnx.jit, the forward pass as a whole."""
 
     def activations(self, images: jax.Array, layers: bool) -> dict[str, Any]:
-        """The model's activations."""
-        found: dict[str, Any] = compiled_activations(self.model, images, layers)
-        return found
+        """Return the activations from the compiled function."""
+        activations: dict[str, Any] = compiled_activations(self.model, images, layers)
+        return activations
+
+
+def to_canonical(value: jax.Array) -> np.ndarray:
+    """Copy an activation into an array, NCHW."""
+    return channels_first(np.asarray(value))
+
+
+def set_variable(variable: nnx.Variable[Any], array: np.ndarray) -> None:
+    """Set a variable of the model to the numbers of an array."""
+    variable[...] = jax.numpy.asarray(array)
 
 
 def take_activations(model: ResNet, images: jax.Array, layers: bool) -> dict[str, Any]:
-    """The model's activations."""
+    """Return the activations of a model."""
     return model.activations(images, layers)
 
 
 compiled_activations: Callable[..., Any] = nnx.jit(take_activations, static_argnums=2)
-"""The same, compiled; what comes out is sorted by name."""
+"""`take_activations` compiled; its result is sorted by name."""
 
 
 def take_gradients(
     model: ResNet,
     images: jax.Array,
     labels: jax.Array,
-    given: Mapping[str, jax.Array] | None,
+    activations: Mapping[str, jax.Array] | None,
     recipe: Recipe,
     loss: Callable[..., jax.Array],
 ) -> Any:
-    """The loss, and its gradients with respect to parameters and images, at the given activations if there are any."""
-
-    def tap(name: str, value: jax.Array) -> jax.Array:
-        return value if given is None else given[name] + (value - jax.lax.stop_gradient(value))
+    """Return the loss and its gradients with respect to parameters and images, at given activations if any."""
+    tap = replacing(activations, jax.lax.stop_gradient)
 
     def loss_of(model: ResNet, images: jax.Array) -> jax.Array:
         return loss(model(images, tap=tap), labels, recipe)
@@ -173,4 +195,4 @@ def take_gradients(
 
 
 loss_and_gradients: Callable[..., Any] = nnx.jit(take_gradients, static_argnums=(4, 5))
-"""The same, compiled."""
+"""`take_gradients` compiled."""

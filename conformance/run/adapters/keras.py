@@ -1,44 +1,56 @@
-"""impls.keras, run eagerly on the backend that KERAS_BACKEND names, TensorFlow by default; and compiled."""
+"""Adapter of the Keras implementation, run eagerly on the backend that KERAS_BACKEND names; and compiled."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
 
-from conformance.run.adapters import (
-    DeviceMissing,
-    Given,
-    ReadState,
-    See,
-    TakeStep,
+from conformance.run.adapters.blueprint import Blueprint
+from conformance.run.adapters.canonical import (
+    RunningStatistics,
     canonical_arrays,
     canonical_shapes,
     channels_first,
     channels_last,
-    nhwc,
-    running_statistics,
+    framework_tap,
+    replacing,
 )
+from conformance.run.capabilities import EVERYTHING, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.keras import read_training, read_weights, resnet, training
 from impls.paths import named_variables
 from impls.recipe import Recipe
+from weights_convert.inspection import Source
+
+CORRECT = Blueprint("keras", resnet, training)
 
 
+@dataclass(eq=False)
 class KerasAdapter:
-    """The Keras model; subclasses run it in another way."""
+    """The Keras model; subclasses run it in another way.
 
-    resnet, trainer = staticmethod(resnet), training
-    eager, xla = True, False
+    Attributes:
+        blueprint: Where networks and training come from.
+        precision: The dtype of parameters and images, from `prepare` on.
+        eager, xla: How TensorFlow runs a training step.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
+    eager: ClassVar[bool] = True
+    xla: ClassVar[bool] = False
+    blueprint: Blueprint = CORRECT
+    precision: str = "float64"
+    built_from: tuple[ResNetConfig, Source] = field(init=False)
+    model: keras.Model = field(init=False)
+    functions: dict[tuple[bool, bool], Callable[..., Any]] = field(init=False)
 
     def prepare(self, device: str, precision: str) -> str:
         """The backend's own switches, and Keras's dtype."""
@@ -54,117 +66,110 @@ class KerasAdapter:
         return {"backend": keras.backend.backend(), "floatx": keras.config.floatx()}
 
     def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """keras.ops.matmul on the device."""
+        """Multiply by keras.ops.matmul on the device."""
         return to_numpy(keras.ops.matmul(keras.ops.convert_to_tensor(left), keras.ops.convert_to_tensor(right)))
 
     def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        """keras.ops.conv on the device."""
+        """Convolve by keras.ops.conv on the device."""
         images, kernel = map(keras.ops.convert_to_tensor, (channels_last(images), kernel.transpose(2, 3, 1, 0)))
-        return channels_first(to_numpy(keras.ops.conv(images, kernel, 1, "valid", "channels_last")))
+        return to_canonical(keras.ops.conv(images, kernel, 1, "valid", "channels_last"))
 
-    def build(self, config: ResNetConfig, weights: Path) -> None:
+    def build(self, config: ResNetConfig, weights: Source) -> None:
         """Load the network."""
         self.built_from = replace(config, dtype=self.precision), weights
-        self.model = self.resnet(*self.built_from)
+        self.model, self.functions = self.network(), {}
+
+    def network(self) -> keras.Model:
+        """Build another network with the weights that `build` was given."""
+        return self.blueprint.resnet(*self.built_from)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The arrays that the table reaches by attribute path, and any other that Keras itself lists."""
         reached = named_variables(self.model, self.model.config, "keras")
-        found = canonical_shapes({name: tuple(variable.shape) for name, variable in reached.items()}, "keras")
+        shapes = canonical_shapes({name: tuple(variable.shape) for name, variable in reached.items()}, "keras")
         listed = len(self.model.trainable_variables) + len(self.model.non_trainable_variables)
-        return found | {f"unreached variable {number}": () for number in range(listed - len(found))}
+        return shapes | {f"unreached variable {number}": () for number in range(listed - len(shapes))}
 
-    def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
-        """Activations, and running statistics after a train-mode run."""
-        statistics = running_statistics(self.model, self.model.config, "keras")
-        before = {name: np.array(to_numpy(variable)) for name, variable in statistics.items()} if train else {}
-        activations = self.activations(channels_last(images).astype(self.precision), train, layers)
-        arrays = {name: channels_first(to_numpy(value)) for name, value in activations.items()}
-        if train:
-            arrays |= {name: np.array(to_numpy(variable)) for name, variable in statistics.items()}
-            for name, variable in statistics.items():
-                variable.assign(before[name])
-        return arrays
+    @property
+    def statistics(self) -> RunningStatistics:
+        """Running statistics of the network."""
+        return RunningStatistics(self.model, "keras", lambda v: np.array(to_numpy(v)), lambda v, array: v.assign(array))
+
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+        """Return activations, and running statistics after a train-mode run."""
+        with self.statistics.put_back():
+            activations = self.activations_function(train, layers)(self.tensor(images))
+            arrays = {name: to_canonical(value) for name, value in activations.items()}
+            return arrays | (self.statistics.arrays() if train else {})
+
+    def activations_function(self, train: bool, layers: bool) -> Callable[..., Any]:
+        """The function from images to the model's activations, run as this adapter runs functions."""
+        if (train, layers) not in self.functions:
+            self.functions[train, layers] = self.compiled(
+                partial(self.model.activations, layers=layers, training=train)
+            )
+        return self.functions[train, layers]
+
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+        """Pass every activation through a tap; return the running statistics after a train-mode run."""
+        with self.statistics.put_back():
+            self.model(self.tensor(images), training=train, tap=framework_tap(tap, to_canonical, self.tensor))
+            return self.statistics.arrays() if train else {}
 
     def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        recipe: Recipe,
+        train: bool,
+        activations: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[float, Mapping[str, np.ndarray]]:
-        """By the backend's own differentiation; running statistics are put back."""
-        statistics = running_statistics(self.model, self.model.config, "keras")
-        before = {name: np.array(to_numpy(variable)) for name, variable in statistics.items()}
-        own = named_variables(self.model, self.model.config, "keras")
-        parameters = {name: variable for name, variable in own.items() if variable.trainable}
-        taps = given and {name: self.tensor(nhwc(array)) for name, array in given.items()}
-
-        def tap(name: str, value: Any) -> Any:
-            return value if taps is None else taps[name] + (value - keras.ops.stop_gradient(value))
+        """Differentiate by the backend's own means."""
+        reached = named_variables(self.model, self.model.config, "keras")
+        parameters = {name: variable for name, variable in reached.items() if variable.trainable}
+        replacements = activations and {name: self.tensor(array) for name, array in activations.items()}
+        tap = replacing(replacements, keras.ops.stop_gradient)
 
         def loss(inputs: Any) -> Any:
-            return self.trainer.loss(self.model(inputs, training=train, tap=tap), labels, recipe)
+            return self.blueprint.training.loss(self.model(inputs, training=train, tap=tap), labels, recipe)
 
         differentiate = partial(DIFFERENTIATE[keras.backend.backend()], loss, parameters)
-        value, found, image_gradient = self.compiled(differentiate)(self.tensor(channels_last(images)))
-        for name, variable in statistics.items():
-            variable.assign(before[name])
-        arrays = canonical_arrays({name: to_numpy(gradient) for name, gradient in found.items()}, "keras")
-        return float(value), arrays | {"input": channels_first(to_numpy(image_gradient))}
-
-    def tensor(self, array: np.ndarray) -> Any:
-        """The backend's tensor of an array, in the precision asked for."""
-        return keras.ops.convert_to_tensor(array.astype(self.precision))
+        with self.statistics.put_back():
+            value, gradients, image_gradient = self.compiled(differentiate)(self.tensor(images))
+        arrays = canonical_arrays({name: to_numpy(gradient) for name, gradient in gradients.items()}, "keras")
+        return float(value), arrays | {"input": to_canonical(image_gradient)}
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """A run of training from the weights of the file."""
-        run = self.trainer.Training(self.fresh(), recipe)
+        """Begin a run of training from the weights of the file."""
+        run = self.blueprint.training.Training(self.network(), recipe)
         run.model.run_eagerly, run.model.jit_compile = self.eager, self.xla
 
         def step(images: np.ndarray, labels: np.ndarray) -> float:
-            return run.step(channels_last(images).astype(self.precision), labels)
+            loss: float = run.step(channels_last(images).astype(self.precision), labels)
+            return loss
 
         return step, lambda: read_training(run).to("canonical")
 
-    def fresh(self) -> keras.Model:
-        """Another network like the one that was built."""
-        return resnet(*self.built_from)
-
     def initial(self, seed: int) -> Mapping[str, np.ndarray]:
-        """What another network like it starts from."""
-        return read_weights(self.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+        """Draw the arrays of a network without weights."""
+        return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 
-    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
-        """Every activation shown, none kept; the running statistics after a train-mode run."""
-
-        def tap(name: str, value: Any) -> Any:
-            given = see(name, channels_first(to_numpy(value)))
-            return value if given is None else self.tensor(nhwc(given))
-
-        def activations(images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
-            self.model(images, training=train, tap=tap)
-            return {}
-
-        streaming = copy(self)
-        streaming.activations = activations  # type: ignore[method-assign]  # `run` does all the rest
-        return streaming.run(images, train, layers=True)
-
-    def activations(self, images: np.ndarray, train: bool, layers: bool) -> dict[str, Any]:
-        """The model's activations."""
-        found: dict[str, Any] = self.compiled(lambda images: self.model.activations(images, layers, training=train))(
-            images
-        )
-        return found
+    def tensor(self, array: np.ndarray) -> Any:
+        """Make the backend's tensor of a canonical array, in the framework's axis order and the precision asked for."""
+        return keras.ops.convert_to_tensor(channels_last(array).astype(self.precision))
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """How a function of tensors is run: as it is, operation by operation."""
+        """Turn a function of tensors into the one that is run: itself, operation by operation."""
         return function
 
 
 class Compiled(KerasAdapter):
-    """In a tf.function, as `fit` and `predict` run it."""
+    """The model in a tf.function, as `fit` and `predict` run it."""
 
     eager = False
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """As a graph of TensorFlow's.
+        """Turn a function of tensors into a graph of TensorFlow's.
 
         Raises:
             NotImplementedError: On another backend.
@@ -178,14 +183,19 @@ class Compiled(KerasAdapter):
 
 
 class Xla(Compiled):
-    """In a tf.function that XLA compiles (`jit_compile=True`)."""
+    """The model in a tf.function that XLA compiles (`jit_compile=True`)."""
 
     xla = True
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """A tensor of any backend as an array."""
+    """Turn a tensor of any backend into an array."""
     return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def to_canonical(tensor: Any) -> np.ndarray:
+    """Turn an activation of any backend into an array, NCHW."""
+    return channels_first(to_numpy(tensor))
 
 
 def _prepare_tensorflow() -> str:

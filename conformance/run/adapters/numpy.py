@@ -1,20 +1,22 @@
-"""The oracle, and the float32 builds that show what rounding costs."""
+"""Adapters of the oracle and of the float32 reference builds, which show what rounding costs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
-from conformance.run.adapters import DeviceMissing, Given, ReadState, See, TakeStep, running_statistics
+from conformance.run.adapters.blueprint import Blueprint
+from conformance.run.adapters.canonical import RunningStatistics, framework_tap
+from conformance.run.capabilities import EVERYTHING, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
 from conformance.run.precision import multiply_as_convolution
 from impls.config import ResNetConfig
 from impls.numpy import read_training, read_weights, resnet, training
 from impls.numpy.resnet import BatchNorm, Convolution, Linear, ResNet, convolve, moments, multiply, normalise, windows
-from impls.paths import follow
 from impls.recipe import Recipe
+from weights_convert.inspection import Source
 
 Array = np.ndarray
 
@@ -29,17 +31,30 @@ class Arithmetic:
     multiply: Callable[[Array, Array], Array] = multiply
 
 
-class Oracle:
-    """impls.numpy in the precision asked for: in float64 the oracle, in float32 one correct build."""
+CORRECT = Blueprint("numpy", resnet, training)
 
-    arithmetic = Arithmetic()
-    resnet, trainer = staticmethod(resnet), training
+
+@dataclass(eq=False)
+class Oracle:
+    """The NumPy implementation in the precision asked for: in float64 the oracle, in float32 one correct build.
+
+    Attributes:
+        blueprint: Where networks and training come from.
+        precision: The dtype of all arrays, from `prepare` on.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
+    arithmetic: ClassVar[Arithmetic] = Arithmetic()
+    blueprint: Blueprint = CORRECT
+    precision: str = "float64"
+    built_from: tuple[ResNetConfig, Source] = field(init=False)
+    model: ResNet = field(init=False)
 
     def prepare(self, device: str, precision: str) -> str:
         """Remember the precision; NumPy has no switches and no devices."""
         if device == "gpu":
             raise DeviceMissing("NumPy runs on the CPU only")
-        self.dtype = self.precision = precision
+        self.precision = precision
         return "cpu"
 
     def switches(self) -> Mapping[str, str]:
@@ -47,17 +62,18 @@ class Oracle:
         return {}
 
     def multiply(self, left: Array, right: Array) -> Array:
-        """NumPy's product."""
+        """Multiply by NumPy's operator."""
         product: Array = left @ right
         return product
 
     def convolve(self, images: Array, kernel: Array) -> Array:
-        """NumPy's einsum over windows."""
+        """Convolve by NumPy's einsum over windows."""
         return multiply_as_convolution(images, kernel)
 
-    def build(self, config: ResNetConfig, weights: Path) -> None:
+    def build(self, config: ResNetConfig, weights: Source) -> None:
         """Load the network and give its layers this build's arithmetic."""
-        self.model, self.built_from = self.resnet(config, weights).astype(self.dtype), (config, weights)
+        self.built_from = config, weights
+        self.model = self.network()
         for _, layer in self.model.layers():
             if isinstance(layer, Convolution):
                 layer.convolve = self.arithmetic.convolve
@@ -66,60 +82,59 @@ class Oracle:
             if isinstance(layer, Linear):
                 layer.multiply = self.arithmetic.multiply
 
+    def network(self) -> ResNet:
+        """Build another network with the weights that `build` was given, in NumPy's own arithmetic."""
+        network: ResNet = self.blueprint.resnet(*self.built_from).astype(self.precision)
+        return network
+
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """Name and shape of every array."""
         return {name: array.shape for name, array in read_weights(self.model).arrays.items()}
 
-    def run(self, images: Array, train: bool, layers: bool) -> Mapping[str, Array]:
-        """Activations, and running statistics after a train-mode run."""
-        before = running_statistics(self.model, self.model.config, "canonical")
-        arrays = self.model.train(train).activations(images.astype(self.dtype), layers)
-        if train:
-            arrays |= running_statistics(self.model, self.model.config, "canonical")
-            for name, array in before.items():
-                path, _, leaf = name.rpartition(".")
-                setattr(follow(self.model, path), leaf, array)
-        return arrays
+    @property
+    def statistics(self) -> RunningStatistics:
+        """Running statistics of the network."""
+        return RunningStatistics(self.model, "canonical", np.array, np.copyto)
+
+    def record(self, images: Array, train: bool, layers: bool) -> Mapping[str, Array]:
+        """Return activations, and running statistics after a train-mode run."""
+        with self.statistics.put_back():
+            arrays = self.model.train(train).activations(self.widened(images), layers)
+            return arrays | (self.statistics.arrays() if train else {})
+
+    def run_tapped(self, images: Array, train: bool, tap: ArrayTap) -> Mapping[str, Array]:
+        """Pass every activation through a tap; return the running statistics after a train-mode run."""
+        with self.statistics.put_back():
+            self.model.train(train)(self.widened(images), tap=framework_tap(tap, np.asarray, self.widened))
+            return self.statistics.arrays() if train else {}
 
     def gradients(
-        self, images: Array, labels: Array, recipe: Recipe, train: bool, given: Given = None
+        self,
+        images: Array,
+        labels: Array,
+        recipe: Recipe,
+        train: bool,
+        activations: Mapping[str, Array] | None = None,
     ) -> tuple[float, Mapping[str, Array]]:
-        """By the formulas of `impls.numpy.training`; running statistics are put back."""
-        before = running_statistics(self.model, self.model.config, "canonical")
-        taps = given and {name: array.astype(self.dtype) for name, array in given.items()}
-        found = self.trainer.gradients(self.model.train(train), images.astype(self.dtype), labels, recipe, taps)
-        for name, array in before.items():
-            path, _, leaf = name.rpartition(".")
-            setattr(follow(self.model, path), leaf, array)
-        return found
+        """Differentiate by the formulas of `impls.numpy.training`."""
+        replacements = activations and {name: self.widened(array) for name, array in activations.items()}
+        with self.statistics.put_back():
+            model, differentiate = self.model.train(train), self.blueprint.training.gradients
+            value, gradients = differentiate(model, self.widened(images), labels, recipe, replacements)
+        return value, gradients
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """A run of training from the weights of the file."""
-        run = self.trainer.Training(self.fresh(), recipe)
-        return lambda images, labels: run.step(images.astype(self.dtype), labels), lambda: read_training(run)
-
-    def fresh(self) -> ResNet:
-        """Another network like the one that was built."""
-        return self.resnet(*self.built_from).astype(self.dtype)
+        """Begin a run of training from the weights of the file."""
+        run = self.blueprint.training.Training(self.network(), recipe)
+        return lambda images, labels: run.step(self.widened(images), labels), lambda: read_training(run)
 
     def initial(self, seed: int) -> Mapping[str, Array]:
-        """What another network like it starts from."""
-        return read_weights(self.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+        """Draw the arrays of a network without weights."""
+        return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 
-    def stream(self, images: Array, train: bool, see: See) -> Mapping[str, Array]:
-        """Every activation shown, none kept; the running statistics after a train-mode run."""
-
-        def tap(name: str, value: Array) -> Array:
-            given = see(name, value)
-            return value if given is None else given.astype(self.dtype)
-
-        before = running_statistics(self.model, self.model.config, "canonical")
-        self.model.train(train)(images.astype(self.dtype), tap=tap)
-        after = running_statistics(self.model, self.model.config, "canonical")
-        for name, array in before.items():
-            path, _, leaf = name.rpartition(".")
-            setattr(follow(self.model, path), leaf, array)
-        return after if train else {}
+    def widened(self, array: Array) -> Array:
+        """Copy an array into the precision asked for."""
+        return array.astype(self.precision)
 
 
 def convolve_tap_by_tap(x: Array, weight: Array, stride: int) -> Array:

@@ -1,25 +1,42 @@
-"""impls.torch, run eagerly; and further builds of it that must compute the same."""
+"""Adapter of the PyTorch implementation, run eagerly; and further builds of it that must compute the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import copy
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from conformance.run.adapters import DeviceMissing, Given, ReadState, See, TakeStep, running_statistics
+from conformance.run.adapters.blueprint import Blueprint
+from conformance.run.adapters.canonical import RunningStatistics, framework_tap, replacing
+from conformance.run.capabilities import EVERYTHING, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.torch import ResNet, read_training, read_weights, resnet, training
+from weights_convert.inspection import Source
+
+CPU = torch.device("cpu")
+CORRECT = Blueprint("torch", resnet, training)
 
 
+@dataclass(eq=False)
 class TorchAdapter:
-    """The PyTorch model; subclasses run it in another way."""
+    """The PyTorch model; subclasses run it in another way.
 
-    resnet, trainer = staticmethod(resnet), training
+    Attributes:
+        blueprint: Where networks and training come from.
+        device: Where it runs, from `prepare` on.
+        precision: The dtype of parameters and images, from `prepare` on.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
+    blueprint: Blueprint = CORRECT
+    device: torch.device = CPU
+    precision: str = "float64"
+    built_from: tuple[ResNetConfig, Source] = field(init=False)
+    model: ResNet = field(init=False)
 
     def prepare(self, device: str, precision: str) -> str:
         """IEEE products, deterministic algorithms, no gradients."""
@@ -43,151 +60,162 @@ class TorchAdapter:
         }
 
     def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """torch.matmul on the device."""
-        return (self.on_device(left) @ self.on_device(right)).cpu().numpy()
+        """Multiply by torch.matmul on the device."""
+        return to_numpy(self.on_device(left) @ self.on_device(right))
 
     def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        """torch.nn.functional.conv2d on the device."""
-        return torch.nn.functional.conv2d(self.on_device(images), self.on_device(kernel)).cpu().numpy()
+        """Convolve by torch.nn.functional.conv2d on the device."""
+        return to_numpy(torch.nn.functional.conv2d(self.on_device(images), self.on_device(kernel)))
 
-    def build(self, config: ResNetConfig, weights: Path) -> None:
+    def build(self, config: ResNetConfig, weights: Source) -> None:
         """Load the network onto the device."""
         self.built_from = replace(config, dtype=self.precision), weights
         self.model = self.network()
 
     def network(self) -> ResNet:
-        """A network of its own, with the weights that `build` was given, on the device."""
-        return self.resnet(*self.built_from).to(self.device)
+        """Build another network with the weights that `build` was given, on the device."""
+        network: ResNet = self.blueprint.resnet(*self.built_from).to(self.device)
+        return network
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
-        """The model's own state_dict, less the batch counters."""
+        """The model's own state_dict, without the batch counters."""
         return {
-            name: tuple(t.shape)
-            for name, t in self.model.state_dict().items()
+            name: tuple(tensor.shape)
+            for name, tensor in self.model.state_dict().items()
             if not name.endswith("num_batches_tracked")
         }
 
-    def run(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
-        """Activations, and running statistics after a train-mode run."""
-        statistics = running_statistics(self.model, self.model.config, "torch")
-        before = {name: tensor.clone() for name, tensor in statistics.items()}
+    @property
+    def statistics(self) -> RunningStatistics:
+        """Running statistics of the network."""
+        return RunningStatistics(self.model, "torch", to_numpy, lambda tensor, array: tensor.copy_(self.tensor(array)))
+
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+        """Return activations, and running statistics after a train-mode run."""
         self.model.train(train)
-        arrays = to_numpy(self.activations(self.on_device(images.astype(self.precision)), layers))
-        if train:
-            arrays |= to_numpy(statistics)
-            for name, tensor in statistics.items():
-                tensor.copy_(before[name])
-        return arrays
-
-    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
-        """Every activation shown, none kept; the running statistics after a train-mode run."""
-
-        def tap(name: str, value: torch.Tensor) -> torch.Tensor:
-            given = see(name, value.cpu().numpy())
-            return value if given is None else self.on_device(given.astype(self.precision))
-
-        def activations(images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
-            self.model(images, tap=tap)
-            return {}
-
-        streaming = copy(self)
-        streaming.activations = activations  # type: ignore[method-assign]  # `run` does all the rest
-        return streaming.run(images, train, layers=True)
+        with self.statistics.put_back():
+            activations = self.activations(self.tensor(images), layers)
+            arrays = {name: to_numpy(tensor) for name, tensor in activations.items()}
+            return arrays | (self.statistics.arrays() if train else {})
 
     def activations(self, images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
-        """The model's activations."""
+        """Return the model's activations."""
         return self.model.activations(images, layers)
 
-    def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, given: Given = None
-    ) -> tuple[float, Mapping[str, np.ndarray]]:
-        """By autograd; running statistics are put back."""
-        statistics = running_statistics(self.model, self.model.config, "torch")
-        before = {name: tensor.clone() for name, tensor in statistics.items()}
-        inputs = self.on_device(images.astype(self.precision)).requires_grad_()
-        parameters = dict(self.model.train(train).named_parameters())
-        with torch.enable_grad():
-            logits = self.model(inputs) if given is None else self.model(inputs, tap=self.giving(given))
-            value = self.trainer.loss(logits, self.on_device(labels), recipe)
-            wanted = [*parameters.values(), inputs]
-            found = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives
-        for name, tensor in statistics.items():
-            tensor.copy_(before[name])
-        return value.item(), to_numpy(dict(zip([*parameters, "input"], found, strict=True)))
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+        """Pass every activation through a tap; return the running statistics after a train-mode run."""
+        self.model.train(train)
+        with self.statistics.put_back():
+            self.model(self.tensor(images), tap=framework_tap(tap, to_numpy, self.tensor))
+            return self.statistics.arrays() if train else {}
 
-    def giving(self, given: Mapping[str, np.ndarray]) -> Callable[[str, torch.Tensor], torch.Tensor]:
-        """A tap that goes on with what is given, and passes gradients back to what was computed."""
-        return lambda name, value: self.on_device(given[name]) + (value - value.detach())
+    def gradients(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        recipe: Recipe,
+        train: bool,
+        activations: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        """Differentiate by autograd."""
+        inputs = self.tensor(images).requires_grad_()
+        parameters = dict(self.model.train(train).named_parameters())
+        with torch.enable_grad(), self.statistics.put_back():
+            value = self.blueprint.training.loss(self.logits(inputs, activations), self.on_device(labels), recipe)
+            wanted = [*parameters.values(), inputs]
+            gradients = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives
+        named = zip([*parameters, "input"], gradients, strict=True)
+        return value.item(), {name: to_numpy(gradient) for name, gradient in named}
+
+    def logits(self, images: torch.Tensor, activations: Mapping[str, np.ndarray] | None) -> torch.Tensor:
+        """Run the network at its own activations or at others."""
+        if activations is None:
+            logits: torch.Tensor = self.model(images)
+        else:
+            tensors = {name: self.tensor(array) for name, array in activations.items()}
+            logits = self.model(images, tap=replacing(tensors, torch.Tensor.detach))
+        return logits
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """A run of training from the weights of the file."""
-        run = self.trainer.Training(self.fresh(), recipe)
+        """Begin a run of training from the weights of the file."""
+        run = self.blueprint.training.Training(self.network(), recipe)
 
         @torch.enable_grad()
         def step(images: np.ndarray, labels: np.ndarray) -> float:
-            return run.step(self.on_device(images.astype(self.precision)), self.on_device(labels))
+            loss: float = run.step(self.tensor(images), self.on_device(labels))
+            return loss
 
         return step, lambda: read_training(run)
 
-    def fresh(self) -> ResNet:
-        """Another network like the one that was built."""
-        return self.network()
-
     def initial(self, seed: int) -> Mapping[str, np.ndarray]:
-        """What another network like it starts from."""
-        return read_weights(self.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+        """Draw the arrays of a network without weights."""
+        return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """Copy an array to the device, in the precision asked for."""
+        return self.on_device(array.astype(self.precision))
 
     def on_device(self, array: np.ndarray) -> torch.Tensor:
-        """A tensor of the array's numbers on the device."""
+        """Copy an array to the device."""
         return torch.from_numpy(np.array(array)).to(self.device)
 
 
 class ChannelsLast(TorchAdapter):
-    """Kernels and images in memory as NHWC, which PyTorch sums in other loops; shapes stay NCHW."""
+    """The model with kernels and images in memory as NHWC, which PyTorch sums in other loops; shapes stay NCHW."""
 
     def network(self) -> ResNet:
-        """With its kernels so."""
+        """Build a network whose kernels have the channels last."""
         return super().network().to(memory_format=torch.channels_last)
 
     def on_device(self, array: np.ndarray) -> torch.Tensor:
-        """Of images, with the channels last."""
+        """Copy an array to the device, images with the channels last."""
         tensor = super().on_device(array)
         return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 class WithoutOneDnn(TorchAdapter):
-    """By PyTorch's own kernels for the CPU, where it would ask oneDNN."""
+    """The model by PyTorch's own kernels for the CPU, where it would ask oneDNN."""
 
     def prepare(self, device: str, precision: str) -> str:
-        """Without oneDNN from the start."""
+        """Switch oneDNN off from the start."""
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property of the module
         return super().prepare(device, precision)
 
     def switches(self) -> Mapping[str, str]:
-        """Whether it is off."""
+        """The settings, and whether oneDNN is off."""
         return {**super().switches(), "oneDNN": str(torch.backends.mkldnn.enabled)}
 
 
 class Compiled(TorchAdapter):
-    """Through torch.compile, whole: what cannot be compiled is an error, not run eagerly in silence."""
+    """The model through torch.compile, whole: what cannot be compiled is an error, not run eagerly in silence."""
 
     def prepare(self, device: str, precision: str) -> str:
-        """Many networks of one process, each in two modes, may be compiled."""
+        """Allow many networks of one process, each in two modes, to be compiled."""
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 1000
         return super().prepare(device, precision)
 
     def network(self) -> ResNet:
-        """Compiled when it is first called, for the shape that it is called with."""
+        """Build a network that is compiled when it is first called, for the shape that it is called with."""
         network = super().network()
         network.compile(fullgraph=True, dynamic=False)
         return network
 
-    def stream(self, images: np.ndarray, train: bool, see: See) -> Mapping[str, np.ndarray]:
-        """Eagerly: a compiled network cannot be looked into while it runs."""
+    def build(self, config: ResNetConfig, weights: Source) -> None:
+        """Load the network, and compile the function that returns its activations."""
+        super().build(config, weights)
+        self.compiled: Callable[..., Any] = torch.compile(self.model.activations, fullgraph=True, dynamic=False)
+
+    def activations(self, images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
+        """Return the activations from the compiled function."""
+        activations: dict[str, torch.Tensor] = self.compiled(images, layers)
+        return activations
+
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+        """Pass activations through a tap eagerly: a compiled network cannot be looked into while it runs."""
         with torch.compiler.set_stance("force_eager"):
-            return super().stream(images, train, see)
+            return super().run_tapped(images, train, tap)
 
 
-def to_numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Copies of tensors of any device as arrays."""
-    return {name: tensor.cpu().clone().numpy() for name, tensor in tensors.items()}
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """Copy a tensor of any device into an array."""
+    return tensor.detach().cpu().clone().numpy()

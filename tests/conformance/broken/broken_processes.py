@@ -9,22 +9,22 @@ from conformance.run.adapters.numpy import Oracle
 
 
 class Killed(Oracle):
-    def run(self, images, train, layers):
+    def record(self, images, train, layers):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Hanging(Oracle):
-    def run(self, images, train, layers):
+    def record(self, images, train, layers):
         time.sleep(600)
 
 
 class Crashing(Oracle):
-    def run(self, images, train, layers):
+    def record(self, images, train, layers):
         raise RuntimeError("the sky fell")
 
 
 class Exiting(Oracle):
-    def run(self, images, train, layers):
+    def record(self, images, train, layers):
         sys.stderr.write("a library complains\n")
         os._exit(7)
 
@@ -32,10 +32,10 @@ class Exiting(Oracle):
 class Chattering(Oracle):
     """Correct, but it prints to standard output, where the worker's own words go."""
 
-    def run(self, images, train, layers):
+    def record(self, images, train, layers):
         sys.stdout.write("a library greets you\n")
         os.write(1, b"so does its C++ half\n")
-        return super().run(images, train, layers)
+        return super().record(images, train, layers)
 
 
 class Imprecise(Oracle):

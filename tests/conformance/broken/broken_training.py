@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from conformance.run.adapters.blueprint import Blueprint
 from conformance.run.adapters.numpy import Oracle
 from conformance.run.adapters.torch import TorchAdapter
+from impls.numpy import resnet
 from impls.numpy.training import Training, gradients
 from impls.torch import read_weights
 
@@ -46,14 +48,15 @@ def coarse_gradients(*arguments):
 
 
 class CoarseGradients(Oracle):
-    trainer = SimpleNamespace(Training=Coarse, gradients=gradients)
+    def __init__(self):
+        super().__init__(Blueprint("numpy", resnet, SimpleNamespace(Training=Coarse, gradients=gradients)))
 
 
 class CoarseLayer(Oracle):
     """One layer's gradient went through TF32: ten bits after the first."""
 
-    def gradients(self, images, labels, recipe, train, given=None):
-        value, found = super().gradients(images, labels, recipe, train, given)
+    def gradients(self, images, labels, recipe, train, activations=None):
+        value, found = super().gradients(images, labels, recipe, train, activations)
         name = "stage3.0.conv2.weight"
         mantissa, exponent = np.frexp(found[name])
         return value, found | {name: np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(found[name].dtype)}
@@ -71,5 +74,5 @@ class LossIsNotANumber(Oracle):
 class OwnActivations(Oracle):
     """Goes on with its own activations, whatever is given."""
 
-    def gradients(self, images, labels, recipe, train, given=None):
+    def gradients(self, images, labels, recipe, train, activations=None):
         return super().gradients(images, labels, recipe, train)

@@ -15,41 +15,40 @@ from impls.config import VARIANTS
 
 BOTH = ("--task=gradients", "--task=steps", "--precision=float64")
 
-INJECTED = "conformance.selftest.faulty:oracle"
 PORTS = {  # what is wrong; the task that sees it first, the first array, and the words of the diagnosis
     "fields": (
-        f"{INJECTED}/adam-eps@network/nesterov-missing@network/wd-on-norm@network",
+        "oracle+adam-eps@network+nesterov-missing@network+wd-on-norm@network",
         ("steps nesterov", "first.conv1.weight"),
         ["likely cause: `adam-eps`", "likely cause: `nesterov-missing`", "likely cause: `wd-on-norm`"],
     ),
     "text": (
-        f"{INJECTED}/lr-in-velocity@network",
+        "oracle+lr-in-velocity@network",
         ("steps sgd", "first.momentum_buffer.conv1.weight"),
         ["likely cause: `lr-in-velocity`"],
     ),
     "estimated": (
-        f"{INJECTED}/sgd-momentum-other@network",
+        "oracle+sgd-momentum-other@network",
         ("steps sgd", "losses"),
         ["likely cause: `sgd-momentum-other`", "momentum = 0.85"],
     ),
     "schedule": (
-        f"{INJECTED}/warmup-from-zero@network",
+        "oracle+warmup-from-zero@network",
         ("steps nesterov", "first.conv1.weight"),
         ["likely cause: `warmup-from-zero`"],
     ),
     "framework": (
-        "conformance.selftest.faulty:torch/adam-l2@network",
+        "torch+adam-l2@network",
         ("steps adamw", "first.conv1.weight"),
         ["likely cause: `adam-l2`", "diagnosed on a small network of the variant"],
     ),
     "statistics": (
-        f"{INJECTED}/var-biased@network",
+        "oracle+var-biased@network",
         ("steps sgd", "first.bn1.running_var"),
         ["likely cause: `var-biased` everywhere"],
     ),
-    "loss": (f"{INJECTED}/loss-sum@network", ("gradients", "loss"), ["likely cause: `loss-sum`"]),
+    "loss": ("oracle+loss-sum@network", ("gradients", "loss"), ["likely cause: `loss-sum`"]),
     "gradients": (
-        f"{INJECTED}/statistics-detached@stage3.0.bn2/offset-gradient-lost@stage2.0.downsample_bn",
+        "oracle+statistics-detached@stage3.0.bn2+offset-gradient-lost@stage2.0.downsample_bn",
         ("gradients", "gradient.stage3.0.conv2.weight"),
         [
             "likely cause: `statistics-detached` at stage3.0.bn2",
@@ -57,7 +56,7 @@ PORTS = {  # what is wrong; the task that sees it first, the first array, and th
         ],
     ),
     "forward": (
-        f"{INJECTED}/bn-frozen@stage2.0.bn1",
+        "oracle+bn-frozen@stage2.0.bn1",
         ("gradients", "stage2.0.bn1"),
         ["likely cause: `bn-frozen` at stage2.0.bn1", "the forward pass is wrong already"],
     ),

@@ -25,7 +25,7 @@ OPTIONS = ("--variant=keras", "--task=initialisation")
 def drawn_run(conformance, small_weights, tmp_path_factory):
     report = tmp_path_factory.mktemp("report") / "report.json"
     ports = ("--impl=torch", "--impl=flax", "--impl=keras", "--impl=broken=broken_training:InitialOfTheFramework")
-    two = "--impl=two=conformance.selftest.faulty:torch/init-he-normal@network/init-classifier-keras@network"
+    two = "--impl=two=torch+init-he-normal@network+init-classifier-keras@network"
     done = conformance("run", *ports, two, "--weights", small_weights["keras"], *OPTIONS, "--report", report)
     return done, json.loads(report.read_text())
 
@@ -110,7 +110,7 @@ def test_a_missing_array_is_told():
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["flax", "keras"])
 def test_a_fault_of_each_framework_is_red_and_named(conformance, small_weights, tmp_path, framework):
-    port, report = f"--impl=broken=conformance.selftest.faulty:{framework}/init-torch@network", tmp_path / "report.json"
+    port, report = f"--impl=broken={framework}+init-torch@network", tmp_path / "report.json"
     done = conformance("run", port, "--weights", small_weights["keras"], *OPTIONS, "--report", report)
     (divergence,) = json.loads(report.read_text())["first_divergences"]
     assert (done.returncode, divergence["layer"], divergence["note"]) == (1, "initial.conv1.weight", "")

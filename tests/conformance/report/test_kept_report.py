@@ -79,7 +79,7 @@ def today(conformance, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     config = replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=8, num_classes=10)
     synthetic_weights(config, seed=0).save(folder / "weights.safetensors")
-    broken = "--impl=broken=conformance.selftest.faulty:torch/pad-same@stage3.0.conv2/eps-keras@network"
+    broken = "--impl=broken=torch+pad-same@stage3.0.conv2+eps-keras@network"
     tasks = [f"--task={task}" for task in ("forward", "gradients", "steps", "initialisation")]
     options = ("--weights", folder / "weights.safetensors", "--variant=v1.5", "--report", folder / "report.json")
     done = conformance("run", "--impl=torch", broken, *tasks, *options)
