@@ -1,10 +1,10 @@
-"""What converting and loading cost, beside a plain NumPy loop and beside what other libraries bring for the same job.
+"""Time and memory of converting and loading, compared with a plain NumPy loop and with other libraries.
 
     python -m benchmarks.conversion [--runs 5]
 
-Each job runs in a fresh process, its imports done before the clock starts, the jobs of a group in turns, on a real
-ResNet-50 of 102 MB at random. A ratio is of the medians; extra memory is the highest anonymous memory above what was
-there before, in sizes of the file. What a job needs that is not installed leaves it out.
+Each job runs in a fresh process and imports its packages before the clock starts. The jobs of a group run in turns, on
+a ResNet-50 of 102 MB with random weights. Ratios are those of medians. Extra memory is the peak of anonymous memory
+above its level before the job, in multiples of the file's size. All libraries must be installed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Job:
-    """One way to do a group's job.
+    """One way to do the work of a group.
 
     Attributes:
-        name: Whose way.
-        imports: Run before the clock starts.
-        work: Run under the clock; `folder` is where the files are.
+        name: The name in the table.
+        imports: The code to run before the clock starts.
+        work: The code to measure; `folder` is the folder of the files.
     """
 
     name: str
@@ -56,7 +56,7 @@ for name in sorted(arrays):
 with open(folder / "loop.safetensors", "rb") as file:
     os.fsync(file.fileno())
 """
-"""What a conversion that can be trusted later does besides."""
+"""The further work of a conversion that can be verified later and survives a power cut."""
 
 GROUPS: Mapping[str, Sequence[Job]] = {
     "a PyTorch file in safetensors into a Keras one": (
@@ -66,7 +66,7 @@ GROUPS: Mapping[str, Sequence[Job]] = {
             LOOP,
         ),
         Job(
-            "the same, hashed and synced",
+            "NumPy: load, transpose, save, hash, sync",
             "import hashlib\nimport numpy as np\nfrom safetensors.numpy import load_file, save_file",
             LOOP + HASHED_AND_SYNCED,
         ),
@@ -140,7 +140,7 @@ print(json.dumps({{"seconds": seconds, "memory": max(0, highest[0] - before)}}))
 
 
 def make_files(folder: Path) -> int:
-    """The files that the jobs read, written by the libraries they are of; the size of the one in safetensors."""
+    """Write the files that the jobs read, and return the size of the safetensors file in bytes."""
     import timm
     from safetensors.torch import save_file
     from transformers import ResNetConfig, ResNetForImageClassification
@@ -157,7 +157,7 @@ def make_files(folder: Path) -> int:
 
 
 def run(job: Job, folder: Path) -> dict[str, float] | str:
-    """Seconds and bytes of one run in a process of its own, or why there are none."""
+    """Run a job in a process of its own; return its seconds and bytes, or the last line of its error."""
     program = PROGRAM.format(imports=job.imports, work=job.work)
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "TOKENIZERS_PARALLELISM": "false"}
     environment = os.environ | quiet | {"PYTHONPATH": os.fspath(ROOT)}
@@ -165,7 +165,7 @@ def run(job: Job, folder: Path) -> dict[str, float] | str:
         [sys.executable, "-c", program, os.fspath(folder)], capture_output=True, text=True, env=environment
     )
     if done.returncode:
-        return (done.stderr.strip().splitlines() or ["no word"])[-1]
+        return (done.stderr.strip().splitlines() or ["no message"])[-1]
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
 
@@ -173,12 +173,14 @@ def run(job: Job, folder: Path) -> dict[str, float] | str:
 def main() -> None:
     """Measure all groups and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5, help="of each job; the first of them is not counted")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="number of measured runs of each job, after one that is not counted"
+    )
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         folder = Path(temporary)
         size = make_files(folder)
-        print("| job | way | seconds | ratio | extra memory, in sizes of the file |\n|---|---|---|---|---|")
+        print("| job | way | seconds | ratio | extra memory, in multiples of the file |\n|---|---|---|---|---|")
         for title, jobs in GROUPS.items():
             results: dict[str, list[dict[str, float]]] = {job.name: [] for job in jobs}
             for turn in range(runs + 1):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from impls.config import ResNetConfig
-from weights_convert import containers
+from weights_convert.containers import byte_count, write
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
 from weights_convert.metadata import network_metadata
@@ -102,8 +102,8 @@ class Checkpoint:
             ConversionError: If no container has that ending or holds the dialect, or the target cannot be written.
             ValueError: If the size is not a size.
         """
-        limit = containers.byte_count(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
-        containers.write(Path(path), self.arrays, self.metadata(), limit)
+        limit = byte_count(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
+        write(Path(path), self.arrays, self.metadata(), limit)
 
     def metadata(self) -> dict[str, str]:
         """Return what a file of this checkpoint states: format, dialect, network, dtypes, content hash and changes."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from impls.config import VARIANTS, ResNetConfig, named_config
-from weights_convert import containers
 from weights_convert.checkpoint import Checkpoint
+from weights_convert.containers import read, recognise
 from weights_convert.dialects import DIALECTS, find_dialect
 from weights_convert.errors import ConversionError, first_line
 from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, OTHER_WEIGHTS, is_ours
@@ -195,7 +195,7 @@ def inspect(
 
 
 def _problems_of_names(canonical_names: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the problems of arrays that are no floats, or that another name stands for as well."""
+    """Return a problem for every array that does not hold floats, and for every second name of an array."""
     problems = [
         f"{name!r} is {arrays[name].dtype.name}; weights are {', '.join(FLOATS[:-1])} or {FLOATS[-1]}"
         for name in canonical_names
@@ -210,7 +210,7 @@ def _problems_of_names(canonical_names: Mapping[str, str], arrays: Mapping[str, 
 
 
 def _checked_against_hash(inspection: Inspection, ours: Mapping[str, str]) -> Inspection:
-    """Add a problem if the weights are not those that our metadata describe."""
+    """Add a problem if the weights are not those that our metadata describes."""
     # A model of ours that Keras itself saved states its network, but no hash.
     default = inspection.content_hash if inspection.container == "Keras archive" else None
     if ours.get("content_hash", default) == inspection.content_hash:
@@ -245,8 +245,8 @@ def _open(
         return _open_address(source, averaged)
     if not isinstance(source, Mapping):
         path = Path(source)
-        container = containers.recognise(path)
-        arrays, metadata = containers.read(path, averaged)
+        container = recognise(path)
+        arrays, metadata = read(path, averaged)
         native = {name: _native(array) for name, array in arrays.items()}
         return Inspection(str(path), container.name, native), metadata
     problems = [
@@ -261,14 +261,14 @@ def _open(
 
 def _open_address(address: str, averaged: bool) -> tuple[Inspection, dict[str, str]]:
     """Fetch and read a file; what is published about it, or the config beside it, may tell its variant."""
-    from weights_convert import remote  # imported here, since few sources need it
     from weights_convert.containers.configs import variant_from_config
+    from weights_convert.remote import fetch, fetch_config, published_for  # imported here, since few sources need it
 
-    path, published = remote.fetch(address), remote.published_for(address)
+    path, published = fetch(address), published_for(address)
     opened, metadata = _open(path, averaged)
     if published is not None and not is_ours(metadata):
         metadata |= {"variant": published.variant, KNOWN_BY: published.recognised_by}
-    elif not is_ours(metadata) and (config := remote.fetch_config(address, path)):
+    elif not is_ours(metadata) and (config := fetch_config(address, path)):
         metadata |= variant_from_config(config.parent)
     return replace(opened, where=address), metadata
 
@@ -284,7 +284,7 @@ def _networks(
     """Return the networks that arrays of these shapes may belong to, and how the network is known if it is only one.
 
     Raises:
-        ValueError: If there is none, or our metadata are damaged.
+        ValueError: If there is none, or our metadata is damaged.
     """
     if ours:
         return (_network_from_metadata(ours, len(shapes)),), "from its metadata"
@@ -304,9 +304,9 @@ def _network_from_metadata(ours: Mapping[str, str], count: int) -> ResNetConfig:
         if config.variant != ours.get("variant"):
             raise ValueError(f"it states variant {ours.get('variant')}, and its config is of variant {config.variant}")
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"its metadata are damaged: {first_line(error)}") from error
+        raise ValueError(f"its metadata is damaged: {first_line(error)}") from error
     if sum(config.depths) > count:  # checked before a list of missing arrays grows out of bounds
-        raise ValueError(f"its metadata promise {sum(config.depths)} blocks, and it holds {count} arrays")
+        raise ValueError(f"its metadata promises {sum(config.depths)} blocks, and it holds {count} arrays")
     return config
 
 

@@ -8,7 +8,10 @@ than in its source, such as the preprocessing of transformers, are None here.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from weights_convert.dialects import find_dialect
 
 IMAGENET_CLASSES = 1000
 
@@ -77,76 +80,47 @@ class Published:
         return f"published by {self.origin} as {self.variant}"
 
 
+def _row(
+    origin: str,
+    name: str,
+    address: str,
+    preprocessing: Preprocessing | None = None,
+    classes: int = IMAGENET_CLASSES,
+    digest: str | None = None,
+) -> Published:
+    """Return a row; its dialect and variant are those of the library, and its depth stands in its name."""
+    dialect, architecture = find_dialect(origin), re.search(r"resnet[_-]?(\d+)", name)
+    assert dialect.published_variant is not None
+    assert architecture is not None
+    depth = int(architecture[1])
+    return Published(
+        name, origin, dialect.name, dialect.published_variant, depth, classes, preprocessing, address, digest
+    )
+
+
 def _torchvision(weights: str, file: str, resize: int) -> Published:
     """Return a row of torchvision; its file names hold the first eight digits of the SHA-256."""
     architecture, digits = file.removesuffix(".pth").split("-")
-    return Published(
-        name=f"torchvision://{architecture}.{weights}",
-        origin="torchvision",
-        dialect="torchvision",
-        variant="v1.5",
-        depth=_depth(architecture),
-        classes=IMAGENET_CLASSES,
-        preprocessing=Preprocessing(224, resize, "bilinear"),
-        address=f"https://download.pytorch.org/models/{file}",
-        digest=f"sha256:{digits}",
-    )
+    name, address = f"torchvision://{architecture}.{weights}", f"https://download.pytorch.org/models/{file}"
+    return _row("torchvision", name, address, Preprocessing(224, resize, "bilinear"), digest=f"sha256:{digits}")
 
 
 def _timm(model: str, preprocessing: Preprocessing, classes: int = IMAGENET_CLASSES) -> Published:
-    address = f"hf://timm/{model}"
-    depth = _depth(model.partition(".")[0])
-    return Published(address, "timm", "torchvision", "v1.5", depth, classes, preprocessing, address)
+    return _row("timm", f"hf://timm/{model}", f"hf://timm/{model}", preprocessing, classes)
 
 
 def _transformers(model: str) -> Published:
-    address = f"hf://microsoft/{model}"
-    depth = _depth(model)
-    return Published(address, "transformers", "transformers", "v1.5", depth, IMAGENET_CLASSES, None, address)
+    return _row("transformers", f"hf://microsoft/{model}", f"hf://microsoft/{model}")
 
 
-def _keras(architecture: str, md5: str, md5_notop: str) -> tuple[Published, Published]:
-    """Return the rows of an architecture with its classifier and without it."""
+def _keras(architecture: str, ending: str, classes: int, md5: str) -> Published:
     folder = "https://storage.googleapis.com/tensorflow/keras-applications/resnet"
-    file = f"{folder}/{architecture}_weights_tf_dim_ordering_tf_kernels"
-    with_top, without_top = (
-        Published(
-            name=f"keras://{architecture}{ending}",
-            origin="keras.applications",
-            dialect="keras.applications",
-            variant="keras",
-            depth=_depth(architecture),
-            classes=classes,
-            preprocessing=CAFFE,
-            address=f"{file}{ending}.h5",
-            digest=f"md5:{digits}",
-        )
-        for ending, classes, digits in (("", IMAGENET_CLASSES, md5), ("_notop", 0, md5_notop))
-    )
-    return with_top, without_top
+    address = f"{folder}/{architecture}_weights_tf_dim_ordering_tf_kernels{ending}.h5"
+    return _row("keras.applications", f"keras://{architecture}{ending}", address, CAFFE, classes, f"md5:{md5}")
 
 
 def _keras_hub(preset: str) -> Published:
-    return Published(
-        name=f"keras-hub://{preset}",
-        origin="keras-hub",
-        dialect="keras-hub",
-        variant="v1.5",
-        depth=_depth(preset),
-        classes=IMAGENET_CLASSES,
-        preprocessing=None,
-        address=f"kaggle://keras/resnetv1/keras/{preset}/3",
-    )
-
-
-def _depth(architecture: str) -> int:
-    """Return the number in a name.
-
-    Example:
-        >>> _depth("resnet_50_imagenet")
-        50
-    """
-    return int("".join(filter(str.isdigit, architecture)))
+    return _row("keras-hub", f"keras-hub://{preset}", f"kaggle://keras/resnetv1/keras/{preset}/3")
 
 
 CAFFE = Preprocessing(224, white=1.0, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), channels="BGR")
@@ -202,9 +176,12 @@ PUBLISHED: tuple[Published, ...] = (
     _transformers("resnet-50"),
     _transformers("resnet-101"),
     _transformers("resnet-152"),
-    *_keras("resnet50", "2cb95161c43110f7111970584f804107", "4d473c1dd8becc155b73f8504c6f6626"),
-    *_keras("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", "88cf7a10940856eca736dc7b7e228a21"),
-    *_keras("resnet152", "100835be76be38e30d865e96f2aaae62", "ee4c566cf9a93f14d82f913c2dc6dd0c"),
+    _keras("resnet50", "", IMAGENET_CLASSES, "2cb95161c43110f7111970584f804107"),
+    _keras("resnet50", "_notop", 0, "4d473c1dd8becc155b73f8504c6f6626"),
+    _keras("resnet101", "", IMAGENET_CLASSES, "f1aeb4b969a6efcfb50fad2f0c20cfc5"),
+    _keras("resnet101", "_notop", 0, "88cf7a10940856eca736dc7b7e228a21"),
+    _keras("resnet152", "", IMAGENET_CLASSES, "100835be76be38e30d865e96f2aaae62"),
+    _keras("resnet152", "_notop", 0, "ee4c566cf9a93f14d82f913c2dc6dd0c"),
     _keras_hub("resnet_50_imagenet"),
     _keras_hub("resnet_101_imagenet"),
     _keras_hub("resnet_152_imagenet"),

@@ -17,8 +17,8 @@ import numpy as np
 
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
-from weights_convert import containers
 from weights_convert.checkpoint import Checkpoint
+from weights_convert.containers import for_name, read, write
 from weights_convert.errors import ConversionError
 from weights_convert.inspection import load
 from weights_convert.shapes import Shape, expected_shapes
@@ -67,7 +67,7 @@ class TrainingState:
         Raises:
             ConversionError: If the name has another ending, or the file cannot be written.
         """
-        container = containers.for_name(Path(path))
+        container = for_name(Path(path))
         if container is None or container.name != "safetensors":
             raise ConversionError(os.fspath(path), ["a training state is kept in a .safetensors file"])
         state = self.to("canonical")
@@ -76,7 +76,7 @@ class TrainingState:
             arrays |= {f"{PREFIX}.{slot}.{name}": array for name, array in checkpoint.arrays.items()}
         training = {"steps": str(self.steps), "recipe": json.dumps(self.recipe.to_dict())}
         training |= {f"content_hash.{slot}": checkpoint.content_hash() for slot, checkpoint in state.slots.items()}
-        containers.write(Path(path), arrays, state.weights.metadata() | training)
+        write(Path(path), arrays, state.weights.metadata() | training)
 
 
 def load_training(source: TrainingState | str | os.PathLike[str], config: ResNetConfig | None = None) -> TrainingState:
@@ -94,14 +94,14 @@ def load_training(source: TrainingState | str | os.PathLike[str], config: ResNet
         return replace(source, weights=load(source.weights, config=config))
     path = Path(source)
     weights = load(path, config=config)
-    arrays, metadata = containers.read(path)
+    arrays, metadata = read(path)
     if "recipe" not in metadata:
         advice = "resnet50(weights=...) takes them, and training then starts from them."
         raise ConversionError(str(path), ["it holds weights, and no state of training"], advice)
     try:
         steps, recipe = int(metadata["steps"]), Recipe.from_dict(json.loads(metadata["recipe"]))
     except ValueError as error:
-        raise ConversionError(str(path), [f"its metadata about training are damaged: {error}"]) from error
+        raise ConversionError(str(path), [f"its metadata about training is damaged: {error}"]) from error
     parameters = parameter_shapes(weights)
     slots = {slot: _slot(arrays, slot, weights) for slot in recipe.slots}
     expected = {f"{PREFIX}.{slot}.{name}": shape for slot in slots for name, shape in parameters.items()}

@@ -1,7 +1,7 @@
-"""How a file is damaged, in bytes and in its structure, and what may come of it.
+"""The damages that the campaign does to files, in their bytes and in their structure, and the allowed outcomes.
 
-A damage is a row: the kinds of file that it fits, a function of a source of randomness and the bytes, and what `load`
-may make of the result.
+A damage is a row: a function of a random number generator and the bytes, the outcomes that are allowed for `load`, and
+the kinds of bytes that it can be done to.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ SAME = "refused, or the same"
 BITS = "refused, or the same bits"
 FREE = "refused, or what the bytes say"
 KEPT = "the same"
-"""What may come of a damage. FREE is the same where a hash or checksum covers it; else the names and shapes must be the
-same, and where only bytes of arrays changed, exactly those.
+"""The allowed outcomes of a damage.
+
+FREE means an equal checkpoint if a hash or checksum covers the bytes. Otherwise names and shapes must be equal, and if
+only bytes of arrays changed, exactly these may differ.
 """
 
 Change = Callable[[Random, bytes], bytes]
@@ -59,7 +61,7 @@ ODD_VALUES: tuple[Any, ...] = (
     "\ud800",
     "../../etc/passwd", [], {}, [[]], [1, 2, 3], {"a": {"b": []}}, ["a"] * 4, [2.0, 1, 1, 1], [True] * 4, [10**9] * 4,
 )  # fmt: skip
-"""Numbers that lengths and offsets lie with, levels of nesting, and values in place of any other in JSON."""
+"""Wrong lengths and offsets, a depth of nesting, and values that replace others in JSON."""
 
 ODD_TEXTS = (
     b"", b"null", b"[]", b"7", b"NaN", b'""', b"[" * DEEP, b'{"a":' * DEEP, b"\xff\xfe", b'{"weight_map":[]}',
@@ -67,7 +69,7 @@ ODD_TEXTS = (
     b'{"weight_map":{"a":"model.safetensors.index.json"}}', b'{"registered_name":"resnet_parity>ResNet"}',
     b'{"registered_name":"resnet_parity>ResNet","config":{"config":7}}', b'{"a":1,"a":2}',
 )  # fmt: skip
-"""What may stand where JSON is expected."""
+"""Texts that replace JSON."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ class Damage:
     """A way to damage bytes.
 
     Attributes:
-        name: What is done.
-        change: Makes the damaged bytes; raises `Unfit` where these cannot be damaged so.
-        allowed: What may come of it.
-        kinds: Which kinds of bytes it fits; empty for all.
+        name: What is done to the bytes.
+        change: Returns damaged bytes; raises `Unfit` if it cannot be done to these.
+        allowed: The allowed outcomes.
+        kinds: The kinds of bytes that it can be done to; empty for all.
     """
 
     name: str
@@ -88,19 +90,19 @@ class Damage:
 
 
 class Unfit(Exception):
-    """These bytes cannot be damaged so."""
+    """The damage cannot be done to these bytes."""
 
 
 def damages_of(kind: str) -> list[Damage]:
-    """All damages of a kind of bytes."""
+    """Return the damages that can be done to a kind of bytes."""
     return [damage for damage in DAMAGES if not damage.kinds or kind in damage.kinds]
 
 
-# Of any bytes
+# Damages of any bytes
 
 
 def _at(random: Random, content: bytes, length: int = 1) -> int:
-    """A place: anywhere, or near an end, where headers and directories are."""
+    """Return a random position: anywhere, or near the start or end, where headers and directories are."""
     if len(content) < length:
         raise Unfit
     most = len(content) - length
@@ -152,18 +154,18 @@ def _deleted(random: Random, content: bytes) -> bytes:
 
 def _shuffled(random: Random, content: bytes) -> bytes:
     length = random.choice([4, 16, 128, 512])
-    one, other = _at(random, content, length), _at(random, content, length)
-    return _replaced(_replaced(content, one, content[other : other + length]), other, content[one : one + length])
+    i, j = _at(random, content, length), _at(random, content, length)
+    return _replaced(_replaced(content, i, content[j : j + length]), j, content[i : i + length])
 
 
 def _nans(random: Random, content: bytes) -> bytes:
-    """NaNs of odd payloads, quiet and signalling, of each width, where numbers may stand."""
+    """Write NaNs of unusual payloads, quiet and signalling, of any width, over aligned bytes."""
     nan = random.choice([b"\x01\x7c", b"\x81\x7f", b"\x01\x00\x80\x7f", b"\xff\xff\xff\xff", b"\x01\0\0\0\0\0\xf0\xff"])
     at = _at(random, content, 8 * len(nan))
     return _replaced(content, at - at % 8, nan * 8)
 
 
-def _one_after_the_other(*changes: Change) -> Change:
+def _in_sequence(*changes: Change) -> Change:
     def changed(random: Random, content: bytes) -> bytes:
         for change in changes:
             content = change(random, content)
@@ -189,7 +191,7 @@ def _built(pairs: Pairs, data: bytes) -> bytes:
 
 
 def _entry(change: Callable[[Random, dict[str, Any]], Any]) -> Change:
-    """Change what the header says of one array."""
+    """Return a damage that changes the header's entry for one array."""
 
     def changed(random: Random, content: bytes) -> bytes:
         pairs, data = _parsed(content)
@@ -204,7 +206,7 @@ def _entry(change: Callable[[Random, dict[str, Any]], Any]) -> Change:
 
 
 def _header(change: Callable[[Random, Pairs], Pairs]) -> Change:
-    """Change the list of arrays."""
+    """Return a damage that changes the header's list of arrays."""
 
     def changed(random: Random, content: bytes) -> bytes:
         pairs, data = _parsed(content)
@@ -275,9 +277,9 @@ def _respelled(random: Random, pairs: Pairs) -> Pairs:
 
 
 def _swapped(random: Random, pairs: Pairs) -> Pairs:
-    """Two arrays of one shape under each other's name, or of two shapes."""
-    one, other = random.sample(range(1, len(pairs)), 2)
-    pairs[one], pairs[other] = (pairs[one][0], pairs[other][1]), (pairs[other][0], pairs[one][1])
+    """Exchange the names of two arrays."""
+    i, j = random.sample(range(1, len(pairs)), 2)
+    pairs[i], pairs[j] = (pairs[i][0], pairs[j][1]), (pairs[j][0], pairs[i][1])
     return pairs
 
 
@@ -296,7 +298,7 @@ def _lying_header(random: Random, content: bytes) -> bytes:
     return _built([("__metadata__", metadata), *(pair for pair in pairs if pair[0] != "__metadata__")], data)
 
 
-# Metadata of ours
+# Our metadata
 
 
 def _without_a_key(random: Random, metadata: dict[str, Any]) -> Any:
@@ -338,11 +340,11 @@ METADATA_LIES: tuple[Callable[[Random, dict[str, Any]], Any], ...] = (
 )
 
 
-# msgpack, dictionaries in dictionaries
+# msgpack: nested dictionaries
 
 
 def _tree(change: Callable[[Random, dict[Any, Any], Any], Any]) -> Change:
-    """Change the innermost dictionary around some array, given its key there."""
+    """Return a damage that changes the innermost dictionary around a random array, given its key there."""
 
     def changed(random: Random, content: bytes) -> bytes:
         tree = branch = msgpack.unpackb(content, ext_hook=msgpack.ExtType, strict_map_key=False)
@@ -355,13 +357,13 @@ def _tree(change: Callable[[Random, dict[Any, Any], Any], Any]) -> Change:
 
 
 def _leaf(change: Callable[[Random, list[Any]], Any]) -> Change:
-    """Change shape, dtype and bytes of some array."""
+    """Return a damage that changes shape, dtype or bytes of a random array."""
 
     def changed(random: Random, branch: dict[Any, Any], key: Any) -> None:
-        held = msgpack.unpackb(branch[key].data)
-        before = msgpack.packb(held)
-        change(random, held)
-        if (after := msgpack.packb(held)) == before:
+        fields = msgpack.unpackb(branch[key].data)
+        before = msgpack.packb(fields)
+        change(random, fields)
+        if (after := msgpack.packb(fields)) == before:
             raise Unfit
         branch[key] = msgpack.ExtType(ARRAY, after)
 
@@ -369,8 +371,8 @@ def _leaf(change: Callable[[Random, list[Any]], Any]) -> Change:
 
 
 def _put(place: int, values: Callable[[Any], list[Any]]) -> Callable[[Random, list[Any]], None]:
-    def put(random: Random, held: list[Any]) -> None:
-        held[place] = random.choice(values(held[place]))
+    def put(random: Random, fields: list[Any]) -> None:
+        fields[place] = random.choice(values(fields[place]))
 
     return put
 
@@ -387,7 +389,7 @@ def _odd_shapes(shape: list[int]) -> list[Any]:
 
 
 def _no_array(random: Random, branch: dict[Any, Any], key: Any) -> None:
-    """Something else in an array's place."""
+    """Replace an array by something else."""
     array, deep = branch[key], []
     for _ in range(300):
         deep = [deep]
@@ -400,7 +402,7 @@ def _no_array(random: Random, branch: dict[Any, Any], key: Any) -> None:
 
 
 def _twice_in_msgpack(random: Random, content: bytes) -> bytes:
-    """A second entry under the name of another, in the outermost map or under a key that reads the same."""
+    """Add a second entry under the name of another in the outermost map."""
     tree = msgpack.unpackb(content, ext_hook=msgpack.ExtType, strict_map_key=False)
     key = random.choice([*tree])
     packed = [msgpack.packb(part) for pair in tree.items() for part in pair]
@@ -411,7 +413,7 @@ def _twice_in_msgpack(random: Random, content: bytes) -> bytes:
 
 
 def _twice_by_dots(random: Random, content: bytes) -> bytes:
-    """A second entry whose dotted key spells the path to another."""
+    """Add a second entry whose dotted key equals the path to another."""
     tree = branch = msgpack.unpackb(content, ext_hook=msgpack.ExtType, strict_map_key=False)
     path = []
     while isinstance(branch, dict):
@@ -434,7 +436,7 @@ MSGPACK_TEXTS = (
     b"\x81\xa1a\xc1", b"\x81\xa1\xff\xc0", b"\x81\xa1a\xc7\x00\x01", b"\x81\xa1a" + b"\xdd\0\x0f\xff\xff" * 500,
     b"\x81\xa1a" + b"\x91" * 700 + b"\xc0", b"\x82\x01\x01\xa11\x02",
 )  # fmt: skip
-"""Files of msgpack that are no checkpoint."""
+"""msgpack files that are not checkpoints."""
 
 
 # HDF5
@@ -442,45 +444,45 @@ MSGPACK_TEXTS = (
 
 def _hdf5(change: Callable[[Random, h5py.File], object]) -> Change:
     def changed(random: Random, content: bytes) -> bytes:
-        held = io.BytesIO(content)
-        with h5py.File(held, "a") as file:
+        buffer = io.BytesIO(content)
+        with h5py.File(buffer, "a") as file:
             change(random, file)
-        return held.getvalue()
+        return buffer.getvalue()
 
     return changed
 
 
-def _as_double(held: np.ndarray) -> np.ndarray:
-    if held.dtype.kind != "f":
+def _as_double(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind != "f":
         raise Unfit
     with np.errstate(invalid="ignore"):  # signalling NaNs
-        return held.astype(np.float64)
+        return values.astype(np.float64)
 
 
 def _any_array(random: Random, file: h5py.File) -> h5py.Dataset:
-    found: list[h5py.Dataset] = []
-    file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-    return random.choice(found)
+    datasets: list[h5py.Dataset] = []
+    file.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+    return random.choice(datasets)
 
 
 def _array(change: Callable[[Random, h5py.Group, str, np.ndarray], object]) -> Change:
-    """Put something in the place of one array: the group, the name there, and what stood there."""
+    """Return a damage that replaces a random array, given its group, its name there and its values."""
 
     def changed(random: Random, file: h5py.File) -> None:
         array = _any_array(random, file)
-        group, name, held = array.parent, array.name.rpartition("/")[2], array[()]
+        group, name, values = array.parent, array.name.rpartition("/")[2], array[()]
         del group[name]
-        change(random, group, name, held)
+        change(random, group, name, values)
 
     return _hdf5(changed)
 
 
-def _instead(*values: Any) -> Change:
-    return _array(lambda random, group, name, held: group.update({name: random.choice(values)}))
+def _instead(*items: Any) -> Change:
+    return _array(lambda random, group, name, values: group.update({name: random.choice(items)}))
 
 
 def _with_dtype(*dtypes: Any) -> Change:
-    return _array(lambda random, group, name, held: group.create_dataset(name, held.shape, random.choice(dtypes)))
+    return _array(lambda random, group, name, values: group.create_dataset(name, values.shape, random.choice(dtypes)))
 
 
 def _moved_to(*names: str) -> Callable[[Random, h5py.File], None]:
@@ -491,58 +493,58 @@ def _moved_to(*names: str) -> Callable[[Random, h5py.File], None]:
     return moved
 
 
-def _otherwise_shaped(random: Random, group: h5py.Group, name: str, held: np.ndarray) -> None:
+def _otherwise_shaped(random: Random, group: h5py.Group, name: str, values: np.ndarray) -> None:
     group[name] = random.choice(
         [
-            held[None],
-            held.reshape(-1)[:-1],
-            held[..., None],
-            np.concatenate([held, held]),
-            held.reshape(-1)[0],
+            values[None],
+            values.reshape(-1)[:-1],
+            values[..., None],
+            np.concatenate([values, values]),
+            values.reshape(-1)[0],
         ]
     )
 
 
-def _virtual(random: Random, group: h5py.Group, name: str, held: np.ndarray) -> None:
-    layout = h5py.VirtualLayout(held.shape, held.dtype)
-    layout[...] = h5py.VirtualSource(random.choice([".", "elsewhere.h5", "/etc/passwd"]), "x", held.shape)
+def _virtual(random: Random, group: h5py.Group, name: str, values: np.ndarray) -> None:
+    layout = h5py.VirtualLayout(values.shape, values.dtype)
+    layout[...] = h5py.VirtualSource(random.choice([".", "elsewhere.h5", "/etc/passwd"]), "x", values.shape)
     group.create_virtual_dataset(name, layout)
 
 
-def _external(random: Random, group: h5py.Group, name: str, held: np.ndarray) -> None:
-    group.create_dataset(name, held.shape, held.dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+def _external(random: Random, group: h5py.Group, name: str, values: np.ndarray) -> None:
+    group.create_dataset(name, values.shape, values.dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
 
 
-def _compressed(random: Random, group: h5py.Group, name: str, held: np.ndarray) -> None:
-    group.create_dataset(name, data=held, compression="gzip", shuffle=True, fletcher32=True)
+def _compressed(random: Random, group: h5py.Group, name: str, values: np.ndarray) -> None:
+    group.create_dataset(name, data=values, compression="gzip", shuffle=True, fletcher32=True)
 
 
-def _bomb(random: Random, group: h5py.Group, name: str, held: np.ndarray) -> None:
+def _bomb(random: Random, group: h5py.Group, name: str, values: np.ndarray) -> None:
     size = random.choice([2**24, 2**34, 2**50])
     array = group.create_dataset(name, (size,), "f4", chunks=(2**20,), compression="gzip")
     for chunk in range(random.choice([0, 1, 4])):
         array[chunk * 2**20 : (chunk + 1) * 2**20] = 0
 
 
-def _big_endian(random: Random, group: h5py.Group, name: str, held: np.ndarray) -> None:
-    if held.dtype.kind != "f":
+def _big_endian(random: Random, group: h5py.Group, name: str, values: np.ndarray) -> None:
+    if values.dtype.kind != "f":
         raise Unfit
-    group[name] = held.astype(held.dtype.newbyteorder(">"))
+    group[name] = values.astype(values.dtype.newbyteorder(">"))
 
 
-def _odd_float(random: Random, group: h5py.Group, name: str, held: np.ndarray) -> None:
-    """A float of as many bytes with other fields, which HDF5 would convert."""
-    if held.dtype != np.float32:
+def _odd_float(random: Random, group: h5py.Group, name: str, values: np.ndarray) -> None:
+    """Store floats of the same size with other fields, which HDF5 would convert."""
+    if values.dtype != np.float32:
         raise Unfit
     kind = h5py.h5t.IEEE_F32LE.copy()
     kind.set_fields(31, 22, 9, 0, 22)
-    space = h5py.h5s.create_simple(held.shape)
-    h5py.h5d.create(group.id, name.encode(), kind, space).write(space, space, held)
+    space = h5py.h5s.create_simple(values.shape)
+    h5py.h5d.create(group.id, name.encode(), kind, space).write(space, space, values)
 
 
 def _one_more(random: Random, file: h5py.File) -> None:
     if "layer_names" in file.attrs:
-        raise Unfit  # only what is listed there is read
+        raise Unfit  # only the arrays listed there are read
     file["layers/conv2d_99/vars/0"] = np.zeros((1, 1, 2, 2), np.float32)
 
 
@@ -558,15 +560,15 @@ def _many_groups(random: Random, file: h5py.File) -> None:
         file.create_group(f"many/{number}")
 
 
-def _twice_by_number(random: Random, group: h5py.Group, name: str, held: np.ndarray) -> None:
-    group[name] = held
+def _twice_by_number(random: Random, group: h5py.Group, name: str, values: np.ndarray) -> None:
+    group[name] = values
     if not name.isdigit():
         raise Unfit
-    group["0" + name] = held[::-1]
+    group["0" + name] = values[::-1]
 
 
 def _twice_in_a_list(random: Random, file: h5py.File) -> None:
-    """An array whose name in Keras differs from another's only by what is cut off."""
+    """Add an array whose name differs from another's only by the suffix that is removed in reading."""
     array = _any_array(random, file)
     layer = next((part for part in array.name.split("/") if part in file and "weight_names" in file[part].attrs), None)
     if layer is None:
@@ -591,8 +593,8 @@ def _odd_attribute(random: Random, file: h5py.File) -> None:
 
 
 def _lying_attribute(random: Random, file: h5py.File) -> None:
-    held = file.attrs.get(PACKED, "{}")
-    file.attrs[PACKED] = json.dumps(random.choice(METADATA_LIES)(random, json.loads(held)))[:60_000]
+    metadata = file.attrs.get(PACKED, "{}")
+    file.attrs[PACKED] = json.dumps(random.choice(METADATA_LIES)(random, json.loads(metadata)))[:60_000]
 
 
 def _odd_text_in_attribute(random: Random, file: h5py.File) -> None:
@@ -601,17 +603,17 @@ def _odd_text_in_attribute(random: Random, file: h5py.File) -> None:
 
 
 def _newest_format(random: Random, content: bytes) -> bytes:
-    held = io.BytesIO()
-    with h5py.File(io.BytesIO(content)) as old, h5py.File(held, "w", libver="latest") as new:
+    buffer = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as old, h5py.File(buffer, "w", libver="latest") as new:
         for name in old:
             old.copy(name, new)
         for name, value in old.attrs.items():
             new.attrs[name] = value
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def _misnumbered_structure(random: Random, content: bytes) -> bytes:
-    """Odd numbers in what HDF5 marks by a signature: superblock, trees, heaps, tables of symbols."""
+    """Write wrong numbers into the structures that HDF5 marks by a signature: superblock, trees, heaps, tables."""
     marks = [match.start() for match in re.finditer(rb"\x89HDF|TREE|HEAP|SNOD|GCOL|OHDR|FRHP|BTHD", content)]
     at = random.choice(marks) + random.randrange(4, 96)
     code = random.choice(["<B", "<H", "<I", "<Q"])
@@ -631,7 +633,7 @@ FIELDS: dict[bytes, tuple[tuple[int, str], ...]] = {
     ),
     END: ((4, "<H"), (6, "<H"), (8, "<H"), (10, "<H"), (12, "<I"), (16, "<I"), (20, "<H")),
 }  # fmt: skip
-"""Where the numbers stand behind each signature: versions, flags, method, checksum, sizes, lengths, offsets."""
+"""The positions of numbers behind each signature: versions, flags, method, checksum, sizes, lengths, offsets."""
 
 
 def _lying_directory(random: Random, content: bytes) -> bytes:
@@ -647,17 +649,17 @@ Entries = list[tuple[str, bytes]]
 
 
 def _archive(change: Callable[[Random, Entries], Entries], method: int = zipfile.ZIP_STORED) -> Change:
-    """Write the archive anew, with other entries."""
+    """Return a damage that writes an archive with other entries."""
 
     def changed(random: Random, content: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = [(name, archive.read(name)) for name in archive.namelist()]
-        held = io.BytesIO()
-        with warnings.catch_warnings(), zipfile.ZipFile(held, "w", method) as archive:
+        buffer = io.BytesIO()
+        with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", method) as archive:
             warnings.simplefilter("ignore", UserWarning)  # that a name occurs twice
             for name, entry in change(random, entries):
                 archive.writestr(name, entry)
-        return held.getvalue()
+        return buffer.getvalue()
 
     return changed
 
@@ -666,7 +668,7 @@ CLIMBING = tuple((name, b"") for name in ("../a", "/a", "..\\a", "C:\\a", "a/../
 
 
 def _with_entry(*entries: tuple[str, bytes]) -> Callable[[Random, Entries], Entries]:
-    return lambda random, held: [*held, random.choice(entries)]
+    return lambda random, existing: [*existing, random.choice(entries)]
 
 
 def _without_entry(random: Random, entries: Entries) -> Entries:
@@ -678,19 +680,19 @@ def _without_entry(random: Random, entries: Entries) -> Entries:
 
 
 def _state(change: Callable[[Random, dict[Any, Any], Any, Any], Any]) -> Change:
-    """Change a saved state_dict, given the name of some tensor in it, and the tensor."""
+    """Return a damage that changes a saved state_dict, given the name of a random tensor in it, and the tensor."""
 
     def changed(random: Random, content: bytes) -> bytes:
         import torch
 
         state = torch.load(io.BytesIO(content), weights_only=True)
-        name, held = random.choice([*state]), io.BytesIO()
+        name, buffer = random.choice([*state]), io.BytesIO()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that quantized tensors will go
+            warnings.simplefilter("ignore", UserWarning)  # quantized tensors are deprecated
             after = change(random, state, name, state[name])
             zipped = content.startswith(b"PK")
-            torch.save(state if after is None else after, held, _use_new_zipfile_serialization=zipped)
-        return held.getvalue()
+            torch.save(state if after is None else after, buffer, _use_new_zipfile_serialization=zipped)
+        return buffer.getvalue()
 
     return changed
 
@@ -743,7 +745,7 @@ PICKLES = (
     b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\ntQ.",
     b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}.", b"\x80\x02\x8c\xffa.",
 )  # fmt: skip
-"""Pickles that call, nest, lie about lengths, or end early."""
+"""Pickles that call functions, nest deeply, claim wrong lengths, or end early."""
 
 
 def _any_of(*texts: bytes) -> Change:
@@ -751,7 +753,7 @@ def _any_of(*texts: bytes) -> Change:
 
 
 def _odd_json(random: Random, content: bytes) -> bytes:
-    """An odd value in the place of some other."""
+    """Replace a random value by an unusual one."""
     tree = place = json.loads(content)
     while isinstance(place, dict) and place:
         key = random.choice([*place])
@@ -835,7 +837,7 @@ DAMAGES = (
     *(
         Damage(f"HDF5: {name}", change, allowed, ("hdf5",))
         for name, change, allowed in (
-            ("an array missing", _array(lambda random, group, name, held: None), REFUSED),
+            ("an array missing", _array(lambda random, group, name, values: None), REFUSED),
             ("another name", _hdf5(_moved_to("more", "x/y", "²", "-0", "٣", "1_0", "9")), REFUSED),
             ("shape", _array(_otherwise_shaped), REFUSED),
             ("an array more", _hdf5(_one_more), REFUSED),
@@ -843,7 +845,7 @@ DAMAGES = (
             ("objects", _with_dtype(h5py.string_dtype(), h5py.ref_dtype, h5py.vlen_dtype("f4")), REFUSED),
             ("compound", _with_dtype([("a", "f4"), ("b", "f8")], ("f4", (2,)), ("f4", (1000, 1000))), REFUSED),
             ("nothing", _instead(h5py.Empty("f4")), REFUSED),
-            ("a group", _array(lambda random, group, name, held: group.create_group(name)), REFUSED),
+            ("a group", _array(lambda random, group, name, values: group.create_group(name)), REFUSED),
             ("a soft link", _instead(*map(h5py.SoftLink, ("/", ".", "0", "/none", "/vars"))), REFUSED),
             (
                 "an external link",
@@ -852,12 +854,12 @@ DAMAGES = (
             ),
             (
                 "a second name",
-                _array(lambda random, group, name, held: group.update({name: _any_array(random, group.file)})),
+                _array(lambda random, group, name, values: group.update({name: _any_array(random, group.file)})),
                 REFUSED,
             ),
             (
                 "a circle",
-                _array(lambda random, group, name, held: group.update({name: random.choice([group.parent, group])})),
+                _array(lambda random, group, name, values: group.update({name: random.choice([group.parent, group])})),
                 REFUSED,
             ),
             ("virtual", _array(_virtual), REFUSED),
@@ -866,17 +868,17 @@ DAMAGES = (
             ("a bomb", _array(_bomb), REFUSED),
             (
                 "a huge scalar",
-                _array(lambda random, group, name, held: group.create_dataset(name, (), ("f4", (10**6,)))),
+                _array(lambda random, group, name, values: group.create_dataset(name, (), ("f4", (10**6,)))),
                 REFUSED,
             ),
             ("big-endian", _array(_big_endian), BITS),
             ("odd floats", _array(_odd_float), REFUSED),
             (
                 "another precision",
-                _array(lambda random, group, name, held: group.update({name: _as_double(held)})),
+                _array(lambda random, group, name, values: group.update({name: _as_double(values)})),
                 FREE,
             ),
-            ("other numbers", _array(lambda random, group, name, held: group.update({name: held[::-1]})), FREE),
+            ("other numbers", _array(lambda random, group, name, values: group.update({name: values[::-1]})), FREE),
             ("a name twice", _array(_twice_by_number), REFUSED),
             ("a name twice, in a list", _hdf5(_twice_in_a_list), REFUSED),
             ("an attribute", _hdf5(_odd_attribute), FREE),
@@ -885,16 +887,16 @@ DAMAGES = (
             ("deep groups", _hdf5(_deep_groups), SAME),
             ("many groups", _hdf5(_many_groups), SAME),
             ("the newest format", _newest_format, SAME),
-            ("the newest format, damaged", _one_after_the_other(_newest_format, _flipped), FREE),
+            ("the newest format, damaged", _in_sequence(_newest_format, _flipped), FREE),
             ("odd numbers in the structure", _misnumbered_structure, FREE),
-            ("many odd numbers in the structure", _one_after_the_other(*[_misnumbered_structure] * 4), FREE),
+            ("many odd numbers in the structure", _in_sequence(*[_misnumbered_structure] * 4), FREE),
         )
     ),
     *(
         Damage(f"zip: {name}", change, allowed, ("torch", "keras"))
         for name, change, allowed in (
             ("the directory", _lying_directory, FREE),
-            ("more of the directory", _one_after_the_other(_lying_directory, _lying_directory), FREE),
+            ("more of the directory", _in_sequence(_lying_directory, _lying_directory), FREE),
             ("a name that climbs", _archive(_with_entry(*CLIMBING)), REFUSED),
             ("an entry twice", _archive(lambda random, entries: [*entries, random.choice(entries)]), REFUSED),
             ("an entry more", _archive(_with_entry(("more", b"more"))), SAME),

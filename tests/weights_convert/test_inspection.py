@@ -249,10 +249,10 @@ class TestAFileOfOurs:
         ("changed", "problem"),
         [
             ({"format_version": "2"}, "it has format version 2; this program reads version 1"),
-            ({"config": None}, "its metadata are damaged: Expecting value: line 1 column 1 (char 0)"),
-            ({"config": "[1, 2]"}, "its metadata are damaged: expected the fields"),
-            ({"config": "null"}, "its metadata are damaged"),
-            ({"variant": "v1"}, "its metadata are damaged: it states variant v1, and its config is of variant v1.5"),
+            ({"config": None}, "its metadata is damaged: Expecting value: line 1 column 1 (char 0)"),
+            ({"config": "[1, 2]"}, "its metadata is damaged: expected the fields"),
+            ({"config": "null"}, "its metadata is damaged"),
+            ({"variant": "v1"}, "its metadata is damaged: it states variant v1, and its config is of variant v1.5"),
             ({"dialect": "caffe"}, "there is no dialect 'caffe'"),
         ],
     )
@@ -269,7 +269,7 @@ class TestAFileOfOurs:
     ):
         config = json.dumps(replace(tiny, depths=(10**12, 1, 1, 1)).to_dict())
         file = save_with(tmp_path / "a.safetensors", checkpoint_of(), config=config)
-        with pytest.raises(ConversionError, match="promise 1000000000003 blocks"):
+        with pytest.raises(ConversionError, match="promises 1000000000003 blocks"):
             load(file)
 
     def test_without_an_array_is_refused(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):

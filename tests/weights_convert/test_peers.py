@@ -1,10 +1,10 @@
-"""The libraries' own ResNet-50: our networks, given its weights, compute its logits in float64, and the way back.
+"""The ResNet-50 of other libraries: our networks compute its logits with its weights, and it loads our files.
 
-The weights are random, since published ones cannot be shipped; scales, offsets and statistics of every norm are away
-from the 1, 0, 0, 1 they start at, so that none can be lost or exchanged unnoticed, and calibrated, so that signals keep
-their their size through the depth.
+The weights are random, since published ones cannot be shipped. Scales, offsets and statistics of every norm differ from
+their initial 1, 0, 0, 1, so that none can be lost or exchanged unnoticed, and are calibrated so that activations keep
+their scale through all layers.
 
-These take longer than all other tests of conversion: `make slow` runs them, and so does CI.
+These tests take longer than all others of conversion; `make slow` and CI run them.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ from weights_convert.cli import main
 pytestmark = pytest.mark.slow
 
 LIMIT = 1e-12
-"""Relative L2 in float64: two correct networks differ by 2e-14 to 4e-14."""
+"""Largest relative L2 error in float64; two correct networks differ by 2e-14 to 4e-14."""
+
 FRAMEWORKS = ("numpy", "torch", "flax", "keras")
 RESIDUAL_SCALE = 0.4
-"""Factor on the scales of the last norm of a block, so that a sum of residual branches grows little."""
+"""A factor on the scales of the last norm of each block, so that the sum of residual branches grows little."""
 
 
 def numpy_logits(variant: str, weights: Source, image: np.ndarray) -> np.ndarray:
@@ -84,7 +85,7 @@ LOGITS = {"numpy": numpy_logits, "torch": torch_logits, "flax": flax_logits, "ke
 
 @dataclass(frozen=True)
 class Published:
-    """A library's network: its logits, and its weights as its users have them."""
+    """A library's model, its logits, and its weights as its users have them."""
 
     model: Any
     logits: np.ndarray
@@ -92,7 +93,7 @@ class Published:
 
 
 def calibrated(make: Callable[[], Any], last_norm: str) -> Any:
-    """A PyTorch model of a library, random, every norm with scales, offsets and statistics of its own."""
+    """Return a PyTorch model of a library with random weights, offsets, scales and calibrated statistics."""
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -102,7 +103,7 @@ def calibrated(make: Callable[[], Any], last_norm: str) -> Any:
             factor = RESIDUAL_SCALE if name.endswith(last_norm) else 1.0
             torch.nn.init.uniform_(layer.weight, 0.5 * factor, 1.5 * factor, generator=random)
             torch.nn.init.normal_(layer.bias, std=0.2, generator=random)
-            layer.momentum = None  # the running statistics become the mean of those of the batches
+            layer.momentum = None  # the running statistics become the mean over all batches
     with torch.no_grad():
         for seed in range(2):
             model.train()(torch.from_numpy(noise(96, 96, 4, seed).images))
@@ -110,14 +111,14 @@ def calibrated(make: Callable[[], Any], last_norm: str) -> Any:
 
 
 def assert_all_compute(published: Published, variant: str, image: np.ndarray) -> None:
-    """Each of our implementations, given the library's weights, computes the library's logits."""
+    """Assert that each of our implementations computes the library's logits with its weights."""
     for framework in FRAMEWORKS:
         got = LOGITS[framework](variant, published.weights, image)
         assert distance(got, published.logits) < LIMIT, framework
 
 
 def assert_same_tensors(left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
-    """Equal bit for bit, but for the counters of batches."""
+    """Assert that two state_dicts are equal bit for bit, apart from the counts of batches."""
     assert {name for name in left.keys() ^ right.keys() if not name.endswith("num_batches_tracked")} == set()
     for name in left.keys() & right.keys():
         if not name.endswith("num_batches_tracked"):
@@ -141,16 +142,16 @@ class TestTimm:
             logits = copy.deepcopy(model).double().eval()(torch.from_numpy(image)).numpy()
         return Published(model, logits, folder / "model.safetensors")
 
-    def test_computes_the_same(self, published: Published, image: np.ndarray):
+    def test_our_implementations_compute_the_same(self, published: Published, image: np.ndarray):
         assert_all_compute(published, "v1.5", image)
 
-    def test_its_training_checkpoint_holds_the_same(self, published: Published):
+    def test_its_training_checkpoint_holds_the_same_weights(self, published: Published):
         for name in ("last.pth.tar", "checkpoint-3.pth.tar"):
-            held = load(published.weights.with_name(name), variant="v1.5")
-            assert held.content_hash() == load(published.weights, variant="v1.5").content_hash()
+            read = load(published.weights.with_name(name), variant="v1.5")
+            assert read.content_hash() == load(published.weights, variant="v1.5").content_hash()
 
     @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-    def test_takes_our_file(self, ending: str, published: Published, tmp_path: Path):
+    def test_loads_our_file(self, ending: str, published: Published, tmp_path: Path):
         import timm
 
         load(published.weights, variant="v1.5").to("flax").save(tmp_path / "ours.flax.safetensors")
@@ -178,7 +179,7 @@ class TestTransformers:
             logits = copy.deepcopy(model).double().eval()(torch.from_numpy(image)).logits.numpy()
         return Published(model, logits, folder / "whole")
 
-    def test_computes_the_same(self, published: Published, image: np.ndarray):
+    def test_our_implementations_compute_the_same(self, published: Published, image: np.ndarray):
         assert_all_compute(published, "v1.5", image)
 
     def test_its_config_tells_the_variant(self, published: Published):
@@ -186,7 +187,7 @@ class TestTransformers:
         assert (read.config.variant, read.dialect.name) == ("v1.5", "transformers")
         assert "downsample_in_bottleneck is false" in read.recognised_by
 
-    def test_all_of_its_files_hold_the_same(self, published: Published):
+    def test_all_of_its_files_hold_the_same_weights(self, published: Published):
         folder = published.weights.parent
         assert len(list((folder / "sharded").glob("*.safetensors"))) > 2
         expected = load(published.weights).content_hash()
@@ -194,13 +195,13 @@ class TestTransformers:
             assert load(folder / place, variant="v1.5").content_hash() == expected, place
 
     def test_its_model_without_classifier_is_read(self, published: Published):
-        held, whole = load(published.weights.with_name("headless")), load(published.weights)
-        assert held.config.num_classes == 0
-        for name, array in held.to("canonical").arrays.items():
+        headless, whole = load(published.weights.with_name("headless")), load(published.weights)
+        assert headless.config.num_classes == 0
+        for name, array in headless.to("canonical").arrays.items():
             np.testing.assert_array_equal(array, whole.to("canonical").arrays[name])
 
     @pytest.mark.parametrize("headless", [False, True])
-    def test_takes_our_file(self, headless: bool, published: Published, tmp_path: Path):
+    def test_loads_our_file(self, headless: bool, published: Published, tmp_path: Path):
         from transformers import ResNetForImageClassification, ResNetModel
 
         source = published.weights.with_name("headless") if headless else published.weights
@@ -236,7 +237,7 @@ class TestTransformers:
         image: np.ndarray,
         tmp_path: Path,
     ):
-        """As its users do, by the folder alone, in the dtype that it says."""
+        """The folder alone is enough, and its config states the dtype."""
         import transformers
 
         config = replace(VARIANTS[variant], depths=depths, width=width, num_classes=classes)
@@ -252,12 +253,12 @@ class TestTransformers:
         assert not info["mismatched_keys"]
         assert model.dtype == torch.float64
         with torch.no_grad():
-            held = model.eval()(torch.from_numpy(image))
-        got = held.logits if classes else held.pooler_output.flatten(1)
+            output = model.eval()(torch.from_numpy(image))
+        got = output.logits if classes else output.pooler_output.flatten(1)
         assert distance(got.numpy(), numpy_resnet(config, weights=weights)(image)) < LIMIT
 
-    def test_saves_our_folder_as_its_own(self, published: Published, tmp_path: Path):
-        """What it made of our folder is not taken for ours, even where its numbers have changed."""
+    def test_saves_our_folder_without_our_metadata(self, published: Published, tmp_path: Path):
+        """A folder that transformers saved again is not taken for ours, since its numbers may have changed."""
         from transformers import ResNetForImageClassification
 
         convert(published.weights, tmp_path / "ours.transformers")
@@ -269,7 +270,7 @@ class TestTransformers:
         assert "downsample_in_bottleneck is false" in read.recognised_by
         assert read.content_hash() != load(published.weights).content_hash()
 
-    def test_guesses_its_class_from_our_folder(self, published: Published, tmp_path: Path):
+    def test_selects_its_class_by_our_folder(self, published: Published, tmp_path: Path):
         from transformers import AutoModelForImageClassification
 
         convert(published.weights, tmp_path / "ours.transformers")
@@ -291,7 +292,7 @@ class TestTorchvision:
     @pytest.fixture(scope="class")
     @classmethod
     def converted(cls, published: Published) -> dict[str, Path]:
-        """What the command makes of the .pth for each framework; the .pth as it is for PyTorch."""
+        """Return the file that the command makes for each framework; for PyTorch it is the .pth itself."""
         files = {"torch": published.weights}
         for dialect, framework in (("canonical", "numpy"), ("flax", "flax"), ("keras", "keras")):
             files[framework] = published.weights.with_name(f"resnet50.{dialect}.safetensors")
@@ -299,17 +300,17 @@ class TestTorchvision:
         return files
 
     @pytest.mark.parametrize("framework", FRAMEWORKS)
-    def test_computes_the_same(
+    def test_our_implementations_compute_the_same(
         self, framework: str, published: Published, converted: dict[str, Path], image: np.ndarray
     ):
         assert distance(LOGITS[framework]("v1.5", converted[framework], image), published.logits) < LIMIT
 
-    def test_another_variant_does_not(self, published: Published, image: np.ndarray):
-        """The weights load into it all the same, and the test above would see it."""
+    def test_another_variant_computes_something_else(self, published: Published, image: np.ndarray):
+        """Its shapes are equal, so that only the test above would reveal it."""
         assert distance(torch_logits("v1", published.weights, image), published.logits) > 1e-3
 
     @pytest.mark.parametrize("framework", ["flax", "keras"])
-    def test_comes_back_as_it_was(self, framework: str, published: Published, converted: dict[str, Path]):
+    def test_a_round_trip_keeps_every_bit(self, framework: str, published: Published, converted: dict[str, Path]):
         back = published.weights.with_name(f"{framework}.torchvision.pth")
         convert(converted[framework], back)
         before, after = (torch.load(file, weights_only=True) for file in (published.weights, back))
@@ -318,9 +319,9 @@ class TestTorchvision:
         for name, tensor in after.items():
             assert tensor.dtype == before[name].dtype
             np.testing.assert_array_equal(tensor.numpy().view(np.int32), before[name].numpy().view(np.int32))
-        torchvision.models.resnet50().load_state_dict(after, strict=True)  # norms start their counters themselves
+        torchvision.models.resnet50().load_state_dict(after, strict=True)  # norms create their counts of batches
 
-    def test_a_safetensors_file_holds_the_same(self, published: Published, converted: dict[str, Path]):
+    def test_a_safetensors_file_holds_the_same_weights(self, published: Published, converted: dict[str, Path]):
         file = published.weights.with_name("resnet50.safetensors")
         save_file(torch.load(published.weights, weights_only=True), file)
         assert load(file, variant="v1.5").content_hash() == load(converted["flax"]).content_hash()
@@ -330,7 +331,7 @@ class TestKerasApplications:
     @pytest.fixture(scope="class")
     @classmethod
     def library(cls) -> Iterator[Any]:
-        """keras, in float64."""
+        """Keras, with the dtype policy float64."""
         import keras
 
         before = keras.config.dtype_policy()
@@ -349,7 +350,7 @@ class TestKerasApplications:
             factor = RESIDUAL_SCALE if layer.name.endswith("_3_bn") else 1.0
             layer.gamma.assign(random.uniform(0.5, 1.5, layer.gamma.shape) * factor)
             layer.beta.assign(random.normal(0.0, 0.2, layer.beta.shape))
-            layer.momentum = 0.0  # the running statistics become those of the one batch
+            layer.momentum = 0.0  # the running statistics become those of the batch
         for layer in model.layers:
             if hasattr(layer, "bias") and layer not in norms:
                 layer.bias.assign(random.normal(0.0, 0.1, layer.bias.shape))
@@ -361,7 +362,7 @@ class TestKerasApplications:
         published.model.save(tmp_path / "a.keras") if ending == ".keras" else None
         published.model.save_weights(tmp_path / "a.weights.h5") if ending == ".weights.h5" else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras: that the file is of its legacy kind
+            warnings.simplefilter("ignore")  # Keras warns of its legacy format
             published.model.save(tmp_path / "a.h5") if ending == ".h5" else None
         read = load(tmp_path / f"a{ending}")
         assert (read.config.variant, read.dialect.name) == ("keras", "keras.applications")
@@ -388,7 +389,7 @@ class TestKerasApplications:
 
     @staticmethod
     def weights(library: Any, model: Any) -> dict[str, np.ndarray]:
-        """As a user has them who has the model: "conv1_conv.kernel"."""
+        """Return the weights of a model by "layer.variable"."""
         return {
             f"{layer.name}.{variable.name}": np.array(library.ops.convert_to_numpy(variable))
             for layer in model.layers
@@ -396,15 +397,15 @@ class TestKerasApplications:
         }
 
     @pytest.mark.parametrize("framework", FRAMEWORKS)
-    def test_computes_the_same(self, framework: str, published: Published, image: np.ndarray):
+    def test_our_implementations_compute_the_same(self, framework: str, published: Published, image: np.ndarray):
         assert distance(LOGITS[framework]("keras", published.weights, image), published.logits) < LIMIT
 
-    def test_its_epsilon_is_seen(self, published: Published, image: np.ndarray):
-        """1.001e-5 for 1e-5 is the smallest of the facts that make the variant."""
+    def test_its_eps_matters(self, published: Published, image: np.ndarray):
+        """An eps of 1.001e-5 instead of 1e-5 is the smallest difference between variants, and is detected."""
         network = numpy_resnet(replace(VARIANTS["keras"], norm_eps=1e-5), weights=published.weights)
         assert distance(network(image), published.logits) > 100 * LIMIT
 
-    def test_takes_our_weights(self, published: Published, library: Any, image: np.ndarray):
+    def test_computes_the_same_with_our_weights(self, published: Published, library: Any, image: np.ndarray):
         from impls.keras import read_weights, resnet50
 
         random = np.random.default_rng(2)
@@ -434,7 +435,7 @@ class TestKerasHub:
     @classmethod
     def library(cls) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it imports
+            warnings.simplefilter("ignore")  # those of the libraries it imports
             import keras_hub
 
         return keras_hub
@@ -475,7 +476,7 @@ class TestKerasHub:
         logits = keras.ops.convert_to_numpy(model(image.transpose(0, 2, 3, 1), training=False))
         return Published(model, logits, folder / "preset")
 
-    def test_computes_the_same(self, published: Published, image: np.ndarray):
+    def test_our_implementations_compute_the_same(self, published: Published, image: np.ndarray):
         assert_all_compute(published, "v1.5", image)
 
     def test_its_config_tells_the_variant(self, published: Published):
@@ -483,7 +484,7 @@ class TestKerasHub:
         assert (read.config.variant, read.dialect.name, read.config.num_classes) == ("v1.5", "keras-hub", 1000)
         assert "named in its config.json" in read.recognised_by
 
-    def test_its_files_hold_the_same(self, published: Published):
+    def test_its_files_hold_the_same_weights(self, published: Published):
         whole = load(published.weights)
         classifier = load(published.weights.with_name("classifier.weights.h5"), variant="v1.5")
         assert classifier.content_hash() == whole.content_hash()
@@ -492,8 +493,8 @@ class TestKerasHub:
         for name, array in backbone.arrays.items():
             np.testing.assert_array_equal(array, whole.arrays[name])
 
-    def test_files_of_older_keras_name_no_layer(self, published: Published, tmp_path: Path):
-        """Keras 3.0 to 3.5 wrote no names beside the variables; the order of the layers tells them."""
+    def test_files_of_older_keras_are_read(self, published: Published, tmp_path: Path):
+        """Keras 3.0 to 3.5 wrote no names of layers, which follow from the order of the layers."""
         import h5py
 
         shutil.copy(published.weights.with_name("classifier.weights.h5"), tmp_path / "old.weights.h5")
@@ -512,16 +513,14 @@ class TestKerasHub:
         load(published.weights).to("keras-hub").save(tmp_path / "ours.weights.h5")
         model = self.make(library)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Keras: that there is no state for the optimizer that it comes compiled with
+            warnings.simplefilter("ignore")  # the model is compiled, and the file holds no optimizer
             model.load_weights(tmp_path / "ours.weights.h5")
         for ours, theirs in zip(model.weights, published.model.weights, strict=True):
             np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ours, theirs)))
 
 
 class TestFlaxLinen:
-    """The ImageNet example of Flax: not installed with it, so its model stands in `linen_example.py`."""
+    """The ImageNet example of Flax; its model is in `linen_example.py`, since Flax does not install it."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -552,11 +551,11 @@ class TestFlaxLinen:
             logits = np.asarray(linen_example.ResNet50().apply(wide, image.transpose(0, 2, 3, 1), train=False))
         return Published(variables, logits, folder / "variables.msgpack")
 
-    def test_computes_the_same(self, published: Published, image: np.ndarray):
+    def test_our_implementations_compute_the_same(self, published: Published, image: np.ndarray):
         assert_all_compute(published, "flax", image)
 
     @pytest.mark.parametrize("name", ["state.msgpack", "variables.orbax"])
-    def test_its_other_files_hold_the_same(self, name: str, published: Published):
+    def test_its_other_files_hold_the_same_weights(self, name: str, published: Published):
         read = load(published.weights.with_name(name), variant="flax")
         assert read.content_hash() == load(published.weights, variant="flax").content_hash()
         if name == "state.msgpack":
@@ -566,7 +565,7 @@ class TestFlaxLinen:
             }
 
     @pytest.mark.parametrize("ending", [".msgpack", ".orbax"])
-    def test_takes_our_file(self, ending: str, published: Published, tmp_path: Path):
+    def test_loads_our_file(self, ending: str, published: Published, tmp_path: Path):
         import flax
         import jax
         import orbax.checkpoint as ocp
@@ -575,15 +574,15 @@ class TestFlaxLinen:
         convert(tmp_path / "ours.keras.safetensors", tmp_path / f"ours.flax-linen{ending}")
         template = jax.tree.map(np.zeros_like, published.model)
         if ending == ".msgpack":
-            held = flax.serialization.from_bytes(template, (tmp_path / f"ours.flax-linen{ending}").read_bytes())
+            restored = flax.serialization.from_bytes(template, (tmp_path / f"ours.flax-linen{ending}").read_bytes())
         else:
             with ocp.StandardCheckpointer() as checkpointer:
-                held = checkpointer.restore(tmp_path / f"ours.flax-linen{ending}", template)
-        jax.tree.map(np.testing.assert_array_equal, held, published.model)
+                restored = checkpointer.restore(tmp_path / f"ours.flax-linen{ending}", template)
+        jax.tree.map(np.testing.assert_array_equal, restored, published.model)
 
 
 class TestOurs:
-    """What each framework's own code saves of our models, read without the framework's help, and the way back."""
+    """Our models: the files that each framework saves of them are read, and it loads ours."""
 
     CONFIG = ResNetConfig(depths=(2, 1, 1, 1), width=8, num_classes=10)
 
@@ -605,9 +604,9 @@ class TestOurs:
         model, other = resnet(self.CONFIG, seed=0), resnet(self.CONFIG, seed=1)
         whole = name.endswith(".keras")
         model.save(tmp_path / name) if whole else model.save_weights(tmp_path / name)
-        held = load(tmp_path / name, variant=None if whole else "v1.5")
-        assert held.content_hash() == read_weights(model).content_hash()
-        held.to("keras").save(tmp_path / f"ours-{name}")
+        read = load(tmp_path / name, variant=None if whole else "v1.5")
+        assert read.content_hash() == read_weights(model).content_hash()
+        read.to("keras").save(tmp_path / f"ours-{name}")
         if whole:
             other = keras.saving.load_model(tmp_path / f"ours-{name}")
         else:
@@ -624,8 +623,8 @@ class TestOurs:
         state = nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(tmp_path / "a.orbax", state)
-        held = load(tmp_path / "a.orbax", variant="v1.5")
-        assert held.dialect.name == "flax"
-        assert held.content_hash() == read_weights(model).content_hash()
-        held.save(tmp_path / "b.orbax")
-        assert load(tmp_path / "b.orbax", variant="v1.5").content_hash() == held.content_hash()
+        read = load(tmp_path / "a.orbax", variant="v1.5")
+        assert read.dialect.name == "flax"
+        assert read.content_hash() == read_weights(model).content_hash()
+        read.save(tmp_path / "b.orbax")
+        assert load(tmp_path / "b.orbax", variant="v1.5").content_hash() == read.content_hash()

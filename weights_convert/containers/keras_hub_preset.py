@@ -54,5 +54,5 @@ def write(folder: Path, arrays: Arrays, metadata: Metadata) -> None:
             model = keras_hub.models.ResNetImageClassifier(backbone, num_classes=config.num_classes, dtype=dtype)
         fill([*backbone.layers, *model.layers], arrays, folder)
         model.save_to_preset(str(folder))
-    # The metadata describe all of the network. The backbone's file, which can be read alone, is not all of it.
+    # The metadata describes the whole network. The backbone's file, which can be read alone, is only a part of it.
     add_metadata(folder / (TASK if config.num_classes else BACKBONE), metadata)

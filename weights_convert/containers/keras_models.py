@@ -79,7 +79,7 @@ def _write_application(path: Path, ending: str, arrays: Arrays, metadata: Metada
 def buildable_network(
     metadata: Metadata, path: Path, model: str, variant: str, depths: Collection[tuple[int, ...]] | None = None
 ) -> ResNetConfig:
-    """Return the network that a checkpoint's metadata describe, if a library's model can be built like it.
+    """Return the network that a checkpoint's metadata describes, if a library's model can be built like it.
 
     Args:
         metadata: The metadata of the checkpoint.

@@ -32,7 +32,7 @@ DTYPES = {
 """The dtypes of NumPy by their names in the format."""
 
 TRANSFORMERS_FORMAT = {"format": "pt"}
-"""The metadata that transformers requires; ours then stand under a key of their own."""
+"""The metadata that transformers requires; ours then stands under a key of their own."""
 
 
 def read(path: Path) -> Contents:

@@ -45,7 +45,7 @@ def read(path: Path, averaged: bool = False) -> Contents:
             the averaged ones if there are no others.
 
     Returns:
-        Arrays by name; the metadata name the entry of other weights that were not read, if there is one.
+        Arrays by name; the metadata names the entry of other weights that were not read, if there is one.
 
     Raises:
         ConversionError: If PyTorch is not installed, the file holds anything but tensors by name, or there are no

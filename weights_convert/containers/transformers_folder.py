@@ -80,7 +80,7 @@ def write(folder: Path, arrays: Arrays, metadata: Metadata, shard_bytes: int | N
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_file(folder / file, {name: arrays[name] for name in names}, {})  # our metadata describe all shards
+        _write_file(folder / file, {name: arrays[name] for name in names}, {})  # our metadata describes all shards
         weight_map |= dict.fromkeys(names, file)
     total = {"total_size": sum(array.nbytes for array in arrays.values())}
     index = {"metadata": total | pack(metadata), "weight_map": weight_map}

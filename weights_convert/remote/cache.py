@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from weights_convert import containers
+from weights_convert.containers import recognise
 from weights_convert.errors import ConversionError, first_line
 from weights_convert.remote.download import PartialFile, RemoteFile, download
 
@@ -56,7 +56,7 @@ def fetch_file(file: RemoteFile, show_progress: bool, cache: Path | None) -> Pat
 def _error(path: Path, file: RemoteFile) -> ConversionError | None:
     """Return why a path does not hold the expected file: it is of no kind that can be read, or has another hash."""
     try:
-        containers.recognise(path)
+        recognise(path)
     except ConversionError as error:
         return ConversionError(file.address, error.problems)
     if file.digest is None:
