@@ -19,6 +19,8 @@ from markdown_it import MarkdownIt
 
 import conformance.cli
 import weights_convert.cli
+from conformance.compare.forward import judge_noise
+from conformance.compare.noise import NoiseFloor, explain_error
 from docs import tables
 from impls.config import VARIANTS
 
@@ -185,6 +187,12 @@ def test_what_is_shown_is_what_is_printed(shell, shown):
         printed += done.stdout
     for divergence in re.split(r"\n(?=\w+ diverges)", shown.text):
         assert wording(divergence) in wording(printed)
+
+
+def test_the_errors_explained_are_worded_as_verdicts_are():
+    shown, floor = " ".join(PAGES["docs/numerics.md"].split()), NoiseFloor(2.4e-6, 2.9e-6)
+    assert explain_error(3.1e-6, floor, 8.1e-6, "noise") in shown
+    assert judge_noise(1.2e-4, floor, 8.1e-6, 1000).reason in shown
 
 
 def batch(framework):
