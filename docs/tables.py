@@ -106,13 +106,13 @@ def dialects() -> list[str]:
     rows = [
         (
             spoken(name),
-            dialect.about,
+            dialect.used_by,
             code([dialect.published_variant] if dialect.published_variant else []),
             "; ".join((dialect.dropped or {}).values()),
         )
         for name, dialect in DIALECTS.items()
     ]
-    return table(["dialect", "whose", "variant of the published weights", "left out"], rows)
+    return table(["dialect", "used by", "variant of the published weights", "left out"], rows)
 
 
 def containers() -> list[str]:
@@ -124,7 +124,7 @@ def containers() -> list[str]:
             "folder" if container.folder else "file",
             code(container.dialects) or "all",
             "yes" if container.keeps_metadata else "no",
-            code(container.built),
+            code(container.library_only),
         )
         for container in CONTAINERS
     ]

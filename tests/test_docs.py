@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -102,6 +103,7 @@ def check_command(words):
 
 
 SH = examples("sh")
+PYTHON = examples("python")
 
 
 @pytest.mark.parametrize("example", SH, ids=str)
@@ -195,6 +197,31 @@ def test_the_errors_explained_are_worded_as_verdicts_are():
     assert judge_noise(1.2e-4, floor, 8.1e-6, 1000).reason in shown
 
 
+BUGGY = """
+
+class Buggy(MyAdapter):
+    def build(self, config, weights):
+        super().build(config, weights)
+        self.model.layer3[0].bn2.eps = 1e-3
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_adapter_of_your_own_model_is_checked_and_diagnosed(tmp_path):
+    (adapter,) = [block for block in PYTHON if block.page == "docs/your-own-model.md"]
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "adapter.py").write_text(adapter.text + BUGGY)
+    command = [sys.executable, "-m", "conformance.cli", "run", "--variant", "v1.5", "--precision", "float64"]
+    command += ["--impl", "mine=my_package.adapter:MyAdapter", "buggy=my_package.adapter:Buggy"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert re.search(r"mine +│ [\d.e-]+ ✓", done.stdout)
+    assert "eps-keras at stage3.0.bn2" in " ".join(done.stdout.split())
+    assert "mine diverges" not in done.stdout
+
+
 def batch(framework):
     """Two images in the framework's layout, and their labels."""
     import torch
@@ -215,9 +242,6 @@ def python_runs():
         named = {name for example in PYTHON if example.page == page for name in frameworks(example)}
         for name in sorted(named or {"torch"}):
             yield pytest.param(page, name, marks=[pytest.mark.slow] if name != "torch" else [])
-
-
-PYTHON = examples("python")
 
 
 @pytest.mark.parametrize(("page", "framework"), list(python_runs()))
