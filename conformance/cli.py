@@ -73,7 +73,7 @@ def exit_without_candidates(candidates: Candidates, console: Console) -> None:
         sys.exit(EXIT_CODES["incomplete"])
 
 
-@main.command(cls=SeveralValues, short_help="Compare candidates with the oracle; say why one diverges.")
+@main.command(name="run", cls=SeveralValues, short_help="Compare candidates with the oracle; say why one diverges.")
 @click.option(
     "--impl",
     "names",
@@ -94,7 +94,7 @@ def exit_without_candidates(candidates: Candidates, console: Console) -> None:
 @click.option("--report", type=click.Path(path_type=Path), help="Write the whole run to this JSON file.")
 @click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep the arrays of every run in this folder.")
 @click.option("--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another interpreter.")
-def run(
+def run_command(
     names: Sequence[str],
     variants: Sequence[str],
     precisions: Sequence[str],
@@ -151,7 +151,7 @@ def run(
     sys.exit(EXIT_CODES[outcome.verdict] or (EXIT_CODES["incomplete"] if candidates.absent else 0))
 
 
-@main.command(cls=SeveralValues, short_help="Try the suite on injected faults.")
+@main.command(name="selftest", cls=SeveralValues, short_help="Try the suite on injected faults.")
 @click.option(
     "--impl",
     "names",
@@ -164,7 +164,7 @@ def run(
 @click.option("--everywhere", is_flag=True, help="Inject at every place, not at three of each kind.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the whole self-test to this JSON file.")
-def selftest(
+def selftest_command(
     names: Sequence[str], variant: str, faults: Sequence[str], everywhere: bool, seed: int, report: Path | None
 ) -> None:
     """Inject the faults of the catalogue into the implementations: each must be caught, placed and named.
@@ -211,7 +211,7 @@ def selftest(
 @click.option("--full", is_flag=True, help="Run ResNet-50 at 224x224, not the small network.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first network.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write counts and alarms to this JSON file.")
-def false_alarms(
+def false_alarms_command(
     runs: int, names: Sequence[str], variants: Sequence[str], full: bool, seed: int, report: Path | None
 ) -> None:
     """Run correct builds, eager and compiled, in every layout, and count those that the suite accuses: none may be.
@@ -251,9 +251,9 @@ def false_alarms(
     sys.exit(EXIT_CODES["diverges"] if campaign.alarms else EXIT_CODES["incomplete"] if incomplete else 0)
 
 
-@main.command(short_help="Show the page of a fault.")
+@main.command(name="explain", short_help="Show the page of a fault.")
 @click.argument("fault", required=False, metavar="[ID]")
-def explain(fault: str | None) -> None:
+def explain_command(fault: str | None) -> None:
     """Show the page of a fault: how it looks in each framework, where it can be, who met it, and what to do.
 
     Without ID: list the faults by subject.

@@ -290,6 +290,14 @@ def test_a_framework_is_named_where_it_belongs(graph):
         assert {target.partition(".")[0] for target in imported} & set(FRAMEWORKS) <= set().union(*own), name
 
 
+def test_no_function_has_the_name_of_a_sub_package():
+    """Or `from conformance import run` would be one thing or the other, as imports happen to go."""
+    folders = {path.parent.name for path in (ROOT / "conformance").glob("*/__init__.py")}
+    for path in (ROOT / "conformance").glob("*.py"):
+        functions = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert not functions & folders, path
+
+
 def test_no_package_directory_is_on_the_path():
     inside = {ROOT / "impls", ROOT / "weights_convert", ROOT / "conformance"} | set((ROOT / "tests").rglob("*"))
     assert [entry for entry in sys.path if entry and Path(entry).resolve() in inside] == []
