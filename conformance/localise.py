@@ -48,7 +48,7 @@ TRAINED_SIZE: dict[str, Any] = {"depths": (2, 1, 1, 1), "width": 4, "num_classes
 
 @dataclass(frozen=True)
 class Localiser:
-    """What localisation knows of a run, and the function through which candidates run once more.
+    """The facts of a run that localisation needs, and the function through which candidates run once more.
 
     Attributes:
         networks: The run's networks by variant.
@@ -231,7 +231,7 @@ LOCALISERS: dict[str, Callable[[Localiser, Sequence[Comparison]], Iterator[Diver
     "steps": localise_steps,
     "initialisation": localise_initialisation,
 }
-"""By task."""
+"""The function that localises in each task, given the failures in it."""
 
 
 def _could_not_run(run: TracedRun) -> str:

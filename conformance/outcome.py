@@ -28,15 +28,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where a candidate first goes wrong, and why.
+    """The place where a candidate first goes wrong, and the reason.
 
     Attributes:
         first: The candidate's first comparison that failed: it names candidate, precision and case.
-        layer: The first array, in the order of computation, that is out of its limit when its layers are examined.
-        reason: How far it is out of it.
-        fed: Whether it is out of it even where its segment is fed the oracle's own input.
+        layer: The first array, in the order of computation, that exceeds its limit when all layers are examined.
+        reason: By how much it exceeds the limit.
+        fed: Whether it exceeds the limit even where its segment is fed the oracle's own input.
         findings: The faults that explain the divergence, one after the other.
-        note: How the findings came about, where that is not as usual; why there are none.
+        note: How the findings were obtained, where that is unusual, or why there are none.
     """
 
     first: Comparison
@@ -85,7 +85,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """One word: "diverges" if anything does; else "incomplete" if anything could not run; else "conforms"."""
+        """Verdict of the run: "diverges" if anything does, else "incomplete" if anything could not run, else "conforms"."""
         if not all(comparison.passed for comparison in self.comparisons):
             return "diverges"
         return "incomplete" if self.failures or not self.comparisons else "conforms"

@@ -16,8 +16,8 @@ from impls.config import ResNetConfig
 from weights_convert.shapes import expected_shapes
 
 MOMENTS = {"mean": (1, 1.0), "variance": (2, 2.0), "fourth moment": (4, 96.0)}
-"""By name of a moment, the power of the deviation that it averages, and n times its own variance in a draw of n
-standard normal numbers."""
+"""Moments by name: the power of the deviation that is averaged, and n times the variance of the moment itself in a draw
+of n standard normal numbers."""
 
 
 def judge_initialisation(

@@ -20,8 +20,8 @@ class Measurement:
     """The distance of an array from the oracle's.
 
     Attributes:
-        relative_l2: Norm of the difference over norm of the oracle's array, or of the scale given in its stead.
-        largest: Largest difference over the largest value of the same.
+        relative_l2: Norm of the difference, divided by the norm of the oracle's array or of another scale.
+        largest: Largest difference, divided by the largest value of the oracle's array or of that scale.
         numbers: How many numbers the array has.
     """
 

@@ -21,7 +21,7 @@ from weights_convert.shapes import expected_shapes
 
 @dataclass(frozen=True)
 class Judge:
-    """How the arrays of a task are judged.
+    """A row of the table of judges: how the arrays of a task are judged.
 
     Attributes:
         verdicts: From the oracle's trace, the candidate's, the network and the noise floors to a verdict on each array.
@@ -39,7 +39,7 @@ JUDGES: dict[str, Judge] = {
     "steps": Judge(judge_training),
     "initialisation": Judge(judge_initialisation, input_matters=False),
 }
-"""By task."""
+"""The judge of each task."""
 
 
 def compare_traces(

@@ -26,7 +26,7 @@ LIMITS: dict[str, Absolute] = {
     "first": FIRST_STEP_FLOAT64,
     "last": LATER_STEPS_FLOAT64,
 }
-"""Limits in float64, by the first part of an array's name."""
+"""Limits in float64, by the first part of an array's name: "gradient" for gradient.fc.bias."""
 
 
 def judge_training(oracle: Trace, candidate: Trace, config: ResNetConfig, floors: NoiseFloors) -> dict[str, Verdict]:

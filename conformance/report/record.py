@@ -14,7 +14,7 @@ from conformance.outcome import Outcome
 from conformance.plan import Plan
 
 Record = dict[str, Any]
-"""JSON values."""
+"""A JSON document."""
 
 
 def make_record(plan: Plan, outcome: Outcome, left_out: Sequence[str]) -> Record:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Comparisons = Sequence[dict[str, Any]]
-"""Comparisons as the record has them."""
+"""Comparisons in the form that the record gives them."""
 
 CLAIMS = {
     "float64": (
@@ -55,7 +55,7 @@ TRAINED = (
 )
 
 FED = ", fed the oracle's own input"
-"""Said of a layer whose segment was given the oracle's activation, so that its error is its own."""
+"""Words for a layer whose segment was fed the oracle's activation, so that its error is its own."""
 
 
 def plain_console(file: IO[str] | None = None, width: int | None = None) -> Console:
@@ -210,7 +210,7 @@ NOTES: dict[str, Callable[[Comparisons], str]] = {
     "steps": lambda comparisons: TRAINED,
     "initialisation": note_on_draws,
 }
-"""By task, from its comparisons to the note that is printed below the tables."""
+"""The note on each task, made from its comparisons; it is printed below the tables, unless it is empty."""
 
 
 def _kind(name: str) -> str:

@@ -31,7 +31,7 @@ BENCHES: dict[str, type[Bench]] = {
     "steps": StepsBench,
     "initialisation": InitialBench,
 }
-"""By task of the faults that are injected."""
+"""The bench of each task; a fault is injected into the bench of its own task."""
 
 
 def run_selftest(
