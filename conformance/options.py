@@ -179,7 +179,7 @@ def check_report(report: Path | None) -> None:
 
 
 def check_empty(folder: Path | None) -> None:
-    """Check that traces are kept where nothing else is.
+    """Check that the folder in which traces are kept is new or empty.
 
     Raises:
         ValueError: If the folder holds anything.

@@ -85,7 +85,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """Verdict of the run: "diverges" if anything does, else "incomplete" if anything could not run, else "conforms"."""
+        """The verdict: "diverges" if anything does, else "incomplete" if anything could not run, else "conforms"."""
         if not all(comparison.passed for comparison in self.comparisons):
             return "diverges"
         return "incomplete" if self.failures or not self.comparisons else "conforms"

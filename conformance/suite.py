@@ -39,7 +39,7 @@ def run_suite(plan: Plan, notify: Listener) -> Outcome:
 
 
 def run_cases(plan: Plan, files: Files, cases: Mapping[str, Sequence[Case]], notify: Listener) -> Outcome:
-    """Run cases in the oracle, for float32 in the reference builds, and in the candidates, and compare their traces.
+    """Run cases in the oracle, the candidates and, for float32, the reference builds, and compare their traces.
 
     Args:
         plan: Candidates, and how they are run.
