@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -80,16 +81,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for each in missing:
         print(f"left out: {each['family']}, {each['name']}, {each['way']}: {', '.join(each['missing'])} not installed")
 
-    def report(comparison: Comparison, rows: list[Row]) -> None:
-        document["comparisons"].append(comparison_record(comparison, rows, options.device))
+    def report(comparison: Comparison, rows: list[Row], seconds: float) -> None:
+        record = comparison_record(comparison, rows, options.device) | {"seconds": round(seconds, 1)}
+        document["comparisons"].append(record)
         if options.out:
             write_atomically(options.out, document)
         summary = ", ".join(
             f"{row['name']} {row['ratio']:.2f}" if "ratio" in row else f"{row['name']}: {row.get('failure', 'alone')}"
-            for row in document["comparisons"][-1]["rows"]
+            for row in record["rows"]
         )
         print(f"{comparison}: {summary}", flush=True)
 
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that workers end, too
     budget = Budget(float("inf") if options.budget is None else options.budget)
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         plan = Plan(options.device, options.rounds, options.seconds, Path(folder))

@@ -31,25 +31,28 @@ class JaxEngine:
         return make(model, images, labels, comparison)
 
     def flax_inference(self, model: Any, images: Any, labels: Any, comparison: Comparison) -> Callable[[], Any]:
-        """Our model, called as it is, under `nnx.jit`, or split once and called under `jax.jit`."""
+        """Our model, called as it is, under `nnx.jit`, with its graph cached, or split once under `jax.jit`."""
         from flax import nnx
 
         model.eval()
         if comparison.way == "eager":
             return lambda: model(images)
+        jitted = nnx.jit(lambda model, x: model(x))
         if comparison.way == "jit":
-            jitted = nnx.jit(lambda model, x: model(x))
             return lambda: jitted(model, images)
+        if comparison.way == "jit, cached_partial":
+            cached = nnx.cached_partial(jitted, model)
+            return lambda: cached(images)
         graph, state = nnx.split(model)
         pure = self.jax.jit(lambda state, x: nnx.merge(graph, state)(x))
         return lambda: pure(state, images)
 
     def flax_training(self, model: Any, images: Any, labels: Any, comparison: Comparison) -> Callable[[], Any]:
-        """Our training step, or its function split once and called under `jax.jit` with donated arrays."""
+        """Our training step, the same with its graph cached, or split once under `jax.jit` with donated arrays."""
         from flax import nnx
 
         from impls.flax import Training
-        from impls.flax.training import take_step
+        from impls.flax.training import take_step, train_step
         from impls.recipe import Recipe
 
         recipe = Recipe(learning_rate=LEARNING_RATE, momentum=MOMENTUM)
@@ -57,6 +60,9 @@ class JaxEngine:
         if comparison.way == "jit":
             return lambda: training.step(images, labels)
         model.train()
+        if comparison.way == "jit, cached_partial":
+            cached = nnx.cached_partial(train_step, model, training.optimizer)
+            return lambda: cached(images, labels, recipe)
         graph, state = nnx.split((model, training.optimizer))
 
         def step(state: Any, images: Any, labels: Any) -> tuple[Any, Any]:

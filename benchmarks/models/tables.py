@@ -29,6 +29,7 @@ class Contender:
         name: Whose it is; "ours" is this project's.
         variant: The network (`impls.config.VARIANTS`); only the same network is compared.
         requires: Modules that must be installed.
+        imports: Modules that its process imports before memory is first measured.
         build: Makes the model from a checkpoint of the variant and a precision.
         ways: Names of the ways in which it runs; None for all of its family.
     """
@@ -37,6 +38,7 @@ class Contender:
     name: str
     variant: str
     requires: tuple[str, ...]
+    imports: tuple[str, ...]
     build: Callable[[Path, str, str], Any]
     ways: tuple[str, ...] | None = None
 
@@ -83,16 +85,40 @@ class Comparison:
 
 
 CONTENDERS: tuple[Contender, ...] = (
-    Contender("torch", "ours", "v1.5", ("torch",), contenders.torch_ours),
-    Contender("torch", "torchvision", "v1.5", ("torch", "torchvision"), contenders.torchvision_model),
-    Contender("torch", "timm", "v1.5", ("torch", "timm"), contenders.timm_model),
-    Contender("torch", "transformers", "v1.5", ("torch", "transformers"), contenders.transformers_model, ("eager",)),
-    Contender("jax", "ours", "v1.5", ("jax", "flax", "optax"), contenders.flax_ours),
-    Contender("jax", "plain functional", "v1.5", ("jax",), contenders.plain_jax),
-    Contender("keras", "ours", "v1.5", ("keras", KERAS_BACKEND), contenders.keras_ours),
-    Contender("keras", "Keras Hub", "v1.5", ("keras", "keras_hub", KERAS_BACKEND), contenders.keras_hub_model),
-    Contender("keras", "ours", "keras", ("keras", KERAS_BACKEND), contenders.keras_ours),
-    Contender("keras", "keras.applications", "keras", ("keras", KERAS_BACKEND), contenders.keras_applications_model),
+    Contender("torch", "ours", "v1.5", ("torch",), ("impls.torch",), contenders.torch_ours),
+    Contender(
+        "torch", "torchvision", "v1.5", ("torch", "torchvision"), ("torchvision.models",), contenders.torchvision_model
+    ),
+    Contender("torch", "timm", "v1.5", ("torch", "timm"), ("timm",), contenders.timm_model),
+    Contender(
+        "torch",
+        "transformers",
+        "v1.5",
+        ("torch", "transformers"),
+        ("transformers.models.resnet.modeling_resnet",),
+        contenders.transformers_model,
+        ways=("eager",),
+    ),
+    Contender("jax", "ours", "v1.5", ("jax", "flax", "optax"), ("impls.flax",), contenders.flax_ours),
+    Contender("jax", "plain functional", "v1.5", ("jax",), (), contenders.plain_jax),
+    Contender("keras", "ours", "v1.5", ("keras", KERAS_BACKEND), ("impls.keras",), contenders.keras_ours),
+    Contender(
+        "keras",
+        "Keras Hub",
+        "v1.5",
+        ("keras", "keras_hub", KERAS_BACKEND),
+        ("keras_hub",),
+        contenders.keras_hub_model,
+    ),
+    Contender("keras", "ours", "keras", ("keras", KERAS_BACKEND), ("impls.keras",), contenders.keras_ours),
+    Contender(
+        "keras",
+        "keras.applications",
+        "keras",
+        ("keras", KERAS_BACKEND),
+        ("keras.applications",),
+        contenders.keras_applications_model,
+    ),
 )
 """Every contender; one whose modules are not installed is left out, and said to be."""
 
@@ -100,11 +126,12 @@ WAYS: tuple[Way, ...] = (
     Way("torch", "eager"),
     Way("jax", "jit"),
     Way("torch", "compiled"),
+    Way("jax", "jit, split once"),
     Way("keras", "tf.function", tasks=("inference",), backend="tensorflow"),
     Way("keras", "jax.jit", tasks=("inference",), backend="jax"),
     Way("keras", "train_on_batch", tasks=("training",)),
     Way("torch", "channels-last", rank=1),
-    Way("jax", "jit, split once", rank=1),
+    Way("jax", "jit, cached_partial", rank=1),
     Way("torch", "compiled, channels-last", rank=1),
     Way(
         "torch",

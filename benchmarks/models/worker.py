@@ -59,9 +59,11 @@ class Session:
         self.weights, self.folder = weights, folder
 
     def start(self) -> None:
-        """Import the framework and reach the device."""
+        """Import what the contender needs and reach the device."""
         module, name = ENGINES[self.comparison.family]
         self.engine = getattr(importlib.import_module(module), name)(self.device)
+        for module in ("weights_convert", *self.contender.imports):
+            importlib.import_module(module)
         self.before = resident()
 
     def set_up(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def serve(connection: Connection, session: Session) -> None:
                 traceback.print_exc()
                 lines = str(error).strip().splitlines() or [""]
                 connection.send((False, f"{type(error).__name__}: {lines[0][:200]}"))
-    os._exit(0)  # frameworks take seconds to say goodbye
+    os._exit(0)  # at an orderly end, frameworks take seconds
 
 
 LONGEST_CALL = 1800.0
@@ -132,6 +134,9 @@ class Worker:
     def __init__(self, session: Session) -> None:
         self.contender, self.folder = session.contender, session.folder
         session.folder.mkdir(parents=True)
+        os.environ.setdefault(
+            "PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"
+        )  # locks of workers that are ended
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, session))
