@@ -1,6 +1,6 @@
-"""Weights of a ResNet from any framework's naming and layout into any other's, bit for bit.
+"""Convert the weights of a ResNet between frameworks, bit for bit.
 
-Importing it, and converting between files whose containers need none, imports no framework.
+No framework is imported, unless a container needs it (PyTorch for `.pth`, JAX for Orbax).
 
 Example:
     >>> import weights_convert

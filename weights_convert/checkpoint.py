@@ -57,7 +57,7 @@ class Checkpoint:
 
         Raises:
             ValueError: If there is no such dialect.
-            ConversionError: If the convolutions have biases and the dialect has no names for them.
+            ConversionError: If the convolutions have biases and those of the dialect's network have none.
         """
         source, target, arrays = self.dialect, find_dialect(dialect), {}
         if self.config.conv_bias and target.bias_free:
@@ -106,7 +106,7 @@ class Checkpoint:
         write(Path(path), self.arrays, self.metadata(), limit)
 
     def metadata(self) -> dict[str, str]:
-        """Return what a file of this checkpoint states: format, dialect, network, dtypes, content hash and changes."""
+        """Return the metadata to write into a file: format, dialect, network, dtypes, content hash and changes."""
         return {
             **network_metadata(self.config, self.dialect.name),
             "dtype": ", ".join(self.dtypes()),

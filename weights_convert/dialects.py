@@ -145,7 +145,7 @@ ALIASES = {"torch": "canonical", "timm": "torchvision"}
 
 
 def find_dialect(name: str) -> Dialect:
-    """Return the dialect with a name or alias.
+    """Return the dialect with the given name or alias.
 
     Raises:
         ValueError: If there is none.

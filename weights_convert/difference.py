@@ -59,7 +59,7 @@ def _difference(name: str, first: np.ndarray, second: np.ndarray) -> Difference 
         return Difference(name, f"shape {first.shape} and {second.shape}")
     if first.dtype == second.dtype and first.tobytes() == second.tobytes():
         return None
-    with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN raises where it is widened
+    with np.errstate(invalid="ignore", over="ignore"):  # for signalling NaNs and numbers near the largest
         wide, other = first.astype(np.float64).ravel(), second.astype(np.float64).ravel()
         distance = np.where((wide == other) | (np.isnan(wide) & np.isnan(other)), 0.0, np.abs(wide - other))
         distance[np.isnan(distance)] = np.inf

@@ -83,16 +83,16 @@ class Inspection:
 
     def canonical(self) -> Mapping[str, np.ndarray]:
         """Return the weights by canonical name; empty if the dialect was not recognised."""
-        return self._of_any_network.to("canonical").arrays if self._of_any_network else {}
+        return self._renamable.to("canonical").arrays if self._renamable else {}
 
     @cached_property
     def content_hash(self) -> str | None:
         """The content hash of the weights, as a checkpoint has it; None if the dialect was not recognised."""
-        return self._of_any_network.content_hash() if self._of_any_network else None
+        return self._renamable.content_hash() if self._renamable else None
 
     @property
-    def _of_any_network(self) -> Checkpoint | None:
-        """A checkpoint of the weights, to rename and hash them; its network is not that of the weights."""
+    def _renamable(self) -> Checkpoint | None:
+        """A checkpoint for renaming and hashing the weights; its configuration is a placeholder."""
         return Checkpoint(self.weights, self.dialect, ResNetConfig()) if self.dialect else None
 
 
@@ -240,7 +240,7 @@ def recognise_dialect(names: Mapping[str, np.ndarray]) -> Dialect:
 def _open(
     source: str | os.PathLike[str] | Mapping[str, np.ndarray], averaged: bool
 ) -> tuple[Inspection, dict[str, str]]:
-    """Return the arrays of a source, before anything is concluded from them, and its metadata."""
+    """Read a source; return an inspection that holds only its arrays, and the metadata."""
     if isinstance(source, str) and "://" in source:
         return _open_address(source, averaged)
     if not isinstance(source, Mapping):
@@ -260,7 +260,7 @@ def _open(
 
 
 def _open_address(address: str, averaged: bool) -> tuple[Inspection, dict[str, str]]:
-    """Fetch and read a file; what is published about it, or the config beside it, may tell its variant."""
+    """Fetch and read a file. The table of published checkpoints, or a config beside it, may tell its variant."""
     from weights_convert.containers.configs import variant_from_config
     from weights_convert.remote import fetch, fetch_config, published_for  # imported here, since few sources need it
 
@@ -281,7 +281,7 @@ def _native(array: np.ndarray) -> np.ndarray:
 def _networks(
     ours: Mapping[str, str], metadata: Mapping[str, str], shapes: Mapping[str, Shape], expected: ResNetConfig | None
 ) -> tuple[tuple[ResNetConfig, ...], str]:
-    """Return the networks that arrays of these shapes may belong to, and how the network is known if it is only one.
+    """Return the networks that arrays of these shapes may belong to, and, for a single one, how it is known.
 
     Raises:
         ValueError: If there is none, or our metadata is damaged.
@@ -311,7 +311,7 @@ def _network_from_metadata(ours: Mapping[str, str], count: int) -> ResNetConfig:
 
 
 def _wrong_arrays(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetConfig) -> list[str]:
-    """Return the arrays that are missing, extra, or of another shape than the network's, under the dialect's names."""
+    """Return a problem for every array that is missing, extra, or of another shape than the network's."""
     canonical_shapes = expected_shapes(network)
     expected = {}
     for canonical, (name, rule) in dialect.write_names(canonical_shapes).items():
@@ -330,7 +330,7 @@ def _wrong_arrays(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNet
 def _mismatches(
     network: ResNetConfig, recognised_by: str, variant: str | None, config: ResNetConfig | None
 ) -> list[str]:
-    """Return the facts in which a network differs from a variant, and from the configuration of a model."""
+    """Return a problem for every fact in which a network differs from a variant, or from the network of a model."""
     problems = []
     if variant is not None and network.variant != variant:
         problems.append(

@@ -50,7 +50,7 @@ ROOT = "root"
 
 @dataclass(frozen=True)
 class Topology:
-    """The facts that only all names of a network together tell.
+    """The depths of a network, and whether it has a classifier, which only all of its names together tell.
 
     Attributes:
         depths: Number of blocks in each stage.
@@ -137,7 +137,7 @@ class Dialect:
 
     @property
     def bias_free(self) -> bool:
-        """Whether the library has one network of its own, whose convolutions have no biases."""
+        """Whether the convolutions of the library's network have no biases, so that it cannot take any."""
         return self.published_variant is not None and not VARIANTS[self.published_variant].conv_bias
 
     @cached_property
@@ -169,7 +169,7 @@ class Dialect:
         return {name: self.write_name(name, topology) for name in names}
 
     def _topology(self, names: Iterable[str]) -> Topology:
-        """Return the topology that names of this dialect tell, where blocks are counted through all stages."""
+        """Return the topology of names of this dialect, if it counts blocks through all stages; else the default."""
         counting = [item for item in self._expressions.items() if FLAT in item[1].groupindex]
         if not counting:
             return Topology()  # each name tells its stage

@@ -1,4 +1,4 @@
-"""Optional packages, imported when a file or an address needs them."""
+"""Optional packages, which are imported when a file or an address needs them."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Published:
 
     @property
     def recognised_by(self) -> str:
-        """How the variant is known.
+        """A phrase that says how the variant is known.
 
         Example:
             >>> PUBLISHED[0].recognised_by

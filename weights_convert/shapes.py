@@ -48,12 +48,12 @@ def _convolutions(config: ResNetConfig) -> Iterator[tuple[str, Shape]]:
 def infer_sizes(shapes: Mapping[str, Shape], network: ResNetConfig) -> ResNetConfig:
     """Return a network with depths, width, classes and input channels taken from the shapes of its arrays.
 
-    The width is the one that most arrays agree on: a few arrays of a wrong shape are then reported as wrong, and not
-    all others.
+    The width is the one that most arrays agree on, so that a few arrays of a wrong shape are reported as wrong rather
+    than all others.
 
     Args:
         shapes: Shape of each array by canonical name.
-        network: Provides every other field.
+        network: The network that provides every other field.
 
     Raises:
         ValueError: If the arrays are not those of a bottleneck ResNet.
@@ -62,7 +62,9 @@ def infer_sizes(shapes: Mapping[str, Shape], network: ResNetConfig) -> ResNetCon
         >>> infer_sizes(expected_shapes(ResNetConfig(depths=(3, 4, 23, 3))), ResNetConfig()).depths
         (3, 4, 23, 3)
     """
-    depths = tuple(min(depth, len(shapes)) for depth in Topology.from_names(shapes).depths)  # a name may lie
+    depths = tuple(
+        min(depth, len(shapes)) for depth in Topology.from_names(shapes).depths
+    )  # a name may claim any number
     if min(depths) < 1 or not any(name.endswith(".conv3.weight") for name in shapes):
         raise ValueError("not a bottleneck ResNet: stage1 to stage4 must each have blocks of three convolutions")
     narrow = expected_shapes(replace(network, depths=depths, width=1, num_classes=0))

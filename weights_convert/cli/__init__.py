@@ -62,7 +62,7 @@ class Refusal(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group of commands whose conversion errors are refusals rather than tracebacks."""
+    """A group of commands that print a conversion error as a message instead of a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
@@ -184,7 +184,7 @@ def dialect_of_name(target: Path) -> Dialect:
 def inspect_command(source: str, dialect: str | None, variant: str | None, averaged: bool, as_json: bool) -> None:
     """Show what a file holds and what is wrong with it.
 
-    SOURCE is a file, a folder or an address. The report ends with the dialects that it can be converted to. The exit
+    SOURCE is a file, a folder or an address. The report lists the dialects that it can be converted to. The exit
     code is 0 for every source whose arrays can be read, whether or not they are a complete network, and 2 otherwise.
     """
     inspection = inspect(source, dialect=dialect, variant=variant, averaged=averaged)

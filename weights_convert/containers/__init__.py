@@ -37,15 +37,15 @@ class Container:
         name: The name in messages.
         endings: The endings of file names that select it for writing; none if it is only read.
         module: The module with its functions, imported when needed.
-        matches: For a file, returns whether a path is one, given its first bytes. For a folder, the module has the
-            function `is_folder(path)`.
+        matches: For files, a function that returns whether a path is of this kind, given its first bytes. For folders,
+            the module has a function `is_folder(path)`.
         keeps_metadata: Whether it can hold metadata.
         folder: Whether it is a folder.
         reader: Name of the function `(path) -> (arrays, metadata)`.
         writer: Name of the function `(path, arrays, metadata)`.
         dialects: The only dialects that it can hold; empty for all.
         default_dialect: The dialect of a target whose name does not state one.
-        library_only: Those of the dialects that only their library can write, by building its own model.
+        library_only: The dialects among them that only their library can write, by building its own model.
         on_trial: Whether to read it in a process of its own first, since a damaged file can crash its library.
         entries: For a folder, patterns (as of `fnmatch`) of the names in it. A folder that holds anything else is not
             replaced.
@@ -72,7 +72,7 @@ class Container:
     has_shards: bool = False
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Return whether a path is one: a file with these first bytes, or a folder."""
+        """Return whether a path is of this kind, given the first bytes if it is a file."""
         if self.folder != path.is_dir():
             return False
         return bool(_module(self.module).is_folder(path)) if self.folder else self.matches(path, head)
@@ -249,7 +249,7 @@ def read(path: Path, averaged: bool = False) -> Contents:
         return contents
     except ConversionError:
         raise
-    except Exception as error:  # whatever a library raises, the file cannot be read
+    except Exception as error:  # each library has its own errors; any of them means that the file cannot be read
         problem = f"it is not a complete {container.name} file: {first_line(error)}"
         raise ConversionError(str(path), [problem]) from error
 
@@ -279,7 +279,7 @@ def writable(path: Path) -> Container:
 
 
 def _is_replaceable(path: Path, container: Container) -> bool:
-    """Return whether a path may be replaced: a file by a file, a folder by one of its kind if it holds nothing else."""
+    """Return whether a target may be replaced: a file by a file, a folder by one of its kind without other files."""
     if not (container.folder and path.is_dir()):
         return path.is_file() and not container.folder
     names = [entry.name for entry in path.iterdir()]
@@ -352,5 +352,5 @@ def write(path: Path, arrays: Arrays, metadata: Metadata, shard_bytes: int | Non
         write_atomically(path, lambda temporary: writer(temporary, arrays, metadata, **options), container.folder)
     except ConversionError as error:  # it names the temporary file
         raise ConversionError(str(path), error.problems, error.advice) from error
-    except Exception as error:  # a full disk is an OSError in one library, and another error in the next
+    except Exception as error:  # each library has its own error for a full disk
         raise ConversionError(str(path), [f"it cannot be written: {first_line(error)}"]) from error

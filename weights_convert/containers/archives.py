@@ -46,7 +46,7 @@ def check_content(path: Path) -> None:
 
 
 def has_entry(path: Path, name: str) -> bool:
-    """Return whether an archive has an entry with a name.
+    """Return whether an archive has an entry with the given name.
 
     Raises:
         ConversionError: If the list of contents, which stands at the end of the file, is damaged or missing.
@@ -54,7 +54,7 @@ def has_entry(path: Path, name: str) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return name in archive.namelist()
-    except Exception as error:  # BadZipFile, and various errors over the fields of a damaged list
+    except Exception as error:  # zipfile raises BadZipFile, and other errors for damaged fields
         problem = f"it is not a complete zip archive, as PyTorch and Keras write them: {first_line(error)}"
         raise ConversionError(str(path), [problem]) from error
 

@@ -50,7 +50,7 @@ def read(path: Path) -> Contents:
     """Read arrays by dotted name, and our metadata if we wrote the file.
 
     Raises:
-        ConversionError: If the file holds something that is refused.
+        ConversionError: If the file refers to other files, or promises more than it holds.
     """
     return read_open(path, str(path))
 
@@ -59,7 +59,7 @@ def read_open(source: Path | BinaryIO, where: str) -> Contents:
     """Read a path or an open file; `where` is its name in messages.
 
     Raises:
-        ConversionError: If the file holds something that is refused.
+        ConversionError: If the file refers to other files, or promises more than it holds.
     """
     with h5py.File(source, "r") as file:
         if problems := list(_refusals(file)):
@@ -88,7 +88,7 @@ def _write(
 
 
 def _refusals(file: h5py.File) -> Iterator[str]:
-    """Yield everything in a file for which it is refused."""
+    """Yield a problem for every link, array in another file, and array that is larger than its stored bytes."""
     seen, waiting = set(), [file["/"]]
     while waiting:
         group = waiting.pop()
@@ -127,9 +127,10 @@ def _refusals_of_array(array: h5py.Dataset, where: str) -> Iterator[str]:
 
 
 def _read_array(array: h5py.Dataset, marked: bool = True) -> np.ndarray:
-    """Return the same bits as an array.
+    """Read an array without changing a bit.
 
-    HDF5 has no bfloat16 and stores two bytes of no kind, which Keras 3 marks by an attribute and legacy files do not.
+    HDF5 has no bfloat16, so two opaque bytes are stored for each number. Keras 3 marks such arrays by an attribute, and
+    legacy files do not.
     """
     values = np.asarray(array[()])
     is_bfloat16 = values.dtype == "V2" and (not marked or array.attrs.get("dtype") == "bfloat16")
@@ -200,7 +201,7 @@ def _write_legacy(file: h5py.File, arrays: Arrays, dialect: str) -> None:
 
 
 def _list(group: h5py.Group, attribute: str) -> list[str]:
-    """Return a list of names, which Keras 2 divides over several attributes if it is long."""
+    """Return the list of names in an attribute; Keras 2 divides a long list over several attributes."""
     parts = [attribute] if attribute in group.attrs else []
     while f"{attribute}{len(parts)}" in group.attrs and attribute not in group.attrs:
         parts.append(f"{attribute}{len(parts)}")

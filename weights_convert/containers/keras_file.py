@@ -26,7 +26,8 @@ def read(path: Path) -> Contents:
     """Read arrays by dotted name. The config of a model of impls.keras tells which network it is.
 
     Raises:
-        ConversionError: If the archive holds something that is refused.
+        ConversionError: If an entry leads out of the archive, or the HDF5 file in it refers to other files or promises
+            more than it holds.
     """
     check_directory(path)
     with zipfile.ZipFile(path) as archive:

@@ -95,7 +95,7 @@ def buildable_network(
     possible: dict[str, Collection[Any]] = {"variant": (variant,), "width": (ResNetConfig.width,)}
     possible |= {"depths": depths} if depths is not None else {}
     problems = [
-        f"{model} has {name} {' or '.join(map(str, values))}; it cannot have {getattr(config, name)}"
+        f"{model} can only have {name} {' or '.join(map(str, values))}; these weights have {getattr(config, name)}"
         for name, values in possible.items()
         if getattr(config, name) not in values
     ]
@@ -115,7 +115,7 @@ def common_dtype(arrays: Arrays, path: Path) -> str:
 
 @contextmanager
 def _dtype_policy(keras: Any, dtype: str) -> Iterator[None]:
-    """Make new layers in a dtype for a while."""
+    """Set the dtype of new layers within a context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:

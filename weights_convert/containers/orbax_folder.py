@@ -78,7 +78,7 @@ class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
 
 @contextmanager
 def _patient_event_loops() -> Iterator[None]:
-    """Make new event loops patient for a while, since Orbax makes its own and accepts none."""
+    """Make new event loops patient within a context, since Orbax makes its own loop and accepts none."""
     before = asyncio.get_event_loop_policy()
     asyncio.set_event_loop_policy(_PatientPolicy())
     try:

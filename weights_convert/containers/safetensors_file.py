@@ -32,7 +32,7 @@ DTYPES = {
 """The dtypes of NumPy by their names in the format."""
 
 TRANSFORMERS_FORMAT = {"format": "pt"}
-"""The metadata that transformers requires; ours then stands under a key of their own."""
+"""The metadata that transformers requires; our own is then stored under a key of its own."""
 
 
 def read(path: Path) -> Contents:
@@ -43,7 +43,7 @@ def read(path: Path) -> Contents:
     Raises:
         ValueError: If an array has a dtype that NumPy lacks, or a name occurs twice.
     """
-    with safe_open(path, framework="numpy") as file:  # verifies that the arrays follow each other to the end
+    with safe_open(path, framework="numpy") as file:  # verifies that the arrays fill the file without gaps
         names, metadata = file.offset_keys(), file.metadata() or {}
         slices = {name: file.get_slice(name) for name in names}
         dtypes = {name: slices[name].get_dtype() for name in names}
@@ -52,7 +52,7 @@ def read(path: Path) -> Contents:
         raise ValueError(f"NumPy has no dtype for {', '.join(unknown)}")
     with path.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        # The library reads the last of two arrays with one name.
+        # Of two arrays with the same name, the library reads only the last.
         json.loads(opened.read(length), object_pairs_hook=unique_dict)
     offset = 8 + length
     content = np.memmap(path, np.uint8, "c") if names else np.empty(0, np.uint8)
@@ -68,7 +68,7 @@ def read(path: Path) -> Contents:
 
 
 def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
-    """Write arrays and metadata. Views in another axis order are copied into their own order."""
+    """Write arrays and metadata. A view in another axis order is written as a contiguous copy."""
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, dict(metadata))
 
 

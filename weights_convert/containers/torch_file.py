@@ -24,7 +24,7 @@ SAVE_STATE_DICT = "Save `model.state_dict()` alone."
 
 LAST_WEIGHTS = ("state_dict", "model_state_dict", "model")
 AVERAGED_WEIGHTS = ("state_dict_ema", "model_ema")
-"""The entries of a training checkpoint that may hold the last weights, and averaged ones; the first present counts.
+"""The entries of a training checkpoint that may hold the last weights, and averaged weights; the first present is read.
 
 timm's `CheckpointSaver` writes `state_dict` and `state_dict_ema`, torchvision's references `model` and `model_ema`.
 """
@@ -105,7 +105,7 @@ def _without_prefixes(state: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
-    """Write a `state_dict`. It has no place for the metadata: with another entry it would not load strictly.
+    """Write a `state_dict`. The metadata is not stored: with a further entry the file would not load strictly.
 
     Raises:
         ConversionError: If PyTorch is not installed.
@@ -115,7 +115,7 @@ def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
 
 
 def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
-    """Return the same bits as an array. PyTorch does not convert bfloat16, which NumPy has through ml_dtypes only."""
+    """Return a tensor as an array with the same bits. PyTorch itself cannot convert bfloat16 to NumPy."""
     if tensor.dtype is torch.bfloat16:
         bits: np.ndarray = tensor.contiguous().view(torch.int16).numpy()
         return bits.view(ml_dtypes.bfloat16)

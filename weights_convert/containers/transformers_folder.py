@@ -1,4 +1,4 @@
-"""The folders of transformers, and the indexes of shards in them, which also stand alone."""
+"""The folders of transformers, and indexes of shards, which may also stand outside of such a folder."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _write_file(path: Path, arrays: Arrays, metadata: Metadata) -> None:
 
 
 def _shards(arrays: Arrays, shard_bytes: int | None) -> list[list[str]]:
-    """Divide names, in their order, into shards of at most `shard_bytes` each."""
+    """Divide the names of arrays, in their order, into shards of at most `shard_bytes` each."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, array in arrays.items():

@@ -33,7 +33,7 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return nested dictionaries of arrays with dotted names: the inverse of `flatten`.
+    """Turn arrays with dotted names into nested dictionaries: the inverse of `flatten`.
 
     Example:
         >>> nest({"bn1.mean": np.zeros(1)})
@@ -50,7 +50,7 @@ def nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def unique_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Return a dictionary of pairs, in which no pair replaces another.
+    """Return a dictionary of pairs, and refuse pairs with the same key.
 
     Raises:
         ValueError: If a key occurs twice.

@@ -35,7 +35,7 @@ class TrialFailed(RuntimeError):
 
 
 def read_on_trial(module: str, function: str, path: Path) -> None:
-    """Let another process read a file, and discard what it read.
+    """Let another process read a file first, and raise an error if that fails.
 
     Args:
         module: The full name of a module.

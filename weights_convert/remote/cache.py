@@ -54,7 +54,7 @@ def fetch_file(file: RemoteFile, show_progress: bool, cache: Path | None) -> Pat
 
 
 def _error(path: Path, file: RemoteFile) -> ConversionError | None:
-    """Return why a path does not hold the expected file: it is of no kind that can be read, or has another hash."""
+    """Return an error if a file is of no kind that can be read, or does not have the expected hash."""
     try:
         recognise(path)
     except ConversionError as error:
@@ -72,7 +72,7 @@ def _error(path: Path, file: RemoteFile) -> ConversionError | None:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process fetches the same file, where the operating system has locks for that."""
+    """Hold a lock so that no two processes fetch the same file, where the operating system has file locks."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -16,7 +16,7 @@ from weights_convert.packages import import_optional
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
-"""How long a server may take to answer, and how long it may then send nothing."""
+"""Seconds that a server may take to answer, and seconds that it may then be silent."""
 
 ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 0.5
@@ -36,7 +36,7 @@ STATUS_ADVICE = {
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch.
+    """A file to fetch, and its expected hash.
 
     Attributes:
         address: The address as the user typed it, for messages.
@@ -55,11 +55,11 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class PartialFile:
-    """The part of a file that has arrived, and the version of the file that it is of.
+    """The beginning of a file that has arrived, and the version of the file that it belongs to.
 
     Attributes:
         content: The path of the first bytes.
-        version_note: The path of a note of the version: an ETag or the time of the last change; empty if unknown.
+        version_note: The path of a file that holds the version: an ETag or the time of the last change; may be empty.
     """
 
     content: Path
@@ -158,7 +158,7 @@ def _attempt(file: RemoteFile, partial: PartialFile, show_progress: bool) -> Non
 
 
 def _is_complete(response: Any, start: int) -> bool:
-    """Return whether a server says that the file ends where the request begins."""
+    """Return whether the server says that all bytes of the file have arrived already."""
     return bool(response.status_code == 416 and response.headers.get("Content-Range") == f"bytes */{start}")
 
 
@@ -166,7 +166,7 @@ def _total_bytes(response: Any, file: RemoteFile, partial: PartialFile, start: i
     """Return the length of the file according to the response; None if only the end of the response will tell.
 
     Raises:
-        Interrupted: If the response is of no use and another attempt may succeed.
+        Interrupted: If the response cannot be used and another attempt may succeed.
         ConversionError: If no further attempt can succeed.
     """
     insecure = [hop.url for hop in (*response.history, response) if not is_secure(hop.url)]
@@ -200,7 +200,7 @@ def _version(headers: Any) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost reason of an error in one line; urllib3's own messages fill pages."""
+    """Return the innermost cause of an error in one line, since the messages of urllib3 fill pages."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return first_line(error)

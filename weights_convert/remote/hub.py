@@ -21,7 +21,7 @@ HUB_ADDRESS = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^
 
 
 def fetch_from_hub(address: str, show_progress: bool, cache: Path | None) -> Path:
-    """Fetch a file of a repository, and the shards if it is an index; without a file name, the preferred of `WHOLE`.
+    """Fetch a file of a repository and, if it is an index, its shards. Without a file name, fetch the first of `WHOLE`.
 
     Raises:
         ConversionError: If the address has another form, or the file cannot be fetched.
@@ -39,7 +39,7 @@ def fetch_from_hub(address: str, show_progress: bool, cache: Path | None) -> Pat
 
 
 def fetch_config(address: str, path: Path, cache: Path | None = None) -> Path | None:
-    """Fetch the `config.json` beside a file of the hub, of the same commit.
+    """Fetch the `config.json` that stands beside a file of the hub in the same commit.
 
     Args:
         address: The address of the file.
@@ -157,7 +157,7 @@ class Repository:
             raise self._refusal(error, (file,)) from error
 
     def _refusal(self, error: Exception, files: tuple[str, ...]) -> ConversionError:
-        """Return the error to raise for one of the hub's: the first row that fits."""
+        """Translate an error of the hub into one of ours, with advice: the first row of the table that fits."""
         errors = _hub(self.address).errors
         page = f"https://huggingface.co/{self.name}"
         offline = import_optional("huggingface_hub.constants", "hub", self.address).HF_HUB_OFFLINE
@@ -197,7 +197,7 @@ class Repository:
 
 @contextmanager
 def _without_progress_bars(address: str) -> Iterator[None]:
-    """Switch the hub's progress bars off for a while, unless they are off, or the user's setting decides."""
+    """Switch off the hub's progress bars within a context, unless a setting of the user decides about them."""
     utilities = import_optional("huggingface_hub.utils", "hub", address)
     if utilities.are_progress_bars_disabled() or os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"):
         yield

@@ -33,12 +33,28 @@ class TestRefusals:
             (
                 ".keras",
                 replace(KERAS, depths=(2, 1, 1, 1)),
-                "has depths (3, 4, 6, 3) or (3, 4, 23, 3) or (3, 8, 36, 3); it cannot have (2, 1, 1, 1)",
+                "can only have depths (3, 4, 6, 3) or (3, 4, 23, 3) or (3, 8, 36, 3); these weights have (2, 1, 1, 1)",
             ),
-            (".keras", replace(KERAS, width=4), "keras.applications' ResNet has width 64; it cannot have 4"),
-            (".model.h5", VARIANTS["v1.5"], "keras.applications' ResNet has variant keras; it cannot have v1.5"),
-            (".keras-hub", VARIANTS["v1"], "Keras Hub's ResNetBackbone has variant v1.5; it cannot have v1"),
-            (".keras-hub", replace(WIDE, width=4), "Keras Hub's ResNetBackbone has width 64; it cannot have 4"),
+            (
+                ".keras",
+                replace(KERAS, width=4),
+                "keras.applications' ResNet can only have width 64; these weights have 4",
+            ),
+            (
+                ".model.h5",
+                VARIANTS["v1.5"],
+                "keras.applications' ResNet can only have variant keras; these weights have v1.5",
+            ),
+            (
+                ".keras-hub",
+                VARIANTS["v1"],
+                "Keras Hub's ResNetBackbone can only have variant v1.5; these weights have v1",
+            ),
+            (
+                ".keras-hub",
+                replace(WIDE, width=4),
+                "Keras Hub's ResNetBackbone can only have width 64; these weights have 4",
+            ),
         ],
     )
     def test_a_network_that_the_library_lacks(
