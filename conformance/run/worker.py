@@ -63,6 +63,8 @@ def work(job: Job, say: Say) -> None:
     adapter = load_adapter(job.implementation.adapter)
     gc.freeze()
     device = adapter.prepare(job.device, job.precision)
+    if job.device == "gpu" and device == "cpu":
+        raise DeviceMissing("a GPU was asked for, and the adapter says that it runs on the CPU")
     probed = Capability.PROBE in adapter.capabilities
     in_force = check_precision(adapter, job.precision) if probed else {}
     versions = {package: metadata.version(package) for package in job.implementation.packages}

@@ -79,33 +79,6 @@ def test_an_implementation_asked_for_by_name_must_be_installed(conformance, smal
     assert "torch" in done.stdout
 
 
-@pytest.fixture(scope="module")
-def gpu_is_seen() -> bool:
-    """Whether PyTorch sees a GPU, asked in a process of its own: the answer depends on earlier imports."""
-    code = "import torch; print(torch.cuda.is_available())"
-    return "True" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-
-
-def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(conformance, small_weights, gpu_is_seen):
-    if gpu_is_seen:
-        pytest.skip("this machine has a GPU: the run on it is the test below")
-    done = conformance(
-        *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64", "--device=gpu"),
-    )
-    assert done.returncode == 3
-    assert "PyTorch sees no GPU" in done.stdout
-
-
-def test_a_gpu_that_is_there_conforms(conformance, small_weights, tmp_path, gpu_is_seen):
-    if not gpu_is_seen:
-        pytest.skip("needs a GPU that PyTorch sees")
-    report = tmp_path / "report.json"
-    done = conformance("run", "--impl=torch", "--weights", small_weights["v1.5"], "--device=gpu", "--report", report)
-    assert done.returncode == 0, done.stdout + done.stderr
-    workers = json.loads(report.read_text())["environment"]["workers"]
-    assert workers["torch float64"]["device"] != "cpu"
-
-
 def test_ones_own_picture_takes_the_photographs_place_and_traces_are_kept_where_asked(
     conformance, small_weights, tmp_path
 ):
