@@ -7,7 +7,7 @@ equally well, everywhere, cannot be told apart and are named together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby, product
@@ -17,18 +17,9 @@ import numpy as np
 
 from conformance.cases.segments import input_name, promised_names, segment_names, segment_of
 from conformance.diagnose.finding import Combination, Finding
-from conformance.diagnose.search import (
-    IMPOSSIBLE,
-    Attempt,
-    Search,
-    by_parameter,
-    distance,
-    estimates,
-    hypotheses,
-    residual_of,
-)
-from conformance.faults import FAULTS, Fault, Injection, Place
-from conformance.oracle.forward import SegmentedOracle, Stopped
+from conformance.diagnose.search import Attempt, Search, by_parameter, distance, estimates, hypotheses, subtract
+from conformance.faults import FAULTS, Arrays, Fault, Injection, Place
+from conformance.oracle.forward import IMPOSSIBLE, SegmentedOracle, Stopped, Watch
 
 Array = np.ndarray
 
@@ -54,8 +45,8 @@ class Exhibit:
 
     train: bool
     images: Array
-    oracle: Mapping[str, Array]
-    candidate: Mapping[str, Array]
+    oracle: Arrays
+    candidate: Arrays
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,7 @@ class ForwardDiagnosis(Search[str]):
         if not any(attempt.stands and not attempt.still_wrong for attempt in attempts):
             attempts += filter(None, (self.estimate(first, (injection,)) for injection in estimated))
         yield attempts
-        yield [*self.pairs(first, attempts)]
+        yield [*self.try_pairs(first, attempts)]
 
     def best(self, first: str, attempts: Sequence[Attempt]) -> list[Attempt]:
         """Select the attempts that explain most of the segment, if possible without an estimate, and of the others."""
@@ -151,7 +142,7 @@ class ForwardDiagnosis(Search[str]):
         """State that no known fault explains a segment; one that would make other segments wrong is not the nearest."""
         return super().without_cause(first, [attempt for attempt in attempts if not attempt.stands])
 
-    def pairs(self, segment: str, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
+    def try_pairs(self, segment: str, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
         """Try two faults together, of those that each change the first wrong array and none before it.
 
         Two faults of the images, or of the weights, are tried in either order: scaled and then shifted is not shifted
@@ -218,7 +209,7 @@ class ForwardDiagnosis(Search[str]):
         arrays = self._run(exhibit, segment, faults, check)
         return Match(-1, inf, inf) if arrays is None else self._match(exhibit, segment, arrays)
 
-    def _match(self, exhibit: Exhibit, segment: str, expected: Mapping[str, Array]) -> Match:
+    def _match(self, exhibit: Exhibit, segment: str, expected: Arrays) -> Match:
         """Return how far the candidate's arrays are those that are expected."""
         count, largest = 0, 0.0
         for name in self._names(exhibit, segment):
@@ -254,7 +245,7 @@ class ForwardDiagnosis(Search[str]):
 
         def residual(faults: Combination) -> Array | None:
             arrays = self._run(exhibit, segment, faults, until_layer) or {}
-            return residual_of(arrays.get(layer), exhibit.candidate.get(layer))
+            return subtract(arrays.get(layer), exhibit.candidate.get(layer))
 
         best: Attempt | None = None
         for valued in estimates(faults, residual):
@@ -268,13 +259,7 @@ class ForwardDiagnosis(Search[str]):
     def _names(self, exhibit: Exhibit, segment: str) -> list[str]:
         return promised_names(segment, self.oracle.config, exhibit.train)
 
-    def _run(
-        self,
-        exhibit: Exhibit,
-        segment: str,
-        faults: Combination,
-        watch: Callable[[str, Array], None] = lambda name, value: None,
-    ) -> Mapping[str, Array] | None:
+    def _run(self, exhibit: Exhibit, segment: str, faults: Combination, watch: Watch | None = None) -> Arrays | None:
         """Run a segment with the causes found so far and further faults; None if they cannot be there."""
         source = input_name(segment, self.oracle.config)
         entering = exhibit.images if source is None else exhibit.oracle[source]
@@ -284,7 +269,7 @@ class ForwardDiagnosis(Search[str]):
         except (*IMPOSSIBLE, AttributeError):  # a layer is missing where another text looks for it
             return None
 
-    def _error(self, expected: Mapping[str, Array], exhibit: Exhibit, name: str) -> float:
+    def _error(self, expected: Arrays, exhibit: Exhibit, name: str) -> float:
         """Return the error of the candidate's array; zero for an array that neither side has."""
         if name not in expected or name not in exhibit.candidate:
             return inf if (name in expected) != (name in exhibit.candidate) else 0.0

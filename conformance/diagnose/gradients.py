@@ -9,7 +9,7 @@ the first wrong array.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,17 +20,9 @@ import numpy as np
 from conformance.cases.case import OFFSET, Case, Mode, expected_names
 from conformance.cases.segments import segment_of
 from conformance.diagnose.finding import Combination, Finding
-from conformance.diagnose.search import (
-    IMPOSSIBLE,
-    Attempt,
-    Search,
-    distance,
-    estimates,
-    hypotheses,
-    pair_rounds,
-    residual_of,
-)
-from conformance.faults import Injection
+from conformance.diagnose.search import Attempt, Search, distance, estimates, hypotheses, pairs, subtract
+from conformance.faults import Arrays, Injection
+from conformance.oracle.forward import IMPOSSIBLE
 from conformance.oracle.gradients import SegmentedGradients
 
 Array = np.ndarray
@@ -54,7 +46,7 @@ class GradientDiagnosis(Search[str]):
     """
 
     oracle: SegmentedGradients
-    candidate: Mapping[str, Array]
+    candidate: Arrays
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,13 +103,13 @@ class GradientDiagnosis(Search[str]):
         altering = [a for a in attempts if len(a.explained) >= position and a.left != left]
         yield [attempt for attempt in altering if not attempt.is_estimate]
         with_parameter = [attempt.faults for attempt in altering if attempt.is_estimate]
-        for combinations in (with_parameter, *pair_rounds(attempt.faults[0] for attempt in altering)):
+        for combinations in (with_parameter, *pairs(attempt.faults[0] for attempt in altering)):
             yield [*filter(None, (self.estimate(faults, first) for faults in combinations))]
 
     def attempt(self, faults: Combination, first: str) -> Attempt:
         """Try faults, as far as they explain the gradients."""
 
-        def is_wrong(arrays: Mapping[str, Array]) -> bool:
+        def is_wrong(arrays: Arrays) -> bool:
             return any(self._error(name, arrays[name]) > EXPLAINED for name in arrays)
 
         arrays = self._run(faults, until=is_wrong)
@@ -140,14 +132,14 @@ class GradientDiagnosis(Search[str]):
 
         def residual(faults: Combination) -> Array | None:
             arrays = self._run(faults, until=lambda arrays: first in arrays) or {}
-            return residual_of(arrays.get(first), self.candidate.get(first))
+            return subtract(arrays.get(first), self.candidate.get(first))
 
         attempts = [self.attempt(valued, first) for valued in estimates(faults, residual)]
         best = max(attempts, key=lambda attempt: (len(attempt.explained), -attempt.left), default=None)
         fitted = best and best.is_estimate and len(best.explained) == self.names.index(first) + 1
         return None if fitted else best
 
-    def _run(self, faults: Combination, until: Callable[[Mapping[str, Array]], bool]) -> dict[str, Array] | None:
+    def _run(self, faults: Combination, until: Callable[[Arrays], bool]) -> dict[str, Array] | None:
         """Compute gradients with the causes found so far and further faults, from the first segment that has one.
 
         The run ends with the segment whose arrays fulfil a condition. None if the faults cannot be there together.

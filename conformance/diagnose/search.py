@@ -35,9 +35,6 @@ NEWTON_STEPS = 12
 PATIENCE = 3
 """Steps in which Newton's method must halve the residual at least once, or be given up."""
 
-IMPOSSIBLE = (ValueError, IndexError)
-"""Raised by the oracle where faults cannot be together, or not in this network or recipe."""
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -166,7 +163,7 @@ def by_parameter(injections: Iterable[Injection]) -> tuple[list[Injection], list
     return [i for i in both if not i.fault.parameter], [i for i in both if i.fault.parameter]
 
 
-def pair_rounds(injections: Iterable[Injection]) -> Iterator[list[Combination]]:
+def pairs(injections: Iterable[Injection]) -> Iterator[list[Combination]]:
     """Combine faults two by two: first those without a parameter, then each of them with each that has one."""
     fixed, estimated = by_parameter(injections)
     yield list(combinations(fixed, 2))
@@ -260,7 +257,7 @@ def distance(reference: Array, array: Array, scale: Array | None = None) -> floa
     return difference / norm if norm else (inf if difference else 0.0)
 
 
-def residual_of(expected: Array | None, candidate: Array | None) -> Array | None:
+def subtract(expected: Array | None, candidate: Array | None) -> Array | None:
     """Subtract the candidate's array from the oracle's, as vectors; None if one is missing or shapes differ."""
     if expected is None or candidate is None or expected.shape != candidate.shape:
         return None

@@ -17,18 +17,9 @@ import numpy as np
 
 from conformance.cases.case import MOMENTS, OFFSET, Case, expected_names
 from conformance.diagnose.finding import Combination, Finding
-from conformance.diagnose.search import (
-    IMPOSSIBLE,
-    Attempt,
-    Search,
-    by_parameter,
-    distance,
-    estimates,
-    hypotheses,
-    pair_rounds,
-    residual_of,
-)
+from conformance.diagnose.search import Attempt, Search, by_parameter, distance, estimates, hypotheses, pairs, subtract
 from conformance.faults import Injection, Seen
+from conformance.oracle.forward import IMPOSSIBLE
 from conformance.oracle.steps import State, StepwiseTraining
 from impls.config import ResNetConfig
 
@@ -105,8 +96,8 @@ class StepsDiagnosis(Search[StepArray]):
             if any(len(attempt.explained) == len(self.wrong) for attempt in attempts):
                 break
         yield attempts
-        for pairs in pair_rounds(self.altering(first)):
-            yield [attempt for pair in pairs for attempt in self.valued(pair, first)]
+        for round_of_pairs in pairs(self.altering(first)):
+            yield [attempt for pair in round_of_pairs for attempt in self.valued(pair, first)]
 
     def faults(self) -> Iterator[list[Injection]]:
         """Iterate over the faults, without and with a parameter: those of training, then all others.
@@ -137,7 +128,7 @@ class StepsDiagnosis(Search[StepArray]):
 
         def residual(faults: Combination) -> Array | None:
             state = self.state_after(first, faults) or {}
-            return residual_of(state.get(first.name), self.oracle.states[first.recipe][first.step].get(first.name))
+            return subtract(state.get(first.name), self.oracle.states[first.recipe][first.step].get(first.name))
 
         for estimated in estimates(faults, residual):
             attempt = self.attempt(estimated, first)

@@ -82,8 +82,16 @@ def set_array(model: Any, name: str, array: Array) -> None:
     setattr(follow(model, path), leaf, array)
 
 
+IMPOSSIBLE = (ValueError, IndexError)
+"""Raised where faults cannot be together, or not in this network or recipe."""
+
+
 class Stopped(Exception):
     """Raised by a function that watches the oracle when nothing after the present array is wanted."""
+
+
+Watch = Callable[[str, Array], None]
+"""Called with the name and value of each activation; may raise `Stopped`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +114,7 @@ class SegmentedOracle:
         entering: Array,
         train: bool,
         injections: Sequence[Injection] = (),
-        watch: Callable[[str, Array], None] = lambda name, value: None,
+        watch: Watch | None = None,
     ) -> dict[str, Array]:
         """Run one segment and return every layer's activation and, in train mode, the running statistics after it.
 
@@ -115,7 +123,7 @@ class SegmentedOracle:
             entering: The segment's input: the images for the stem, else the output of the segment before it.
             train: Whether norms use the batch's statistics.
             injections: Faults; those that do not touch the segment change nothing.
-            watch: Called with the name and value of each activation; may raise `Stopped`, which ends the run early.
+            watch: Called with each activation; `Stopped` ends the run early.
 
         Returns:
             Arrays by canonical name, as far as the segment was run.
@@ -124,7 +132,8 @@ class SegmentedOracle:
 
         def keep(name: str, value: Array) -> Array:
             arrays[name] = value
-            watch(name, value)
+            if watch is not None:
+                watch(name, value)
             return value
 
         model = self.build(segment, injections)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from conformance.diagnose.search import Attempt, Search, by_parameter, distance, estimates, hypotheses, pair_rounds
+from conformance.diagnose.search import Attempt, Search, by_parameter, distance, estimates, hypotheses, pairs
 from conformance.faults import Injection, find_fault
 from impls.config import VARIANTS
 
@@ -115,7 +115,7 @@ def eps_of(faults):
 
 def test_pairs_come_without_parameters_first_and_with_one_at_most():
     assert by_parameter([OTHER, BGR, KERAS]) == ([BGR, KERAS], [OTHER])
-    assert list(pair_rounds([OTHER, BGR, KERAS])) == [[(BGR, KERAS)], [(BGR, OTHER), (KERAS, OTHER)]]
+    assert list(pairs([OTHER, BGR, KERAS])) == [[(BGR, KERAS)], [(BGR, OTHER), (KERAS, OTHER)]]
 
 
 def test_hypotheses_are_the_faults_of_one_task_at_every_place():
