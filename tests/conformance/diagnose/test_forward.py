@@ -1,0 +1,175 @@
+"""Diagnosis of the forward pass: faults of the oracle are named, alone and together, and unknown ones are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conformance.diagnose.finding import quote
+from conformance.diagnose.search import distance
+from conformance.faults import Injection, find_fault
+from conformance.selftest.trials import chosen_places
+from tests.conformance.specimens import bent, forward_specimen
+
+DIAGNOSED = [
+    *("kernel-flip", "pad-same", "bn-folded-twice", "layer-half", "mean-offset-swap", "eps-1.001", "var-biased"),
+    *("bn-frozen", "bn-batch-stats", "stride-1x1", "relu-missing", "shortcut-bn-missing", "block-order", "pool-ceil"),
+    *("stage1-stride", "softmax-included", "classes-1001", "bgr", "scale-255", "kernel-order"),
+]
+
+
+@pytest.fixture(scope="module")
+def specimen():
+    return forward_specimen()
+
+
+def named_by(finding):
+    return {(cause.fault.id, cause.place.name) for cause in finding.causes}
+
+
+@pytest.mark.parametrize("id", DIAGNOSED)
+def test_the_cause_is_named(specimen, id):
+    fault = find_fault(id)
+    for place in chosen_places(fault, specimen.config)[-2:]:
+        (finding,) = specimen.explain(specimen.candidate([Injection(fault, place)]))
+        assert (id, place.name) in named_by(finding)
+        assert finding.error < 1e-13
+        assert "; with this bug the oracle reproduces your model to " in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("id", "value"),
+    [("eps-other", 0.0021), ("momentum-other", 0.61), ("caffe-factor", 999.98), ("logits-scaled", 0.7)],
+)
+def test_a_continuous_parameter_is_estimated(specimen, id, value):
+    fault = find_fault(id)
+    injection = Injection(fault, fault.places(specimen.config)[-1], value)
+    (finding,) = specimen.explain(specimen.candidate([injection]))
+    assert finding.causes[0].fault.id == id
+    assert finding.causes[0].parameter == pytest.approx(value, rel=1e-6)
+    assert f"{fault.parameter.name} = {value:g}" in str(finding)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "bgr@input eps-keras@stage2.1.bn2 relu-missing@stage4.1",
+        "bgr@input eps-keras@network pool-valid@stem",
+        "eps-keras@stage1.0.bn1 relu-missing@stage1.0 eps-other@stage1.0.bn2",
+        "mean-offset-swap@stage1.0.bn1 kernel-flip@stage1.0.conv2",
+        "eps-keras@network pad-same@network momentum-099@network relu-before-add@network",
+        "momentum-099@network var-biased@network",
+        "eps-other@network bgr@input",
+        "eps-keras@stage1.0.bn1 eps-keras@stage1.0.bn2 eps-keras@stage1.0.bn3",
+        "eps-keras@stage1.0.bn1 bn-frozen@stage1.0.bn1",
+    ],
+)
+def test_several_faults_are_found_one_after_the_other(specimen, faults):
+    """In several segments, in one segment, and everywhere."""
+    injections = specimen.injections(faults)
+    findings = specimen.explain(specimen.candidate(injections))
+    assert max(finding.error for finding in findings) < 1e-13
+    assert len(findings) == len(injections)
+    for injection in injections:
+        assert any((injection.fault.id, injection.place.name) in named_by(finding) for finding in findings), injection
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "scale-255@input bgr@input",
+        "image-turned@input scaled-around-zero@input",
+        "image-shifted@input crop-pct@input",
+        "softmax-included@head fc-bias-dropped@head",
+        "kernel-flip@conv1 stem-bgr@conv1",
+    ],
+)
+def test_two_faults_of_one_array_are_found_together(specimen, faults):
+    injections = specimen.injections(faults)
+    findings = specimen.explain(specimen.candidate(injections))
+    assert len(findings) == 2
+    expected = {(injection.fault.id, injection.place.name) for injection in injections}
+    assert set.union(*map(named_by, findings)) >= expected
+    for finding, other in (findings, findings[::-1]):
+        assert f" together with {quote(other.causes[0])}; with these bugs the oracle reproduces" in str(finding)
+        assert finding.to_dict()["beside"][0]["fault"] == other.causes[0].fault.id
+
+
+def test_a_finding_says_where_its_explanation_ends(specimen):
+    first, second = specimen.explain(specimen.faulty(specimen.injections("eps-keras@bn1 pool-valid@stem")))
+    assert ", which explains everything up to stem; another bug begins there" in str(first)
+    assert (first.to_dict()["until"], second.to_dict()["until"]) == ("stem", None)
+
+
+def test_faults_that_are_not_distinguishable_are_named_together(specimen):
+    (finding,) = specimen.explain(specimen.faulty(specimen.injections("bgr@input")))
+    assert {cause.fault.id for cause in finding.causes} == {"bgr", "stem-bgr"}
+    assert "; or, not distinguishable here: `" in str(finding)
+
+
+def test_an_unknown_fault_beside_a_known_one_is_not_given_a_name(specimen):
+    candidate = specimen.faulty(specimen.injections("eps-keras@stage2.0.bn1"))
+    for arrays in candidate.values():
+        arrays["stage2.0.bn2"] = bent(arrays["stage2.0.bn2"])
+    known, unknown = specimen.explain(candidate)
+    assert named_by(known) == {("eps-keras", "stage2.0.bn1")}
+    assert (unknown.causes, unknown.layer) == ((), "stage2.0.bn2")
+
+
+def test_an_unknown_fault_is_not_given_a_name(specimen):
+    candidate = specimen.faulty([])
+    for arrays in candidate.values():
+        arrays["stage2.0.bn1"] = bent(arrays["stage2.0.bn1"])
+    (finding,) = specimen.explain(candidate)
+    assert (finding.causes, finding.layer) == ((), "stage2.0.bn1")
+    assert str(finding).startswith("no known fault explains stage2.0.bn1")
+
+
+def test_faults_of_another_segment_are_found_behind_an_unknown_one(specimen):
+    candidate = specimen.faulty(specimen.injections("eps-keras@stage3.0.bn1"))
+    for arrays in candidate.values():
+        arrays["stage2.0.bn1"] = bent(arrays["stage2.0.bn1"])
+    unknown, known = specimen.explain(candidate)
+    assert (unknown.causes, unknown.layer) == ((), "stage2.0.bn1")
+    assert named_by(known) == {("eps-keras", "stage3.0.bn1")}
+
+
+def test_a_fault_without_effect_is_not_the_nearest(specimen):
+    candidate = specimen.faulty([])
+    for arrays in candidate.values():
+        arrays["pool"] = bent(arrays["pool"] * 1.5)
+    (finding,) = specimen.explain(candidate)
+    assert finding.causes == ()
+    changed = specimen.faulty([finding.nearest])
+    assert any(distance(specimen.right[train]["pool"], changed[train]["pool"]) > 1e-6 for train in (False, True))
+
+
+def test_a_fault_that_makes_other_segments_wrong_is_not_the_nearest(specimen):
+    """The inverted decay everywhere explains this statistic, and would make all others wrong."""
+    candidate = specimen.candidate([])
+    (inverted,) = specimen.injections("momentum-inverted@network")
+    wrong = specimen.faulty([inverted])[True]
+    candidate[True]["bn1.running_mean"] = wrong["bn1.running_mean"]
+    candidate[True]["bn1.running_var"] = bent(wrong["bn1.running_var"])
+    findings = specimen.explain(candidate)
+    assert all(cause.place.name == "bn1" for finding in findings for cause in finding.causes)
+    assert all(finding.nearest != inverted for finding in findings)
+
+
+def test_what_errs_too_little_is_not_explained_by_faults_without_effect(specimen):
+    candidate = specimen.candidate([])
+    candidate[False]["stage2.0.bn1"] = candidate[False]["stage2.0.bn1"] * (1 + 5e-12)
+    assert specimen.explain(candidate) == []
+
+
+@pytest.mark.parametrize("array", ["stage1.1.bn2", "stage2.0.bn1.running_var"])
+@pytest.mark.parametrize("change", [lambda array: np.full_like(array, np.nan), lambda array: array[:1]])
+def test_what_is_not_a_number_or_of_another_shape_is_not_explained(specimen, array, change):
+    candidate = specimen.candidate([])
+    candidate[True][array] = change(candidate[True][array])
+    (finding,) = specimen.explain(candidate)
+    assert (finding.causes, finding.nearest, finding.layer) == ((), None, array)
+
+
+def test_a_right_candidate_has_no_findings(specimen):
+    assert specimen.explain(specimen.candidate([])) == []
