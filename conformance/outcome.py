@@ -15,15 +15,24 @@ EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
 
 @dataclass(frozen=True)
 class Failure:
-    """A candidate that could not run in one precision, and the reason."""
+    """A candidate that could not run, or not do a task, in one precision.
+
+    Attributes:
+        candidate: Name of the candidate.
+        precision: "float64" or "float32".
+        reason: Why not.
+        task: The task that it cannot do; empty where it could not run at all.
+    """
 
     candidate: str
     precision: str
     reason: str
+    task: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """The failure as JSON values."""
-        return {"implementation": self.candidate, "precision": self.precision, "reason": self.reason}
+        facts = {"implementation": self.candidate, "precision": self.precision}
+        return facts | {"task": self.task, "reason": self.reason}
 
 
 @dataclass(frozen=True)

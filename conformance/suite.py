@@ -84,8 +84,10 @@ class Comparing:
         worker = self.outcome.workers.setdefault(f"{candidate} {precision}", {"seconds": None})
         if event.kind == "traced":
             self._take_trace(event.job, event.case, event.file)
-        elif event.kind in ("failed", "skipped"):
-            failure = Failure(candidate, precision, event.facts["reason"])
+        elif event.kind == "failed":
+            self.outcome.failures.append(Failure(candidate, precision, event.facts["reason"]))
+        elif event.kind == "skipped":
+            failure = Failure(candidate, precision, event.facts["reason"], event.case.task)
             if failure not in self.outcome.failures:  # a missing capability is reported once, not for each case
                 self.outcome.failures.append(failure)
         else:

@@ -117,11 +117,12 @@ def print_divergence(divergence: Record, console: Console) -> None:
 
 
 def could_not_run(failure: Record) -> Text:
-    """Make the line about a candidate that could not run."""
+    """Make the line about a candidate that could not run, or not do a task."""
     from rich.text import Text
 
-    name = f"{failure['implementation']} ({failure['precision']}) could not run:"
-    return Text.assemble((name, "bold red"), f" {failure['reason']}")
+    what = f"{failure['task']} not compared" if failure["task"] else "could not run"
+    subject = f"{failure['implementation']} ({failure['precision']}) {what}:"
+    return Text.assemble((subject, "bold red"), f" {failure['reason']}")
 
 
 def mathematics_table(record: Record) -> Table:

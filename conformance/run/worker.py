@@ -102,7 +102,7 @@ def missing_capability(adapter: Adapter, case: Case) -> str:
     needs = TASKS[case.task].needs
     if needs is None or needs in adapter.capabilities:
         return ""
-    return f"{case.task} not compared: the adapter does not declare {needs} ({needs.value})"
+    return f"the adapter does not declare {needs} ({needs.value})"
 
 
 def run_case(job: Job, adapter: Any, images: np.ndarray, network: NetworkFiles, origin: Origin) -> Path:

@@ -126,8 +126,9 @@ def run_networks(
     waiting: dict[str, dict[Case, Trace]] = {name: {} for name in named}
     for event in run_jobs(jobs, parallel=1):
         notify(event)
-        if event.kind == "failed":
-            result.failures.append(f"{implementation.name} ({precision}) could not run: {event.facts['reason']}")
+        if event.kind in ("failed", "skipped"):
+            message = f"{implementation.name} ({precision}) could not run: {event.facts['reason']}"
+            result.failures += [message] if message not in result.failures else []
         if event.kind == "traced":
             name = event.case.variant
             waiting[name][replace(event.case, variant=CORRECT)] = Trace.load(event.file)

@@ -98,11 +98,11 @@ INSTALL = "keras is not installed (keras missing; pip install 'resnet-parity[ker
 def test_brackets_are_printed_as_they_are(plan):
     """Names, reasons and lines come from users and libraries: "[keras]" is no markup, and ":smile:" no picture."""
     wrong = replace(comparison(1.2e-4, "bn[0]"), candidate="mine[/red]", reason="[bold]:smile:[/]")
-    failure = Failure("torch[gpu]", "float32", INSTALL)
-    outcome = Outcome([wrong], failures=[failure], divergences=[unlocalised(wrong, note="see [1]")])
+    failures = [Failure("torch[gpu]", "float32", INSTALL), Failure("mine", "float64", "no [training]", "steps")]
+    outcome = Outcome([wrong], failures=failures, divergences=[unlocalised(wrong, note="see [1]")])
     mine = Implementation("mine[/red]", "", ())
     text = " ".join(printed(replace(plan, implementations=[mine]), outcome, [INSTALL]).split())
-    assert f"torch[gpu] (float32) could not run: {INSTALL}" in text
+    assert f"torch[gpu] (float32) could not run: {INSTALL} mine (float64) steps not compared: no [training]" in text
     assert f"left out: {INSTALL}" in text
     assert (
         "mine[/red] diverges (v1.5, float32, inference, noise-32x32); first at bn[0]: [bold]:smile:[/] (see [1])"
