@@ -14,7 +14,7 @@ from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.localise import Localiser, localise
 from conformance.outcome import Failure, Outcome
-from conformance.plan import Files, Listener, Plan, case_requests, make_jobs, rerunner, write_files
+from conformance.plan import ASKED_AS, Files, Listener, Plan, case_requests, make_jobs, rerunner, write_files
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.jobs import Event, Job, run_jobs
 from conformance.trace import Trace
@@ -87,7 +87,8 @@ class Comparing:
         elif event.kind == "failed":
             self.outcome.failures.append(Failure(candidate, precision, event.facts["reason"]))
         elif event.kind == "skipped":
-            failure = Failure(candidate, precision, event.facts["reason"], event.case.task)
+            task = ASKED_AS.get(event.case.task, event.case.task)
+            failure = Failure(candidate, precision, event.facts["reason"], task)
             if failure not in self.outcome.failures:  # a missing capability is reported once, not for each case
                 self.outcome.failures.append(failure)
         else:

@@ -34,6 +34,9 @@ class Absolute:
     largest: float
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.relative_l2:.0e}".replace("e-0", "e-")
+
     def or_rounding(self, dot_length: int) -> Absolute:
         """Widen the limit to the rounding bound of float64 where that is larger: in long sums of equal values."""
         times = max(1.0, rounding_bound(dot_length, FLOAT64_UNIT) / self.relative_l2)

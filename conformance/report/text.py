@@ -32,7 +32,7 @@ Comparisons = Sequence[dict[str, Any]]
 
 CLAIMS = {
     "float64": (
-        f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64.relative_l2:.0e}; in "
+        f"the mathematics: worst relative L2 error to the oracle, limit {ACTIVATIONS_FLOAT64}; in "
         "train mode more where rounding explains it, in sums of equal values such as flat parts of a picture give"
     ),
     "float32": (
@@ -48,8 +48,8 @@ REPORTED = (
 )
 
 TRAINED = (
-    f"limits of gradients and training steps: loss {LOSS_FLOAT64.relative_l2:.0e}, gradients and one step "
-    f"{GRADIENTS_FLOAT64.relative_l2:.0e}, losses of {STEPS} steps {LATER_LOSSES_FLOAT64.relative_l2:.0e}; in float32 "
+    f"limits of gradients and training steps: loss {LOSS_FLOAT64}, gradients and one step {GRADIENTS_FLOAT64}, losses "
+    f"of {STEPS} steps {LATER_LOSSES_FLOAT64}; in float32 "
     "gradients are taken at the oracle's activations, since a ReLU that chooses otherwise moves them by up to 6e-2 in "
     "correct builds (noise floor or rounding bound, either suffices), and steps are not judged"
 )
@@ -98,7 +98,8 @@ def print_divergence(divergence: Record, console: Console) -> None:
     """Print where a candidate first goes wrong and by how much; then each finding of the diagnosis."""
     from rich.text import Text
 
-    where = ", ".join(filter(None, (divergence[key] for key in ("variant", "precision", "task", "mode", "input"))))
+    facts = (divergence[key] for key in ("variant", "precision", "task", "mode", "input"))
+    where = ", ".join(fact for fact in facts if fact not in ("", "-"))
     console.print(
         Text.assemble(
             (f"{divergence['implementation']} diverges", "bold red"),

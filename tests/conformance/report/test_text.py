@@ -92,6 +92,12 @@ def test_a_divergence_says_what_to_do(plan):
     assert "what to do" not in printed(plan, Outcome([wrong], divergences=[unlocalised(wrong)]))
 
 
+def test_a_wrong_list_of_parameters_is_placed_in_no_mode_and_input(plan):
+    wrong = replace(comparison(1.2e-4, "parameters"), input_matters=False, reason="one too many")
+    text = printed(plan, Outcome([wrong], divergences=[unlocalised(wrong)]))
+    assert "torch diverges (v1.5, float32); first at parameters: one too many" in text
+
+
 INSTALL = "keras is not installed (keras missing; pip install 'resnet-parity[keras]')"
 
 
