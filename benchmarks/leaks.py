@@ -18,8 +18,8 @@ os.environ.pop("NVIDIA_TF32_OVERRIDE", None)  # a worker's environment switches 
 
 import torch
 
-from conformance.cases.inputs import photograph
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.pictures import photograph
+from conformance.cases.synthetic import synthetic_weights
 from conformance.plan import NetworkPlan, Plan, write_files
 from conformance.run.adapters.torch import TorchAdapter
 from conformance.run.implementations import find_implementation

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases.inputs import photograph
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.pictures import photograph
+from conformance.cases.synthetic import synthetic_weights
 from conformance.run.precision import measure_precision
 from impls import numpy as oracle
 from impls.config import VARIANTS, ResNetConfig

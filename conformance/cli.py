@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conformance.cases.recipes import PRECISIONS, TASKS
+from conformance.cases.case import PRECISIONS, TASKS
 from conformance.options import (
     Candidates,
     SeveralValues,

@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import Any
 
-from conformance.cases.case import MODES, Case, Mode, is_judged, padded
+from conformance.cases.batches import padded
+from conformance.cases.case import MODES, Case, Mode, is_judged
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import RECIPES, STEPS
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from conformance.compare.comparison import Comparison
 from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_traces

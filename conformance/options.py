@@ -117,8 +117,9 @@ def choose_networks(
         ValueError: If a variant is unknown, or if weights or pictures cannot be read or do not suit the network.
     """
     import weights_convert
-    from conformance.cases.inputs import default_inputs, read_images
-    from conformance.cases.weights import synthetic_weights
+    from conformance.cases.defaults import default_inputs
+    from conformance.cases.pictures import read_images
+    from conformance.cases.synthetic import synthetic_weights
     from conformance.plan import NetworkPlan
 
     if unknown := [name for name in variants if name not in VARIANTS]:

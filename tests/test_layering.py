@@ -100,7 +100,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "impls.keras": (*FACTS, "weights_convert"),
     "weights_convert": ("impls.config", "impls.recipe"),
     "conformance": (),
-    "conformance.cases.case": ("conformance.cases.recipes",),
+    "conformance.cases.case": (),
     "conformance.cases": ("conformance.trace", "impls.numpy"),
     "conformance.trace": ("conformance.cases.case",),
     "conformance.run": ("conformance.cases", "conformance.trace", "impls.numpy"),

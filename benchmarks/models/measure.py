@@ -135,7 +135,7 @@ def weights_file(folder: Path, variant: str) -> Path:
     """A checkpoint with random weights whose activations keep their scale, written once."""
     path = folder / f"{variant}.safetensors"
     if not path.exists():
-        from conformance.cases.weights import synthetic_weights
+        from conformance.cases.synthetic import synthetic_weights
         from impls.config import VARIANTS
 
         synthetic_weights(VARIANTS[variant], seed=0).save(path)

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from impls.recipe import Recipe
 
-TASKS = ("forward", "gradients", "steps", "initialisation")
-"""What can be compared: activations; gradients of the loss; training steps, of which a case's recipe says how; what the
-weights are drawn from where none are given."""
-
-PRECISIONS = ("float64", "float32")
-"""float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
-
 STEPS = 8
-"""Steps that are taken; the state is compared after the first and after the last."""
+"""Number of steps; the state is compared after the first and after the last."""
 
 LOSS = Recipe(label_smoothing=0.1)
-"""What gradients are taken of."""
+"""Recipe whose loss gradients are taken of."""
 
 RECIPES: dict[str, Recipe] = {
     "sgd": Recipe(learning_rate=0.02, weight_decay=1e-4, schedule="steps", milestones=(3, 6), gamma=0.5),
@@ -40,4 +33,4 @@ RECIPES: dict[str, Recipe] = {
         total_steps=12,
     ),
 }
-"""By the name that cases have."""
+"""Recipes of training steps by the name that cases have."""

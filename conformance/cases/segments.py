@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from conformance.cases.case import activation_names, statistic_names
+from conformance.cases.names import activation_names, statistic_names
 from impls.config import ResNetConfig
 
 BLOCK = re.compile(r"stage\d+\.\d+")

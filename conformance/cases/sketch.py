@@ -1,6 +1,6 @@
-"""Sketches: large arrays as a few thousand sums with random signs, which keep distances.
+"""Sketches: large arrays as a few thousand sums with random signs, which keep distances; moments, for what is drawn.
 
-The state of a training step is as large as the network, several times over; a run compares it for every implementation,
+The state of a training step is as large as the network, several times over; a run compares it for every candidate,
 recipe and variant. The squared length of a sketch of k sums is that of the array times 1 +- sqrt(2 / k) (a random
 projection with signs: Johnson and Lindenstrauss 1984, in the form of Achlioptas 2003). So a relative L2 error measured
 on sketches is the arrays' own to some percent, and a single wrong number changes a sum by its full size.
@@ -11,14 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 LARGEST = 2**16
-"""Numbers up to which an array is kept as it is."""
+"""Number of elements up to which an array is kept as it is."""
 
 SUMS = 4096
-"""Distances are kept to about 2 %."""
+"""Number of sums in a sketch; distances are kept to about 2 %."""
 
 
 def sketch(array: np.ndarray) -> np.ndarray:
-    """The array, or the sums that stand for it: the same signs for every array of that size.
+    """Return the array, or the sums that stand for it: with the same signs for every array of that size.
 
     Example:
         >>> sketch(np.ones(10)).shape, sketch(np.ones((512, 512))).shape
@@ -34,11 +34,11 @@ def sketch(array: np.ndarray) -> np.ndarray:
     return sums
 
 
-def moments(array: np.ndarray) -> np.ndarray:
-    """Mean, variance and fourth central moment: what stands for an array that was drawn.
+def draw_moments(array: np.ndarray) -> np.ndarray:
+    """Return mean, variance and fourth central moment, which stand for an array that was drawn: float64 (3,).
 
     Example:
-        >>> moments(np.array([1.0, 3.0]))
+        >>> draw_moments(np.array([1.0, 3.0]))
         array([2., 1., 1.])
     """
     mean = array.mean(dtype=np.float64)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from conformance.cases.case import Case, expected_names
+from conformance.cases.case import Case
+from conformance.cases.names import expected_names
 from conformance.compare.limits import Absolute
 from conformance.compare.measure import Incomparable, Measurement, measure_in_trace
 from conformance.compare.noise import NoiseFloor, explain_error

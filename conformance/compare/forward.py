@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.cases.case import statistic_names
+from conformance.cases.names import statistic_names
 from conformance.compare.comparison import Verdict, judge_absolute, judge_arrays
 from conformance.compare.limits import ACTIVATIONS_FLOAT64, FLOAT32, STATISTICS_FLOAT64
 from conformance.compare.measure import Measurement

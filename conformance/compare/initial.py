@@ -7,7 +7,7 @@ from math import prod, sqrt
 
 import numpy as np
 
-from conformance.cases.case import expected_names
+from conformance.cases.names import expected_names
 from conformance.compare.comparison import Verdict
 from conformance.compare.limits import MANY, STANDARD_ERRORS
 from conformance.compare.noise import NoiseFloors

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conformance.cases.case import OFFSET
+from conformance.cases.names import OFFSET
 from conformance.cases.recipes import RECIPES
 from conformance.trace import Trace
 

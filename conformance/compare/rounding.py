@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod, sqrt
 
-from conformance.cases.case import Case, parameter_names
+from conformance.cases.case import Case
+from conformance.cases.names import parameter_names
 from conformance.trace import Trace
 from impls.config import ResNetConfig
 

@@ -17,7 +17,8 @@ from math import inf
 
 import numpy as np
 
-from conformance.cases.case import OFFSET, Case, Mode, expected_names
+from conformance.cases.case import Case, Mode
+from conformance.cases.names import OFFSET, expected_names
 from conformance.cases.segments import segment_of
 from conformance.diagnose.finding import Combination, Finding
 from conformance.diagnose.search import Attempt, Search, distance, estimates, hypotheses, pairs, subtract

@@ -16,7 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from conformance.cases.segments import segment_of
-from conformance.cases.sketch import moments
+from conformance.cases.sketch import draw_moments
 from conformance.compare.comparison import Verdict
 from conformance.compare.initial import judge_initial
 from conformance.diagnose.finding import Combination, Finding
@@ -128,7 +128,7 @@ class InitialDiagnosis(Search[str]):
                 layer = module.conv(inputs[0], outputs, inputs[1], layer.stride, config, rng)
             elif inputs:
                 layer = module.linear(inputs[0], outputs, config, rng)
-            yield name, moments(getattr(layer, leaf))
+            yield name, draw_moments(getattr(layer, leaf))
 
     def verdict(self, name: str, drawn: Array) -> Verdict:
         """Judge whether the candidate's array may be drawn from the same distribution as the oracle's."""

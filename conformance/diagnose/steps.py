@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformance.cases.case import MOMENTS, OFFSET, Case, expected_names
+from conformance.cases.case import Case
+from conformance.cases.names import KEPT_STATES, OFFSET, expected_names
 from conformance.diagnose.finding import Combination, Finding
 from conformance.diagnose.search import Attempt, Search, by_parameter, distance, estimates, hypotheses, pairs, subtract
 from conformance.faults import Injection, Seen
@@ -202,5 +203,5 @@ def step_names(recipe: str, config: ResNetConfig) -> Iterator[str]:
     yield "loss"
     for name in expected_names(Case("-", "-", "train", task="steps", recipe=recipe), config):
         moment, _, array = name.partition(".")
-        if moment == MOMENTS[0] and not OFFSET.fullmatch(array):
+        if moment == KEPT_STATES[0] and not OFFSET.fullmatch(array):
             yield array

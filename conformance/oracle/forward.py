@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases.case import statistic_names
+from conformance.cases.names import statistic_names
 from conformance.cases.segments import segment_of
 from conformance.faults import Arrays, Graft, Injection, Substitution, edited_module, grafts
 from impls.config import BLANK, TOTAL_STRIDE, ResNetConfig

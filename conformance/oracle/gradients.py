@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases.case import labels_for
+from conformance.cases.batches import labels_for
 from conformance.cases.recipes import LOSS
 from conformance.cases.segments import input_name, segment_names
 from conformance.faults import Arrays, EditError, Injection, edited_module, training_edits

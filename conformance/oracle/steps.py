@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases.case import statistic_names, training_batches
+from conformance.cases.batches import training_batches
+from conformance.cases.names import statistic_names
 from conformance.cases.recipes import RECIPES, STEPS
 from conformance.faults import Arrays, Injection, Seen
 from conformance.oracle.forward import WidenedArrays, build_network, set_array

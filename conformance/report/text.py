@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from conformance.cases.recipes import STEPS, TASKS
+from conformance.cases.case import TASKS
+from conformance.cases.recipes import STEPS
 from conformance.compare.limits import (
     ACTIVATIONS_FLOAT64,
     FLOAT32,

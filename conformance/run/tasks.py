@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conformance.cases.case import MOMENTS, Case, labels_for, padded, training_batches
+from conformance.cases.batches import labels_for, padded, training_batches
+from conformance.cases.case import Case
+from conformance.cases.names import KEPT_STATES
 from conformance.cases.recipes import LOSS, RECIPES, STEPS
-from conformance.cases.sketch import moments, sketch
+from conformance.cases.sketch import draw_moments, sketch
 from conformance.run.capabilities import Adapter, Capability, Differentiable, Drawable, Trainable
 from conformance.run.jobs import NetworkFiles
 from impls.config import ResNetConfig
@@ -77,7 +79,7 @@ def named_gradients(loss: float, gradients: Arrays) -> Arrays:
 def take_steps(adapter: Trainable, case: Case, images: np.ndarray, network: NetworkFiles) -> Arrays:
     """Return losses, and sketches of the state after the first and the last step; with `layers`, whole after each."""
     step, read = adapter.training(RECIPES[case.recipe])
-    kept = {1: MOMENTS[0], STEPS: MOMENTS[1]}
+    kept = {1: KEPT_STATES[0], STEPS: KEPT_STATES[1]}
     if case.layers:
         kept = {number: str(number) for number in range(1, STEPS + 1)}
     keep = np.array if case.layers else sketch
@@ -96,7 +98,7 @@ def take_steps(adapter: Trainable, case: Case, images: np.ndarray, network: Netw
 
 def draw_initial(adapter: Drawable, case: Case, images: np.ndarray, network: NetworkFiles) -> Arrays:
     """Return mean, variance and fourth central moment of each array of a network that is given no weights."""
-    return {f"initial.{name}": moments(array) for name, array in adapter.initial(seed=0).items()}
+    return {f"initial.{name}": draw_moments(array) for name, array in adapter.initial(seed=0).items()}
 
 
 class RunTask(NamedTuple):
@@ -105,14 +107,16 @@ class RunTask(NamedTuple):
     Attributes:
         run: From adapter, case, images and network to arrays.
         needs: The capability that the adapter must declare; None where the required interface is enough.
+        streams: Whether activations of a case with `layers` are streamed where a job says so.
     """
 
     run: Callable[[Any, Case, np.ndarray, NetworkFiles], Arrays]
     needs: Capability | None = None
+    streams: bool = False
 
 
 TASKS: dict[str, RunTask] = {
-    "forward": RunTask(run_forward),
+    "forward": RunTask(run_forward, streams=True),
     "gradients": RunTask(take_gradients, Capability.DIFFERENTIATE),
     "backward": RunTask(run_backward, Capability.DIFFERENTIATE),
     "steps": RunTask(take_steps, Capability.TRAIN),

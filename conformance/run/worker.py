@@ -107,15 +107,14 @@ def missing_capability(adapter: Adapter, case: Case) -> str:
 
 def run_case(job: Job, adapter: Any, images: np.ndarray, network: NetworkFiles, origin: Origin) -> Path:
     """Run a case and leave its trace: in a folder where activations are streamed, else in a file."""
-    case = origin.case
-    streamed = job.feed is not None and case.layers and case.task == "forward"
-    if job.feed is not None and streamed and Capability.TAP in adapter.capabilities:
+    case, task = origin.case, TASKS[origin.case.task]
+    if job.feed is not None and task.streams and case.layers and Capability.TAP in adapter.capabilities:
         folder = job.directory / case.slug
         write_stream(adapter, images, case.mode == "train", folder, job.feed.get(case))
         finish_folder(folder, replace(origin, fed=case in job.feed))
         return folder
     file = job.directory / f"{case.slug}.safetensors"
-    Trace(TASKS[case.task].run(adapter, case, images, network), origin).save(file)
+    Trace(task.run(adapter, case, images, network), origin).save(file)
     return file
 
 

@@ -15,10 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from conformance.cases.case import MODES, Case
+from conformance.cases.case import MODES, PRECISIONS, Case
 from conformance.cases.inputs import noise, noise_sides
-from conformance.cases.recipes import PRECISIONS
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from conformance.compare.comparison import Comparison, nearest_to_limit
 from conformance.outcome import Failure, Outcome
 from conformance.plan import Listener, NetworkPlan, Plan, write_files

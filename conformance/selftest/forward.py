@@ -10,7 +10,7 @@ from typing import Any, Self
 from conformance.cases.case import MODES, Case
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.segments import input_name, promised_names, segment_names
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from conformance.compare.comparison import Comparison
 from conformance.compare.limits import ACTIVATIONS_FLOAT64
 from conformance.compare.noise import NoiseFloors, noise_floors

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
-from conformance.cases.recipes import PRECISIONS
+from conformance.cases.case import PRECISIONS
 from conformance.compare.comparison import Comparison
 from conformance.report.text import could_not_run
 from conformance.run.implementations import Implementation

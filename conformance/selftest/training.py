@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from conformance.cases.case import MOMENTS, Case
+from conformance.cases.case import Case
+from conformance.cases.names import KEPT_STATES
 from conformance.cases.recipes import RECIPES, STEPS
 from conformance.compare.comparison import Comparison
 from conformance.compare.traces import compare_traces
@@ -159,7 +160,7 @@ class InitialBench(TrainingBench):
 
 def first_and_last(trace: Trace) -> Trace:
     """Reduce a trace that has the state after every step to those after the first and the last."""
-    moments = {"1": MOMENTS[0], str(STEPS): MOMENTS[1]}
+    moments = {"1": KEPT_STATES[0], str(STEPS): KEPT_STATES[1]}
     arrays = {}
     for name, array in trace.arrays.items():
         step, _, rest = name.partition(".")

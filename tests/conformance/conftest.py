@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from impls.config import VARIANTS, ResNetConfig
 
 HERE = Path(__file__).parent

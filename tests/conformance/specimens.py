@@ -8,11 +8,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from conformance.cases.case import padded, training_batches
+from conformance.cases.batches import padded, training_batches
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import RECIPES, STEPS
 from conformance.cases.segments import input_name, segment_names
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from conformance.diagnose.forward import Exhibit, ForwardDiagnosis
 from conformance.diagnose.gradients import GradientDiagnosis
 from conformance.diagnose.steps import StepsDiagnosis

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases.recipes import TASKS
+from conformance.cases.case import TASKS
+from conformance.cases.names import NAMES
 from conformance.compare.traces import JUDGES
 from conformance.faults import FAULTS
 from conformance.localise import LOCALISERS
@@ -16,7 +17,7 @@ from conformance.report.text import NOTES
 from conformance.run.tasks import TASKS as RUN
 from conformance.selftest.loop import BENCHES
 
-TABLES = {"cases": CASES, "run": RUN, "judge": JUDGES, "localise": LOCALISERS, "report": NOTES}
+TABLES = {"names": NAMES, "cases": CASES, "run": RUN, "judge": JUDGES, "localise": LOCALISERS, "report": NOTES}
 
 
 @pytest.mark.parametrize("stage", TABLES)
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[2] / "conformance"
 
 ORDERED = {
     ("localise.py", "localise_steps"): "whether the run took gradients, too",
+    ("case.py", "words"): "a forward run needs no words",
     ("suite.py", "first_failures"): "activations come first, whatever the other tasks are",
 }
 """Comparisons with the name of a task that are no branch of a stage."""
@@ -53,7 +55,7 @@ def asked_tasks(path):
                         yield function.name
 
 
-STAGES = ("compare", "report", "selftest", "suite.py", "localise.py", "outcome.py", "plan.py")
+STAGES = ("cases", "run", "compare", "report", "selftest", "suite.py", "localise.py", "outcome.py", "plan.py")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from conformance.cases.inputs import photograph
+from conformance.cases.pictures import photograph
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint
 from weights_convert.dialects import find_dialect

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conformance.cases.inputs import noise
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from impls.config import VARIANTS
 from impls.numpy import resnet
 from weights_convert import Checkpoint, ConversionError, cast, drop_background, fold_conv_bias

@@ -417,7 +417,7 @@ class TestVerify:
 
     @pytest.mark.parametrize("dtype", [[], ["--dtype", "float16"]])
     def test_makes_the_changes_again(self, dtype: list[str], tmp_path: Path):
-        from conformance.cases.weights import synthetic_weights
+        from conformance.cases.synthetic import synthetic_weights
 
         config = replace(VARIANTS["keras"], depths=(1, 1, 1, 1), width=4, num_classes=5)
         synthetic_weights(config, seed=0).save(tmp_path / "a.safetensors")
@@ -432,7 +432,7 @@ class TestVerify:
         assert "conforms:" in done.stdout
 
     def test_runs_the_suite_with_the_weights(self, tmp_path: Path):
-        from conformance.cases.weights import synthetic_weights
+        from conformance.cases.synthetic import synthetic_weights
 
         config = replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=4, num_classes=5)
         synthetic_weights(config, seed=0).save(tmp_path / "a.safetensors")

@@ -30,7 +30,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from conformance.cases.inputs import noise
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from impls.config import VARIANTS, ResNetConfig
 from impls.numpy import resnet as numpy_resnet
 from tests.weights_convert.conftest import distance

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from conformance.cases.inputs import IMAGENET_MEAN, IMAGENET_STD
+from conformance.cases.pictures import IMAGENET_MEAN, IMAGENET_STD
 from conformance.faults.fault import Fault, ImagesChange, Parameter, Seen
 from conformance.faults.place import at, networks
 from conformance.faults.remedies import DTYPE, PIXELS, Remedies

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from conformance.cases.case import statistic_names
+from conformance.cases.names import statistic_names
 from conformance.run.capabilities import ArrayTap
 from impls.paths import follow
 from impls.taps import Tap

@@ -1,31 +1,15 @@
-"""The names of a case's arrays, and their order, are the oracle's own."""
+"""A case can name files and describe itself."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-import pytest
-
-from conformance.cases.case import Case, activation_names, statistic_names
-from impls.config import VARIANTS, ResNetConfig
-from impls.numpy import read_weights, resnet
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("layers", [False, True])
-def test_names_are_those_that_the_oracle_hands_out(variant, layers):
-    config = replace(VARIANTS[variant], depths=(2, 1, 1, 1), width=4, num_classes=10)
-    side = 224 if config.head_pool else 64
-    model = resnet(config)
-    assert activation_names(config, layers) == list(model.activations(np.zeros((1, 3, side, side)), layers))
-    statistics = [name for name in read_weights(model).arrays if "running" in name]
-    assert sorted(statistic_names(config)) == sorted(statistics)
-
-
-def test_a_headless_network_has_no_logits():
-    assert activation_names(ResNetConfig(num_classes=0))[-1] == "pool"
+from conformance.cases.case import Case
 
 
 def test_a_case_has_a_file_name_whatever_its_input_is_called():
     assert Case("v1.5", "../my cat?.jpg", "train", layers=True).slug == "v1.5--.._my_cat_.jpg--train--layers"
+
+
+def test_task_and_recipe_are_its_words_and_part_of_its_file_name():
+    case = Case("v1", "noise", "train", task="steps", recipe="sgd")
+    assert (case.words, case.slug) == ("steps sgd", "v1--noise--train--steps--sgd")
+    assert Case("v1", "noise", "train").words == ""

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases.case import Case, expected_names, labels_for, training_batches
+from conformance.cases.batches import labels_for, training_batches
+from conformance.cases.case import Case
+from conformance.cases.names import expected_names
 from conformance.cases.recipes import RECIPES
 from conformance.cases.sketch import LARGEST, SUMS, sketch
 from impls.config import VARIANTS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.cases.case import Case, activation_names, expected_names
+from conformance.cases.case import Case
+from conformance.cases.names import activation_names, expected_names
 from conformance.compare.rounding import dot_lengths, gradient_lengths
 from impls.config import VARIANTS, ResNetConfig
 

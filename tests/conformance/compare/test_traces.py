@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases.case import Case, activation_names, statistic_names
+from conformance.cases.case import Case
+from conformance.cases.names import activation_names, statistic_names
 from conformance.compare.comparison import Comparison
 from conformance.compare.forward import judge_noise
 from conformance.compare.measure import Incomparable, measure

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases.case import Case, expected_names
+from conformance.cases.case import Case
+from conformance.cases.names import expected_names
 from conformance.cases.recipes import RECIPES
 from conformance.compare.limits import FLOAT32
 from conformance.compare.noise import NoiseFloor

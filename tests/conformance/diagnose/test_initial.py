@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases.sketch import moments
+from conformance.cases.sketch import draw_moments
 from conformance.compare.initial import judge_initial
 from conformance.diagnose.initial import InitialDiagnosis
 from conformance.faults import FAULTS, Injection, edited_module, initial_edits
@@ -66,7 +66,7 @@ def test_another_draw_is_red(drawn_run):
 
 
 def verdict_on(array, right):
-    traces = [{"initial.a": moments(np.asarray(one, float))} for one in (right, array)]
+    traces = [{"initial.a": draw_moments(np.asarray(one, float))} for one in (right, array)]
     return judge_initial("initial.a", *traces, np.size(right))
 
 
@@ -125,7 +125,7 @@ def drawn(*ids, value=None, seed=0, network=NETWORK):
     injections = [Injection(FAULTS[id], FAULTS[id].places(network)[0], value) for id in ids]
     module = edited_module("impls.numpy.resnet", initial_edits(injections, "numpy"))
     arrays = read_weights(module.resnet(network, seed=seed)).to("canonical").arrays
-    return {f"initial.{name}": moments(array) for name, array in arrays.items()}
+    return {f"initial.{name}": draw_moments(array) for name, array in arrays.items()}
 
 
 def explain(port, network=NETWORK):
@@ -212,6 +212,6 @@ def test_faults_of_other_arrays_are_not_said_to_be_alike():
     ]
     module = edited_module("impls.numpy.resnet", initial_edits(injections, "numpy"))
     arrays = read_weights(module.resnet(network, seed=0)).to("canonical").arrays
-    found = named(explain({f"initial.{name}": moments(array) for name, array in arrays.items()}, network))
+    found = named(explain({f"initial.{name}": draw_moments(array) for name, array in arrays.items()}, network))
     assert all(len(causes) <= 1 for causes in found), found
     assert ["init-classifier-other"] in found

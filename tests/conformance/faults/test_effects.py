@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.cases.case import Case, expected_names
+from conformance.cases.case import Case
+from conformance.cases.names import expected_names
 from conformance.cases.segments import promised_names, segment_names, segment_of
 from conformance.diagnose.search import distance
 from conformance.faults import FAULTS, Injection, find_fault

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conformance.cases.case import labels_for, padded
+from conformance.cases.batches import labels_for, padded
 from conformance.cases.recipes import LOSS
 from conformance.faults import EditError
 from conformance.oracle.forward import WidenedArrays, build_network

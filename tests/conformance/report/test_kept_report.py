@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from impls.config import VARIANTS
 
 KEPT = json.loads((Path(__file__).parent / "kept_report.json").read_text())

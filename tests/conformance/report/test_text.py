@@ -11,7 +11,7 @@ import pytest
 
 from conformance.cases.case import Case
 from conformance.cases.inputs import noise
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from conformance.compare.comparison import Comparison, nearest_to_limit
 from conformance.compare.forward import judge_noise
 from conformance.compare.limits import FLOAT32

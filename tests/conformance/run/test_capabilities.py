@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from conformance.run.capabilities import EVERYTHING, METHODS, REQUIRED, Capability, load_adapter
 from conformance.run.implementations import NAMED, ORACLE, REFERENCE_BUILDS
 from conformance.run.tasks import TASKS

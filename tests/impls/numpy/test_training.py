@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases.inputs import photograph
-from conformance.cases.weights import DEAD, synthetic_weights
+from conformance.cases.pictures import photograph
+from conformance.cases.synthetic import DEAD, synthetic_weights
 from impls.config import VARIANTS
 from impls.numpy import resnet
 from impls.numpy.resnet import BatchNorm

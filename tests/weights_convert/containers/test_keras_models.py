@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.synthetic import synthetic_weights
 from impls.config import VARIANTS, ResNetConfig
 from impls.numpy import resnet as numpy_resnet
 from tests.weights_convert.conftest import distance

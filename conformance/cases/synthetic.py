@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.cases.inputs import noise, photograph
+from conformance.cases.inputs import noise
+from conformance.cases.pictures import photograph
 from impls.config import ResNetConfig
 from impls.numpy import read_weights, resnet
 from impls.numpy.resnet import BatchNorm, Convolution

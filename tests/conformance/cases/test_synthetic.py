@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases.inputs import noise, photograph
-from conformance.cases.weights import synthetic_weights
+from conformance.cases.inputs import noise
+from conformance.cases.pictures import photograph
+from conformance.cases.synthetic import synthetic_weights
 from impls.config import VARIANTS
 from impls.numpy import resnet
 
