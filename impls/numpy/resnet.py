@@ -379,7 +379,7 @@ def resnet50(
         seed: Seed of the random weights.
 
     Returns:
-        A model in inference mode and float64; `model.train()` switches to train mode, `model.astype` to float32.
+        A model in inference mode and float64; `ResNet.train` and `ResNet.astype` switch mode and dtype.
 
     Raises:
         ValueError: If there is no such variant.
