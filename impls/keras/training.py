@@ -154,7 +154,7 @@ class Training:
     Example:
         >>> from impls.keras import resnet50
         >>> training = Training(resnet50("v1.5", num_classes=10), Recipe(learning_rate=0.01))
-        >>> loss_before = training.step(np.ones((8, 64, 64, 3)), np.arange(8))
+        >>> loss_before = training.step(keras.ops.ones((8, 64, 64, 3)), keras.ops.arange(8))
     """
 
     def __init__(self, model: ResNet, recipe: Recipe) -> None:
