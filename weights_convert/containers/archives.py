@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from weights_convert.errors import ConversionError, first_line
 
-MAX_EXPANSION = 32
+MAX_CONTENT_RATIO = 32
 """The largest ratio of an archive's content to its size. Weights hardly compress, so that real files are near 1."""
 
 
@@ -24,7 +24,7 @@ def check_directory(path: Path) -> None:
     problems = [f"its entry {name!r} leads out of the archive" for name in names if _leads_out(name)]
     problems += [f"it has several entries {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
     promised, size = sum(entry.file_size for entry in entries), path.stat().st_size
-    if promised > size * MAX_EXPANSION:
+    if promised > size * MAX_CONTENT_RATIO:
         problems.append(f"it promises {promised:,} bytes and holds {size:,}")
     if problems:
         raise ConversionError(str(path), problems)

@@ -162,34 +162,29 @@ class Repository:
         page = f"https://huggingface.co/{self.name}"
         offline = import_optional("huggingface_hub.constants", "hub", self.address).HF_HUB_OFFLINE
         state = "is switched off (HF_HUB_OFFLINE)" if offline else "cannot be reached"
-        rows: tuple[tuple[type[Exception], str, str], ...] = (
-            (
-                errors.GatedRepoError,
+        rows: dict[type[Exception], tuple[str, str]] = {
+            errors.GatedRepoError: (
                 "its owner grants access to it on request (it is gated)",
                 f"Ask for access at {page}, then log in with `hf auth login`, or set HF_TOKEN.",
             ),
-            (
-                errors.RepositoryNotFoundError,
+            errors.RepositoryNotFoundError: (
                 f"the hub has no repository {self.name}, or it is private",
                 "Check the name; for a private one, log in with `hf auth login`, or set HF_TOKEN.",
             ),
-            (
-                errors.RevisionNotFoundError,
+            errors.RevisionNotFoundError: (
                 f"the repository has no revision {self.revision!r}",
                 f"Its branches, tags and commits are at {page}/commits.",
             ),
-            (
-                errors.LocalEntryNotFoundError,
+            errors.LocalEntryNotFoundError: (
                 f"the hub {state}, and the file is not in its cache",
                 "Unset HF_HUB_OFFLINE." if offline else "Check the connection, and HF_ENDPOINT if it is set.",
             ),
-            (
-                errors.EntryNotFoundError,
+            errors.EntryNotFoundError: (
                 f"the repository has no {' or '.join(files)}",
                 f"Its files are at {page}/tree/{self.revision}; append one to the address, as in /model.bin.",
             ),
-        )
-        for kind, problem, advice in rows:
+        }
+        for kind, (problem, advice) in rows.items():
             if isinstance(error, kind):
                 return ConversionError(self.address, [problem], advice)
         return ConversionError(self.address, [f"the hub did not give {files[0]}: {first_line(error)}"])
