@@ -25,11 +25,7 @@ DIALECT = click.Choice([*DIALECTS, *ALIASES])
 VARIANT = click.Choice(list(VARIANTS))
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
-AVERAGED = click.option(
-    "--averaged",
-    is_flag=True,
-    help="Read the averaged weights (EMA) of a training checkpoint instead of the last ones.",
-)
+AVERAGED = click.option("--averaged", is_flag=True, help="Read the averaged weights (EMA) of a training checkpoint.")
 
 
 def change_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -109,9 +105,7 @@ def main() -> None:
 @click.option("--variant", type=VARIANT, help="Variant of the network, if SOURCE does not state it.")
 @AVERAGED
 @change_options
-@click.option(
-    "--max-shard-size", callback=parse_size, help="Split a .transformers folder into files of at most this size (50MB)."
-)
+@click.option("--max-shard-size", callback=parse_size, help="Largest file of a .transformers folder, as in 50MB.")
 @JSON
 def convert_command(
     source: str,

@@ -108,27 +108,16 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
 
 def conversion_notes(dialect: Dialect, container: Container, network: ResNetConfig) -> list[str]:
     """Return what a user of a converted file should know."""
-    return [
-        note
-        for note, holds in (
-            (
-                f"{dialect.name}'s own ResNet is variant {dialect.published_variant}; with these weights, of variant "
-                f"{network.variant}, it computes another function",
-                dialect.published_variant not in (None, network.variant),
-            ),
-            (
-                f"a {container.name} file cannot state its variant; give --variant {network.variant} to read it",
-                not (container.keeps_metadata or network.conv_bias),
-            ),
-            (
-                f"a whole model of {dialect.name} ends in its softmax: it computes probabilities, not logits",
-                dialect.name == "keras.applications"
-                and dialect.name in container.library_only
-                and network.num_classes > 0,
-            ),
-        )
-        if holds
-    ]
+    notes = []
+    if dialect.published_variant not in (None, network.variant):
+        model = f"{dialect.name}'s own ResNet is variant {dialect.published_variant}"
+        notes.append(f"{model}; with these weights, of variant {network.variant}, it computes another function")
+    if not (container.keeps_metadata or network.conv_bias):
+        advice = f"give --variant {network.variant} to read it"
+        notes.append(f"a {container.name} file cannot state its variant; {advice}")
+    if dialect.name == "keras.applications" and dialect.name in container.library_only and network.num_classes:
+        notes.append(f"a whole model of {dialect.name} ends in its softmax: it computes probabilities, not logits")
+    return notes
 
 
 def network_name(network: ResNetConfig) -> str:

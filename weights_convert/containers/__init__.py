@@ -262,17 +262,15 @@ def writable(path: Path) -> Container:
     """
     container = for_name(path)
     endings = ", ".join(ending for c in CONTAINERS for ending in c.endings)
-    is_in_the_way = container is not None and path.exists() and not _is_replaceable(path, container)
-    problems = [
-        problem
-        for problem, holds in (
-            (f"its ending selects no kind of file that can be written ({endings})", container is None),
-            (f"the directory {str(path.parent)!r} does not exist", not path.parent.is_dir()),
-            ("something else has this name, and is left alone", is_in_the_way),
-            ("it is write-protected", path.is_file() and not os.access(path, os.W_OK)),
-        )
-        if holds
-    ]
+    problems = []
+    if container is None:
+        problems.append(f"its ending selects no kind of file that can be written ({endings})")
+    if not path.parent.is_dir():
+        problems.append(f"the directory {str(path.parent)!r} does not exist")
+    if container is not None and path.exists() and not _is_replaceable(path, container):
+        problems.append("something else has this name, and is left alone")
+    if path.is_file() and not os.access(path, os.W_OK):
+        problems.append("it is write-protected")
     if problems or container is None:
         raise ConversionError(str(path), problems)
     return container
