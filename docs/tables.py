@@ -108,7 +108,7 @@ def dialects() -> list[str]:
             spoken(name),
             dialect.used_by,
             code([dialect.published_variant] if dialect.published_variant else []),
-            "; ".join((dialect.dropped or {}).values()),
+            "<br>".join((dialect.dropped or {}).values()),
         )
         for name, dialect in DIALECTS.items()
     ]
