@@ -173,8 +173,8 @@ def pairs():
 
 
 def wording(output):
-    """A text without its numbers and line breaks."""
-    return re.sub(r"\d[\d.]*(e[-+]?\d+)?", "#", " ".join(output.split()))
+    """A text without its numbers and line breaks; an error may be zero on one machine and not on another."""
+    return re.sub(r"\d[\d.]*(e[-+]?\d+)?", "#", " ".join(output.split())).replace("model exactly", "model to #")
 
 
 @pytest.mark.slow
