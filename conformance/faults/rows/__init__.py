@@ -18,7 +18,6 @@ from conformance.faults.rows import (
     head,
     initial,
     input,
-    kinks,
     loss,
     network,
     norm,
@@ -29,7 +28,7 @@ from conformance.faults.rows import (
 
 SUBJECTS = (
     *(conv, norm, block, network, head, input),
-    *(gradients, kinks, loss, sgd, adam, clipping, schedule, step, initial),
+    *(gradients, loss, sgd, adam, clipping, schedule, step, initial),
 )
 """The modules of rows; the first line of a module's docstring says what its subject is."""
 

@@ -28,10 +28,20 @@ STRIDED_3X3 = at("conv", kernel=3, stride=2) | NETWORK
 SAME_CONDITION = "config.same_padding and kernel == 3", "kernel == 7"
 
 
+def neighbour(place: Place, kind: str, other: str) -> str:
+    """The norm after a convolution, or the convolution before a norm.
+
+    Example:
+        >>> neighbour(Place("stage1.0.downsample_conv", "conv"), "conv", "bn")
+        'stage1.0.downsample_bn'
+    """
+    path, dot, layer = place.name.rpartition(".")
+    return path + dot + layer.replace(kind, other)
+
+
 def norm_folded(arrays: Arrays, place: Place, config: ResNetConfig, parameter: float) -> Arrays:
     """Multiply the scale of the norm after a convolution into its kernel and bias; the norm keeps it, too."""
-    path, dot, leaf = place.name.rpartition(".")
-    norm = f"{path}{dot}{leaf.replace('conv', 'bn')}"
+    norm = neighbour(place, "conv", "bn")
     factor = arrays[f"{norm}.weight"] / np.sqrt(arrays[f"{norm}.running_var"] + config.norm_eps)
     names = [f"{place.name}.{leaf}" for leaf in ("weight", "bias") if f"{place.name}.{leaf}" in arrays]
     shapes = [(-1,) + (1,) * (arrays[name].ndim - 1) for name in names]
@@ -43,9 +53,8 @@ def norm_folded(arrays: Arrays, place: Place, config: ResNetConfig, parameter: f
 
 def bias_folded(arrays: Arrays, place: Place, config: ResNetConfig, parameter: float) -> Arrays:
     """Subtract the bias of the convolution before a norm from the running mean; the convolution keeps it, too."""
-    path, dot, leaf = place.name.rpartition(".")
     name = f"{place.name}.running_mean"
-    return {name: arrays[name] - arrays[f"{path}{dot}{leaf.replace('bn', 'conv')}.bias"]}
+    return {name: arrays[name] - arrays[f"{neighbour(place, 'bn', 'conv')}.bias"]}
 
 
 def through_int8(weight: np.ndarray) -> np.ndarray:
