@@ -24,9 +24,9 @@ OPTIONS = ("--variant=keras", "--task=initialisation")
 @pytest.fixture(scope="module")
 def drawn_run(conformance, small_weights, tmp_path_factory):
     report = tmp_path_factory.mktemp("report") / "report.json"
-    ports = ("--impl=torch", "--impl=flax", "--impl=keras", "--impl=broken=broken_training:InitialOfTheFramework")
+    candidates = ("--impl=torch", "--impl=flax", "--impl=keras", "--impl=broken=broken_training:InitialOfTheFramework")
     two = "--impl=two=torch+init-he-normal@network+init-classifier-keras@network"
-    done = conformance("run", *ports, two, "--weights", small_weights["keras"], *OPTIONS, "--report", report)
+    done = conformance("run", *candidates, two, "--weights", small_weights["keras"], *OPTIONS, "--report", report)
     return done, json.loads(report.read_text())
 
 
@@ -34,7 +34,7 @@ def causes(divergence):
     return [[cause["fault"] for cause in finding["causes"]] for finding in divergence["diagnosis"]]
 
 
-def own(report, name):
+def compared_arrays(report, name):
     comparisons = [c for c in report["comparisons"] if c["task"] == "initialisation"]
     return {c["name"]: c for c in comparisons if c["implementation"] == name}
 
@@ -42,7 +42,7 @@ def own(report, name):
 @pytest.mark.parametrize("name", ["torch", "flax", "keras"])
 def test_every_array_of_each_framework_is_compared_and_conforms(drawn_run, name):
     _, report = drawn_run
-    compared = own(report, name)
+    compared = compared_arrays(report, name)
     assert list(compared) == [f"initial.{array}" for array in expected_shapes(NETWORK)]
     assert all(comparison["passed"] for comparison in compared.values())
     drawn = [f"initial.{array}" for array, shape in expected_shapes(NETWORK).items() if len(shape) > 1]
@@ -60,13 +60,13 @@ def test_another_draw_is_red(drawn_run):
     text = " ".join(done.stdout.split())
     assert "likely cause: `init-torch` (convolutions are left as torch.nn draws them" in text
     assert re.search(r"the oracle reproduces your model within \d\.\d standard errors", text)
-    assert own(report, "broken")["initial.conv1.bias"]["reason"] == "not 0 throughout, as it should start"
+    assert compared_arrays(report, "broken")["initial.conv1.bias"]["reason"] == "not 0 throughout, as it should start"
     assert "broken diverges" in done.stdout
     assert "limit 6" in done.stdout
 
 
 def verdict_on(array, right):
-    traces = [{"initial.a": draw_moments(np.asarray(one, float))} for one in (right, array)]
+    traces = [{"initial.a": draw_moments(np.asarray(numbers, float))} for numbers in (right, array)]
     return judge_initial("initial.a", *traces, np.size(right))
 
 
@@ -103,15 +103,15 @@ def test_a_constant_must_be_that_constant():
     assert not verdict_on(np.zeros(8), np.ones(8)).passed
 
 
-def test_a_missing_array_is_told():
+def test_a_missing_array_is_a_reason():
     assert judge_initial("initial.b", {}, {}, 8).reason == "it has no such array"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["flax", "keras"])
 def test_a_fault_of_each_framework_is_red_and_named(conformance, small_weights, tmp_path, framework):
-    port, report = f"--impl=broken={framework}+init-torch@network", tmp_path / "report.json"
-    done = conformance("run", port, "--weights", small_weights["keras"], *OPTIONS, "--report", report)
+    candidate, report = f"--impl=broken={framework}+init-torch@network", tmp_path / "report.json"
+    done = conformance("run", candidate, "--weights", small_weights["keras"], *OPTIONS, "--report", report)
     (divergence,) = json.loads(report.read_text())["first_divergences"]
     assert (done.returncode, divergence["layer"], divergence["note"]) == (1, "initial.conv1.weight", "")
     assert causes(divergence) == [["init-torch"]]
@@ -121,15 +121,15 @@ OF_INITIALISATION = [fault for fault in FAULTS.values() if fault.task == "initia
 
 
 def drawn(*ids, value=None, seed=0, network=NETWORK):
-    """What the oracle draws with faults, as a port leaves it."""
+    """Moments of what the oracle draws with faults, by the names of cases."""
     injections = [Injection(FAULTS[id], FAULTS[id].places(network)[0], value) for id in ids]
     module = edited_module("impls.numpy.resnet", initial_edits(injections, "numpy"))
     arrays = read_weights(module.resnet(network, seed=seed)).to("canonical").arrays
     return {f"initial.{name}": draw_moments(array) for name, array in arrays.items()}
 
 
-def explain(port, network=NETWORK):
-    return InitialDiagnosis(network, port).findings()
+def explain(candidate, network=NETWORK):
+    return InitialDiagnosis(network, candidate).findings()
 
 
 def named(findings):
@@ -149,7 +149,7 @@ def test_each_fault_is_caught_and_named(fault):
 @pytest.mark.parametrize(
     ("id", "value"), [("init-fixed", 0.03), ("init-scaled", 1.7), ("init-classifier-other", 0.0012)]
 )
-def test_a_value_is_told_in_as_few_digits_as_explain(id, value):
+def test_a_value_has_as_few_digits_as_explain(id, value):
     (finding,) = explain(drawn(id, value=value))
     assert named([finding]) == [[id]]
     assert finding.causes[0].parameter == pytest.approx(value, rel=0.1)
@@ -168,7 +168,7 @@ def test_faults_of_several_layers_are_found_one_after_the_other(ids):
     assert sorted(named(explain(drawn(*ids)))) == sorted([id] for id in ids)
 
 
-def test_faults_that_cannot_be_told_apart_are_named_together():
+def test_faults_that_are_not_distinguishable_are_named_together():
     """No array of so narrow a network has the numbers in which a distribution of equal variance shows."""
     narrow = replace(NETWORK, depths=(1, 1, 1, 1), width=4)
     assert set(named(explain(drawn("init-he-uniform", network=narrow), narrow))[0]) == {
@@ -178,23 +178,23 @@ def test_faults_that_cannot_be_told_apart_are_named_together():
     }
 
 
-def stretched(port, name):
-    port[f"initial.{name}"][2] *= 3
+def stretched(candidate, name):
+    candidate[f"initial.{name}"][2] *= 3
 
 
-def missing(port, name):
-    del port[f"initial.{name}"]
+def missing(candidate, name):
+    del candidate[f"initial.{name}"]
 
 
-def not_a_number(port, name):
-    port[f"initial.{name}"][:] = np.nan
+def not_a_number(candidate, name):
+    candidate[f"initial.{name}"][:] = np.nan
 
 
 @pytest.mark.parametrize("change", [stretched, missing, not_a_number])
 def test_an_unknown_draw_is_not_given_a_name(change):
-    port = drawn("init-last-scale-zero")
-    change(port, "stage4.0.conv2.weight")
-    known, unknown = explain(port)
+    candidate = drawn("init-last-scale-zero")
+    change(candidate, "stage4.0.conv2.weight")
+    known, unknown = explain(candidate)
     assert named([known, unknown]) == [["init-last-scale-zero"], []]
     assert str(unknown) == "no known fault explains initial.stage4.0.conv2.weight"
 
@@ -212,6 +212,6 @@ def test_faults_of_other_arrays_are_not_said_to_be_alike():
     ]
     module = edited_module("impls.numpy.resnet", initial_edits(injections, "numpy"))
     arrays = read_weights(module.resnet(network, seed=0)).to("canonical").arrays
-    found = named(explain({f"initial.{name}": draw_moments(array) for name, array in arrays.items()}, network))
-    assert all(len(causes) <= 1 for causes in found), found
-    assert ["init-classifier-other"] in found
+    names = named(explain({f"initial.{name}": draw_moments(array) for name, array in arrays.items()}, network))
+    assert all(len(causes) <= 1 for causes in names), names
+    assert ["init-classifier-other"] in names
