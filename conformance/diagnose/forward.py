@@ -100,14 +100,17 @@ class ForwardDiagnosis(Search[str]):
         return True
 
     def first_wrong(self, segment: str) -> tuple[int, str]:
-        """Return the exhibit, counted from 0, and the array that is first wrong; their number and "" if none is."""
+        """Return the number of the exhibit, counted from 0, and the array in which a segment is first wrong.
+
+        If nothing is wrong, the number of exhibits and an empty name are returned.
+        """
         for number, (exhibit, match) in enumerate(zip(self.exhibits, self.matches(segment), strict=True)):
             if match.left:
                 return number, self._names(exhibit, segment)[match.count]
         return len(self.exhibits), ""
 
-    def place(self, first: str) -> tuple[str, str, float]:
-        """Return the first wrong array of a segment, the segment, and the array's error."""
+    def locate(self, first: str) -> tuple[str, str, float]:
+        """Return the first wrong array of a segment, the segment, and the error of that array."""
         number, layer = self.first_wrong(first)
         return layer, first, self.matches(first)[number].left
 
@@ -126,7 +129,10 @@ class ForwardDiagnosis(Search[str]):
         yield [*self.try_pairs(first, attempts)]
 
     def best(self, first: str, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """Select the attempts that explain most of the segment, if possible without an estimate, and of the others."""
+        """Select the attempts that explain the most arrays of a segment.
+
+        Of those, attempts without an estimate are preferred, then those that explain the most arrays elsewhere.
+        """
         ranked: dict[tuple[int, bool, int], list[Attempt]] = {}
         for attempt in attempts:
             if attempt.stands and (spread := self.spread(attempt, first)) is not None:
@@ -134,16 +140,16 @@ class ForwardDiagnosis(Search[str]):
         best = ranked[max(ranked)] if ranked else []
         return sorted(best, key=lambda attempt: [*map(unlikelihood, attempt.faults)])
 
-    def named(self, first: str, best: Sequence[Attempt]) -> list[Finding]:
-        """Make the findings for faults that explain equally much, and say where the explanation ends."""
-        return [replace(finding, until=best[0].still_wrong) for finding in super().named(first, best)]
+    def findings_for(self, first: str, best: Sequence[Attempt]) -> list[Finding]:
+        """Make findings for faults that explain the same arrays, and say where the explanation ends."""
+        return [replace(finding, until=best[0].still_wrong) for finding in super().findings_for(first, best)]
 
     def without_cause(self, first: str, attempts: Sequence[Attempt]) -> Finding:
         """State that no known fault explains a segment; one that would make other segments wrong is not the nearest."""
         return super().without_cause(first, [attempt for attempt in attempts if not attempt.stands])
 
     def try_pairs(self, segment: str, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
-        """Try two faults together, of those that each change the first wrong array and none before it.
+        """Try pairs of faults, each of which changes the first wrong array and none before it.
 
         Two faults of the images, or of the weights, are tried in either order: scaled and then shifted is not shifted
         and then scaled. If none explains the array, a fault with a parameter is estimated beside one without, where
@@ -163,11 +169,11 @@ class ForwardDiagnosis(Search[str]):
                 yield from filter(None, (self.estimate(segment, both) for both in orders))
 
     def _changing(self, segment: str, attempts: Sequence[Attempt]) -> list[list[list[Injection]]]:
-        """List the faults that change the first wrong array and none before it, without and with a parameter.
+        """List the faults that change the first wrong array and none before it, those without a parameter first.
 
         Each fault is a list of its places. Where shapes differ, it cannot be seen whether a fault changes anything.
         """
-        _, _, right = self.place(segment)
+        _, _, right = self.locate(segment)
         failed = [attempt for attempt in attempts if not attempt.stands and not attempt.spoils]
         changing = (a for a in failed if isinf(a.left) or not isclose(a.left, right, rel_tol=1e-9))
         split = by_parameter(attempt.faults[0] for attempt in changing)
@@ -210,7 +216,7 @@ class ForwardDiagnosis(Search[str]):
         return Match(-1, inf, inf) if arrays is None else self._match(exhibit, segment, arrays)
 
     def _match(self, exhibit: Exhibit, segment: str, expected: Arrays) -> Match:
-        """Return how far the candidate's arrays are those that are expected."""
+        """Return how far the candidate's arrays agree with the expected ones."""
         count, largest = 0, 0.0
         for name in self._names(exhibit, segment):
             error = self._error(expected, exhibit, name)
@@ -235,7 +241,7 @@ class ForwardDiagnosis(Search[str]):
         return explained
 
     def estimate(self, segment: str, faults: Combination) -> Attempt | None:
-        """Try faults with the value of their parameter that explains the first wrong array of a segment best."""
+        """Try faults on a segment with the value of their parameter that explains its first wrong array best."""
         number, layer = self.first_wrong(segment)
         exhibit = self.exhibits[number]
 

@@ -34,7 +34,9 @@ EXPLAINED = 1e-11
 Right explanations were seen to leave up to 6e-13."""
 
 MOST_PATHS = 12
-"""Sets of faults that are followed where the likeliest lead nowhere: a second each on ResNet-50, 64x96."""
+"""Largest number of sets of faults that are followed where the likeliest faults do not explain everything.
+
+Each takes about a second on ResNet-50 at 64x96."""
 
 
 @dataclass(eq=False)
@@ -66,9 +68,11 @@ class GradientDiagnosis(Search[str]):
         return findings if all(finding.causes for finding in findings) else self.fewest() or findings
 
     def fewest(self) -> list[Finding]:
-        """Return the fewest faults that explain everything, though others explain more of what is wrong first.
+        """Search for the fewest faults that explain everything together.
 
-        Empty if there are none. Faults here and everywhere, for one, are alike up to what another fault spoils.
+        The fault that explains the most at first need not be one of them: a fault at one place and the same fault
+        everywhere look alike up to the array that yet another fault makes wrong. So every fault that explains the first
+        wrong array is followed. The list is empty if no set of faults explains everything.
         """
         paths: deque[list[Finding]] = deque([[]])
         for _ in range(MOST_PATHS):
@@ -80,22 +84,22 @@ class GradientDiagnosis(Search[str]):
             assert first is not None
             attempts, best = self.attempts(first)
             if best and len(best[0].explained) == len(self.names):
-                return path + self.named(first, best)
+                return path + self.findings_for(first, best)
             standing = [attempt for attempt in attempts if attempt.stands]
             standing.sort(key=lambda attempt: len(attempt.explained), reverse=True)
-            paths += [path + self.named(first, [attempt]) for attempt in standing]
+            paths += [path + self.findings_for(first, [attempt]) for attempt in standing]
         return []
 
-    def place(self, first: str) -> tuple[str, str, float]:
+    def locate(self, first: str) -> tuple[str, str, float]:
         """Return the array, its segment and its error."""
         return first, segment_of(first), self._error(first, self.expected[first])
 
     def rounds(self, first: str) -> Iterator[Sequence[Attempt]]:
         """Try the faults that alter the first wrong array: those without a parameter, those with one, and pairs.
 
-        Whether a fault with a parameter alters that array, and none that is right before it, is seen at any value.
+        Whether a fault with a parameter alters that array, and no right one before it, shows at any value of it.
         """
-        position, (_, segment, left) = self.names.index(first), self.place(first)
+        position, (_, segment, left) = self.names.index(first), self.locate(first)
         here = self.oracle.segments.index(segment)
         near = self.oracle.segments[max(0, here - 1) : here + 1]
         every = hypotheses("gradients", self.oracle.config)
@@ -108,7 +112,7 @@ class GradientDiagnosis(Search[str]):
             yield [*filter(None, (self.estimate(faults, first) for faults in combinations))]
 
     def attempt(self, faults: Combination, first: str) -> Attempt:
-        """Try faults, as far as they explain the gradients."""
+        """Try faults on the gradients, down to the first segment that they do not explain."""
 
         def is_wrong(arrays: Arrays) -> bool:
             return any(self._error(name, arrays[name]) > EXPLAINED for name in arrays)
@@ -125,7 +129,7 @@ class GradientDiagnosis(Search[str]):
         return Attempt(faults, first in explained, tuple(explained), error, errors.get(first, inf), still_wrong)
 
     def estimate(self, faults: Combination, first: str) -> Attempt | None:
-        """Try faults, one of them with the value of its parameter that explains the most.
+        """Try faults with the value of their parameter that explains the most gradients.
 
         None if an estimate explains the first wrong array alone: some value of any parameter explains a loss, which is
         one number.

@@ -28,7 +28,7 @@ from weights_convert.shapes import expected_shapes
 Array = np.ndarray
 
 DIGITS = range(1, 7)
-"""Numbers of digits that an estimated value is rounded to; the least that explains the candidate is given."""
+"""Numbers of digits to round an estimated value to; the smallest with which it explains the candidate is taken."""
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class InitialDiagnosis(Search[str]):
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """How many numbers each array has, in the order of computation."""
+        """Number of elements of each array, in the order of computation."""
         return {name: prod(shape) for name, shape in expected_shapes(self.config).items()}
 
     @cached_property
@@ -58,13 +58,15 @@ class InitialDiagnosis(Search[str]):
         """Moments of what the right oracle draws."""
         return dict(self.drawn((), [*self.sizes]))
 
-    def place(self, first: str) -> tuple[str, str, float]:
-        """Return the array as cases name it, its segment, and an infinite error."""
+    def locate(self, first: str) -> tuple[str, str, float]:
+        """Return the array as cases name it, its segment, and an infinite error, since no fault comes near."""
         return f"initial.{first}", segment_of(first), inf
 
-    def named(self, first: str, best: Sequence[Attempt]) -> list[Finding]:
-        """Make the findings for faults that explain equally much, at the first array that they explain."""
-        return [replace(finding, unit="standard errors") for finding in super().named(best[0].explained[0], best)]
+    def findings_for(self, first: str, best: Sequence[Attempt]) -> list[Finding]:
+        """Make findings for faults that explain the same arrays, at the first of those."""
+        return [
+            replace(finding, unit="standard errors") for finding in super().findings_for(best[0].explained[0], best)
+        ]
 
     def rounds(self, first: str) -> Iterator[Sequence[Attempt]]:
         """Try the faults without a parameter, then the others."""

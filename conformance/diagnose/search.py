@@ -24,13 +24,13 @@ Array = np.ndarray
 Key = TypeVar("Key", bound=Hashable)
 
 NEARER = 0.99
-"""Largest share of the right oracle's error that a fault leaves, if it is to be named as the nearest."""
+"""Largest share of the first wrong array's error that a fault may leave, to be named as the nearest."""
 
 MOST_FAULTS = 4
-"""Faults looked for in one candidate, one after the other; two that are found together count once."""
+"""Largest number of rounds of a search; each finds one fault, or two together."""
 
 NEWTON_STEPS = 12
-"""Steps of Newton's method for a parameter; each squares the error."""
+"""Largest number of steps of Newton's method for a parameter; each squares the error."""
 
 PATIENCE = 3
 """Steps in which Newton's method must halve the residual at least once, or be given up."""
@@ -47,7 +47,7 @@ class Attempt:
         error: The largest error of those.
         left: The error that they leave of the first wrong array.
         still_wrong: The first array that is wrong with them; empty if none is.
-        spoils: Whether it is for a right array before the first wrong one that they do not stand.
+        spoils: Whether they are known to make a right array wrong.
     """
 
     faults: Combination
@@ -83,7 +83,7 @@ class Search(ABC, Generic[Key]):
         self.wrong: list[Key] = []
 
     @abstractmethod
-    def place(self, first: Key) -> tuple[str, str, float]:
+    def locate(self, first: Key) -> tuple[str, str, float]:
         """Return the name of the first wrong array, its segment, and its error with the causes found so far."""
 
     @abstractmethod
@@ -99,7 +99,7 @@ class Search(ABC, Generic[Key]):
                 break
             attempts, best = self.attempts(first)
             if best:
-                findings += self.named(first, best)
+                findings += self.findings_for(first, best)
                 self.assume([*self.causes, *best[0].faults])
             else:
                 findings.append(self.without_cause(first, attempts))
@@ -112,7 +112,7 @@ class Search(ABC, Generic[Key]):
         return next(iter(self.wrong), None)
 
     def go_on_after(self, first: Key) -> bool:
-        """Whether anything can be explained beside what no known fault explains."""
+        """Whether the search goes on after something that no known fault explains."""
         return False
 
     def assume(self, causes: list[Injection]) -> None:
@@ -129,20 +129,20 @@ class Search(ABC, Generic[Key]):
         return attempts, []
 
     def best(self, first: Key, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """Select the attempts that explain the most, and the same."""
+        """Select the attempts that explain the most arrays; of several, those that explain the same arrays as the first."""
         standing = [attempt for attempt in attempts if attempt.stands]
         most = max((attempt.explained for attempt in standing), key=len, default=())
         return [attempt for attempt in standing if attempt.explained == most]
 
-    def named(self, first: Key, best: Sequence[Attempt]) -> list[Finding]:
-        """Make the findings for faults that explain equally much; what they explain is wrong no longer."""
+    def findings_for(self, first: Key, best: Sequence[Attempt]) -> list[Finding]:
+        """Make findings for faults that explain the same arrays; those arrays are wrong no longer."""
         self.wrong = [key for key in self.wrong if key not in best[0].explained]
-        layer, segment, _ = self.place(first)
+        layer, segment, _ = self.locate(first)
         return joint_findings(layer, segment, [attempt.faults for attempt in best], best[0].error)
 
     def without_cause(self, first: Key, attempts: Sequence[Attempt]) -> Finding:
         """State that no known fault explains what is first wrong, and name the one that comes nearest, if any does."""
-        layer, segment, left = self.place(first)
+        layer, segment, left = self.locate(first)
         single = [attempt for attempt in attempts if len(attempt.faults) == 1 and not attempt.spoils]
         nearest = min(single, key=lambda attempt: attempt.left, default=None)
         if nearest is None or nearest.left >= NEARER * left:
@@ -158,7 +158,7 @@ def hypotheses(task: str, config: ResNetConfig) -> list[Injection]:
 
 
 def by_parameter(injections: Iterable[Injection]) -> tuple[list[Injection], list[Injection]]:
-    """Split faults into those that are known in full and those with a parameter to estimate."""
+    """Split faults into those without a parameter and those with one, whose value is to be estimated."""
     both = list(injections)
     return [i for i in both if not i.fault.parameter], [i for i in both if i.fault.parameter]
 

@@ -1,4 +1,4 @@
-"""Diagnosis of training steps: the faults with which the oracle's steps leave the states that a candidate's leave.
+"""Diagnosis of training steps: the faults with which the oracle's steps end in the states of a candidate.
 
 Steps are taken one by one, each from the candidate's own state before it: what is wrong after a step is that step's own
 fault. Faults that alter the same arrays hide each other, so they are tried two by two where none alone explains the
@@ -69,7 +69,7 @@ class StepsDiagnosis(Search[StepArray]):
 
     @cached_property
     def names(self) -> Mapping[str, list[str]]:
-        """By recipe, every array of a step in order."""
+        """Names of the arrays of a step in the order in which a fault would show, by recipe."""
         return {recipe: [*step_names(recipe, self.oracle.config)] for recipe in self.oracle.states}
 
     def findings(self) -> list[Finding]:
@@ -82,8 +82,8 @@ class StepsDiagnosis(Search[StepArray]):
             return [self.without_cause(self.wrong[0], self.attempts(self.wrong[0])[0])]
         return findings
 
-    def place(self, first: StepArray) -> tuple[str, str, float]:
-        """Return the array in words, its recipe and its error."""
+    def locate(self, first: StepArray) -> tuple[str, str, float]:
+        """Return the array in words, its recipe, and its error."""
         return str(first), first.recipe, self.errors_after(first, ())[first]
 
     def rounds(self, first: StepArray) -> Iterator[Sequence[Attempt]]:
@@ -111,7 +111,7 @@ class StepsDiagnosis(Search[StepArray]):
         yield from by_parameter(i for i in [*gradients, *statistics] if i.place.scope == "network")
 
     def altering(self, first: StepArray) -> list[Injection]:
-        """List the faults that alter the first wrong step, and nothing that is right there.
+        """List the faults that alter the step of the first wrong array, but none of its right arrays.
 
         Faults of gradients, which are diagnosed before, are not among them.
         """
@@ -125,7 +125,7 @@ class StepsDiagnosis(Search[StepArray]):
         return [injection for injection in every if injection.fault.task != "gradients" and alters(injection)]
 
     def valued(self, faults: Combination, first: StepArray) -> Iterator[Attempt]:
-        """Try faults with each estimate of their parameter, up to the first that explains an array."""
+        """Try faults with each estimate of their parameter, up to one that explains the first wrong array."""
 
         def residual(faults: Combination) -> Array | None:
             state = self.state_after(first, faults) or {}

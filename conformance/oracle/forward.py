@@ -83,11 +83,11 @@ def set_array(model: Any, name: str, array: Array) -> None:
 
 
 IMPOSSIBLE = (ValueError, IndexError)
-"""Raised where faults cannot be together, or not in this network or recipe."""
+"""Exceptions that the oracle raises for faults that exclude each other, or cannot be in a network or recipe."""
 
 
 class Stopped(Exception):
-    """Raised by a function that watches the oracle when nothing after the present array is wanted."""
+    """Raised by a function that watches a run to end it: no array after the present one is wanted."""
 
 
 Watch = Callable[[str, Array], None]
@@ -221,4 +221,4 @@ def run_head(model: Any, segment: str, x: Array, tap: Tap[Array], config: ResNet
 
 
 RUN = {"stem": run_stem, "head": run_head}
-"""How each segment that is no block is run."""
+"""Functions that run the segments that are no blocks."""

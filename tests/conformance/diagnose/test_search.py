@@ -33,7 +33,7 @@ class MadeUp(Search[int]):
         super().__post_init__()
         self.limit, self.wrong, self.asked = 1e-11, self.all_wrong, []
 
-    def place(self, first):
+    def locate(self, first):
         return f"array {first}", "stem", 1.0
 
     def rounds(self, first):
