@@ -64,9 +64,8 @@ class InitialDiagnosis(Search[str]):
 
     def findings_for(self, first: str, best: Sequence[Attempt]) -> list[Finding]:
         """Make findings for faults that explain the same arrays, at the first of those."""
-        return [
-            replace(finding, unit="standard errors") for finding in super().findings_for(best[0].explained[0], best)
-        ]
+        findings = super().findings_for(best[0].explained[0], best)
+        return [replace(finding, unit="standard errors") for finding in findings]
 
     def rounds(self, first: str) -> Iterator[Sequence[Attempt]]:
         """Try the faults without a parameter, then the others."""

@@ -129,7 +129,7 @@ class Search(ABC, Generic[Key]):
         return attempts, []
 
     def best(self, first: Key, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """Select the attempts that explain the most arrays; of several, those that explain the same arrays as the first."""
+        """Select the attempt that explains the most arrays, and all that explain the same arrays."""
         standing = [attempt for attempt in attempts if attempt.stands]
         most = max((attempt.explained for attempt in standing), key=len, default=())
         return [attempt for attempt in standing if attempt.explained == most]
