@@ -14,7 +14,7 @@ KERAS_STATE = {
     r"optimizer\..*": "the state of the optimizer",
     r".*seed_generator.*": "the state of a random number generator",
 }
-OPTIMIZER_STATE = {r"optimizer\..*": "the state of the optimizer; load_training reads it"}
+OPTIMIZER_STATE = {r"optimizer\..*": "the state of the optimizer (load_training reads it)"}
 TRAINING_STATE = {
     r"opt_state\..*": "the state of the optimizer",
     r"(step|dynamic_scale\..*)": "the state of the training loop: step and loss scale",
