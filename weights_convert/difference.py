@@ -27,7 +27,7 @@ class Difference:
     largest: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
+        """Return the fields as a dictionary of plain values."""
         return asdict(self)
 
 

@@ -274,7 +274,7 @@ def _open_address(address: str, averaged: bool) -> tuple[Inspection, dict[str, s
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """Return an array in this machine's byte order: bytes are swapped, no number changes."""
+    """Return an array in this machine's byte order. Its bytes may be swapped, and its numbers stay the same."""
     return array if array.dtype.isnative else array.byteswap().view(array.dtype.newbyteorder())
 
 

@@ -48,7 +48,7 @@ class TrainingState:
     def of(
         cls, weights: Checkpoint, slots: Mapping[str, Mapping[str, np.ndarray]], steps: int, recipe: Recipe
     ) -> TrainingState:
-        """Build a state from plain arrays of the slots, by parameter, in the dialect of the weights."""
+        """Build a state from the optimizer's arrays by slot and by parameter, in the dialect of the weights."""
         checkpoints = {slot: replace(weights, arrays=dict(arrays)) for slot, arrays in slots.items()}
         return cls(weights, checkpoints, steps, recipe)
 

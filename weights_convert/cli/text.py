@@ -145,7 +145,7 @@ def published_line(row: Published, width: int) -> str:
 
 
 def preprocessing_line(row: Published) -> str:
-    """Return the images that a published checkpoint expects, in a few words."""
+    """Describe the images that a published checkpoint expects, in a few words."""
     if (expected := row.preprocessing) is None:
         return "images: see its own configuration"
     resized = f"resize {expected.resize} " if expected.resize else ""

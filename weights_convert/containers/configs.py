@@ -32,7 +32,7 @@ def variant_from_config(folder: Path) -> dict[str, str]:
         folder: The folder that may hold a config.
 
     Returns:
-        The keys "variant" and `KNOWN_BY`; empty if there is no config, or it is of another model.
+        A dictionary with the keys "variant" and `KNOWN_BY`; empty if there is no config, or it is of another model.
     """
     path = folder / CONFIG
     config = json.loads(path.read_bytes()) if path.is_file() else {}

@@ -29,7 +29,7 @@ def read(path: Path) -> Contents:
 
 
 def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
-    """Write nested dictionaries for `flax.serialization.from_bytes`. There is no place in them for the metadata."""
+    """Write nested dictionaries for `flax.serialization.from_bytes`. The format has no place for the metadata."""
     packer = msgpack.Packer(use_bin_type=True)
     with path.open("wb") as file:
         for content in _packed(packer, nest(arrays)):
