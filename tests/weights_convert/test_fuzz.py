@@ -47,7 +47,8 @@ def test_damaged_files_are_refused_or_read_correctly(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_the_campaign_detects_wrong_readers(reader: str, failure: str, files: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.5)
+    if reader == "sleeps":  # any other reader may be slower than this on a busy machine
+        monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.5)
     report = fuzz.run(seed=1, files=files, rows={"msgpack": 1.0}, reader=f"{BROKEN}:{reader}")
     assert report.findings
     for finding in report.findings:
