@@ -223,7 +223,7 @@ def make_jobs(
             timeout=plan.timeout,
             threads=threads,
             variables=plan.variables,
-            feed=None if feed is None else {case: trace.path for case, trace in feed.items() if trace.path},
+            feed=None if feed is None else {case.slug: trace.path for case, trace in feed.items() if trace.path},
         )
         for implementation, precision, cases in requests
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+from zlib import crc32
 
 Mode = Literal["inference", "train"]
 MODES: tuple[Mode, ...] = ("inference", "train")
@@ -39,8 +40,10 @@ class Case:
 
     @property
     def slug(self) -> str:
-        """File name without ending; the input's name may hold any character."""
+        """File name without ending, another for every case; the input's name may hold any character."""
         safe = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in self.input)
+        if safe != self.input:  # "my cat.png" and "my_cat.png" are two inputs
+            safe += f"-{crc32(self.input.encode()):08x}"
         parts = [self.variant, safe, self.mode, *["layers"] * self.layers]
         return "--".join([*parts, *self.words.split()])
 

@@ -37,6 +37,9 @@ from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from weights_convert import TrainingState
 
+Arrays = Mapping[str, np.ndarray]
+"""Arrays by canonical name, in canonical axis order."""
+
 
 class Capability(Enum):
     """Something that an adapter may declare it can do, beyond recording a forward run."""
@@ -89,7 +92,7 @@ class Adapter(Protocol):
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """Canonical name and canonical shape of every array that the model itself lists."""
 
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return the activations of a forward run, as values of the compiled or eager function itself.
 
         Args:
@@ -119,7 +122,7 @@ class Probed(Adapter, Protocol):
 class Tappable(Adapter, Protocol):
     """An adapter with `Capability.TAP`, which serves streaming and feeding."""
 
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass every layer's activation through a tap as it is computed, and keep none.
 
         The tap may end the run early by an exception, which is passed on.
@@ -133,13 +136,8 @@ class Differentiable(Adapter, Protocol):
     """An adapter with `Capability.DIFFERENTIATE`."""
 
     def gradients(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        recipe: Recipe,
-        train: bool,
-        activations: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
         """Return the loss and its gradients; running statistics are put back.
 
         Args:
@@ -166,7 +164,7 @@ class Trainable(Adapter, Protocol):
 class Drawable(Adapter, Protocol):
     """An adapter with `Capability.DRAW`."""
 
-    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+    def initial(self, seed: int) -> Arrays:
         """Arrays of a network of the same configuration that is given no weights, by canonical name and layout."""
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +46,12 @@ class NetworkFiles:
     inputs: Mapping[str, Path]
     faults: Sequence[tuple[str, str]] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            "config": self.config.to_dict(),
-            "weights": str(self.weights),
-            "sha256": self.sha256,
-            "inputs": {name: str(file) for name, file in self.inputs.items()},
-            "faults": [list(fault) for fault in self.faults],
-        }
-
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> NetworkFiles:
-        """Read what `to_dict` returned."""
-        return cls(
-            ResNetConfig.from_dict(fields["config"]),
-            Path(fields["weights"]),
-            fields["sha256"],
-            {name: Path(file) for name, file in fields["inputs"].items()},
-            [(fault, place) for fault, place in fields["faults"]],
-        )
+    def read(cls, fields: Mapping[str, Any]) -> NetworkFiles:
+        """Make the network of a job file's JSON values."""
+        config, inputs = ResNetConfig.from_dict(fields["config"]), fields["inputs"]
+        paths = {"weights": Path(fields["weights"]), "inputs": {name: Path(file) for name, file in inputs.items()}}
+        return cls(**{**fields, **paths, "config": config})
 
 
 @dataclass(frozen=True)
@@ -83,8 +69,8 @@ class Job:
         timeout: Seconds that the worker may take.
         threads: Number of threads that its libraries may use.
         variables: Environment variables beside the switches.
-        feed: Case to the folder of the oracle's trace that its segments are fed from; where it is not None, activations
-            of forward cases with `layers` are streamed into folders.
+        feed: Slug of a case to the folder of the oracle's trace that its segments are fed from; where it is not None,
+            activations of forward cases with `layers` are streamed into folders.
     """
 
     implementation: Implementation
@@ -97,42 +83,28 @@ class Job:
     timeout: float = 900.0
     threads: int = 1
     variables: Mapping[str, str] = field(default_factory=dict)
-    feed: Mapping[Case, Path] | None = None
+    feed: Mapping[str, Path] | None = None
 
     def write(self) -> Path:
         """Make the directory and write the job file that `read` reads."""
         self.directory.mkdir(parents=True)
         variants = {case.variant for case in self.cases}
-        networks = {variant: files.to_dict() for variant, files in self.networks.items() if variant in variants}
-        content = {
-            "implementation": asdict(self.implementation),
-            "precision": self.precision,
-            "cases": [case.to_dict() for case in self.cases],
-            "networks": networks,
-            "directory": str(self.directory),
-            "device": self.device,
-            "threads": self.threads,
-            "feed": None if self.feed is None else [[case.to_dict(), str(path)] for case, path in self.feed.items()],
-        }
+        networks = {variant: files for variant, files in self.networks.items() if variant in variants}
         file = self.directory / "job.json"
-        file.write_text(json.dumps(content, indent=1))
+        file.write_text(json.dumps(asdict(replace(self, networks=networks)), default=str, indent=1))
         return file
 
     @classmethod
     def read(cls, file: Path) -> Job:
-        """Read a job file; what concerns the parent alone (interpreter, timeout, variables) is not in it."""
-        content = json.loads(file.read_text())
-        feed = content["feed"]
-        return cls(
-            Implementation(**content["implementation"]),
-            content["precision"],
-            [Case(**fields) for fields in content["cases"]],
-            {variant: NetworkFiles.from_dict(fields) for variant, fields in content["networks"].items()},
-            Path(content["directory"]),
-            content["device"],
-            threads=content["threads"],
-            feed=None if feed is None else {Case(**fields): Path(path) for fields, path in feed},
-        )
+        """Read a job file."""
+        fields = json.loads(file.read_text())
+        fields["implementation"] = Implementation(**fields["implementation"])
+        fields["cases"] = [Case(**case) for case in fields["cases"]]
+        fields["networks"] = {variant: NetworkFiles.read(network) for variant, network in fields["networks"].items()}
+        fields["directory"] = Path(fields["directory"])
+        if fields["feed"] is not None:
+            fields["feed"] = {slug: Path(folder) for slug, folder in fields["feed"].items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ from conformance.cases.case import Case
 from conformance.cases.names import KEPT_STATES
 from conformance.cases.recipes import LOSS, RECIPES, STEPS
 from conformance.cases.sketch import draw_moments, sketch
-from conformance.run.capabilities import Adapter, Capability, Differentiable, Drawable, Trainable
+from conformance.run.capabilities import Adapter, Arrays, Capability, Differentiable, Drawable, Trainable
 from conformance.run.jobs import NetworkFiles
 from impls.config import ResNetConfig
 from impls.numpy import resnet
-
-Arrays = Mapping[str, np.ndarray]
 
 
 def run_forward(adapter: Adapter, case: Case, images: np.ndarray, network: NetworkFiles) -> Arrays:

@@ -109,9 +109,9 @@ def run_case(job: Job, adapter: Any, images: np.ndarray, network: NetworkFiles, 
     """Run a case and leave its trace: in a folder where activations are streamed, else in a file."""
     case, task = origin.case, TASKS[origin.case.task]
     if job.feed is not None and task.streams and case.layers and Capability.TAP in adapter.capabilities:
-        folder = job.directory / case.slug
-        write_stream(adapter, images, case.mode == "train", folder, job.feed.get(case))
-        finish_folder(folder, replace(origin, fed=case in job.feed))
+        folder, oracle = job.directory / case.slug, job.feed.get(case.slug)
+        write_stream(adapter, images, case.mode == "train", folder, oracle)
+        finish_folder(folder, replace(origin, fed=oracle is not None))
         return folder
     file = job.directory / f"{case.slug}.safetensors"
     Trace(task.run(adapter, case, images, network), origin).save(file)

@@ -26,8 +26,8 @@ from conformance.faults import (
     training_edits,
 )
 from conformance.oracle.forward import become, faulty_weights
-from conformance.run.adapters.blueprint import Blueprint
-from conformance.run.capabilities import ArrayTap, Capability, ReadState, TakeStep
+from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
+from conformance.run.capabilities import Arrays, ArrayTap, Capability, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.paths import follow
 from impls.recipe import Recipe
@@ -39,18 +39,17 @@ class FaultyAdapter:
     """An adapter whose network has faults; everything else is the correct adapter's.
 
     Args:
-        adapter: An adapter of the project's, after `prepare`: a dataclass with a `blueprint` and a `precision`.
+        adapter: One of the project's own adapters, after `prepare`.
         faults: Ids with the names of their places.
     """
 
-    def __init__(self, adapter: Any, faults: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, adapter: BlueprintAdapter, faults: Sequence[tuple[str, str]]) -> None:
         self.adapter, self.faults = adapter, faults
         self.capabilities: frozenset[Capability] = adapter.capabilities
 
     def prepare(self, device: str, precision: str) -> str:
         """Prepare the correct adapter."""
-        device_in_use: str = self.adapter.prepare(device, precision)
-        return device_in_use
+        return self.adapter.prepare(device, precision)
 
     def build(self, config: ResNetConfig, weights: Source) -> None:
         """Make the network with its faults.
@@ -70,8 +69,7 @@ class FaultyAdapter:
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """List the faulty network's own arrays."""
-        parameters: Mapping[str, tuple[int, ...]] = self.adapter.parameters()
-        return parameters
+        return self.adapter.parameters()
 
     def images(self, images: np.ndarray) -> np.ndarray:
         """Prepare images as the faults do, in the precision that the network computes in."""
@@ -86,39 +84,28 @@ class FaultyAdapter:
             recipe = injection.recipe(recipe)
         return recipe
 
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return the faulty network's activations."""
-        arrays: Mapping[str, np.ndarray] = self.adapter.record(self.images(images), train, layers)
-        return arrays
+        return self.adapter.record(self.images(images), train, layers)
 
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass the faulty network's activations through a tap."""
-        statistics: Mapping[str, np.ndarray] = self.adapter.run_tapped(self.images(images), train, tap)
-        return statistics
+        return self.adapter.run_tapped(self.images(images), train, tap)
 
     def gradients(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        recipe: Recipe,
-        train: bool,
-        activations: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
         """Return the faulty network's gradients, of the faulty loss."""
-        gradients: tuple[float, Mapping[str, np.ndarray]] = self.adapter.gradients(
-            self.images(images), labels, self.recipe(recipe), train, activations
-        )
-        return gradients
+        return self.adapter.gradients(self.images(images), labels, self.recipe(recipe), train, activations)
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """Begin a run of faulty training of the faulty network."""
         step, read = self.adapter.training(self.recipe(recipe))
         return lambda images, labels: step(self.images(images), labels), read
 
-    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+    def initial(self, seed: int) -> Arrays:
         """Draw the arrays of a network without weights by the faulty text."""
-        arrays: Mapping[str, np.ndarray] = self.adapter.initial(seed)
-        return arrays
+        return self.adapter.initial(seed)
 
 
 def faulty_blueprint(correct: Blueprint, injections: Sequence[Injection]) -> Blueprint:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
+
+from conformance.run.capabilities import Differentiable, Drawable, Probed, Tappable, Trainable
+from impls.config import ResNetConfig
+from weights_convert.inspection import Source
 
 
 @dataclass(frozen=True)
@@ -23,3 +27,14 @@ class Blueprint:
     framework: str
     resnet: Callable[..., Any]
     training: Any
+
+
+class BlueprintAdapter(Probed, Tappable, Differentiable, Trainable, Drawable, Protocol):
+    """One of the project's own adapters: a dataclass, which `replace` gives another blueprint."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    blueprint: Blueprint
+    precision: str
+
+    def build(self, config: ResNetConfig, weights: Source) -> None:
+        """Make the network with the weights of a file or checkpoint, and forget the one before."""

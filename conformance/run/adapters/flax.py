@@ -20,7 +20,7 @@ from conformance.run.adapters.canonical import (
     framework_tap,
     replacing,
 )
-from conformance.run.capabilities import EVERYTHING, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
+from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.flax import ResNet, read_training, read_weights, resnet, training
 from impls.recipe import Recipe
@@ -87,7 +87,7 @@ class FlaxAdapter:
         """Running statistics of the network."""
         return RunningStatistics(self.model, "flax", lambda variable: np.array(variable[...]), set_variable)
 
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return activations, and running statistics after a train-mode run."""
         self.set_mode(train)
         with self.statistics.put_back():
@@ -99,7 +99,7 @@ class FlaxAdapter:
         """Return the model's activations."""
         return self.model.activations(images, layers)
 
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass every activation through a tap; return the running statistics after a train-mode run."""
         self.set_mode(train)
         with self.statistics.put_back():
@@ -107,13 +107,8 @@ class FlaxAdapter:
             return self.statistics.arrays() if train else {}
 
     def gradients(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        recipe: Recipe,
-        train: bool,
-        activations: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
         """Differentiate by nnx.grad, compiled as a whole: operation by operation takes longer."""
         self.set_mode(train)
         replacements = None
@@ -136,7 +131,7 @@ class FlaxAdapter:
 
         return step, lambda: read_training(run).to("canonical")
 
-    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+    def initial(self, seed: int) -> Arrays:
         """Draw the arrays of a network without weights."""
         return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 

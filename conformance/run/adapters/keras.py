@@ -23,7 +23,7 @@ from conformance.run.adapters.canonical import (
     framework_tap,
     replacing,
 )
-from conformance.run.capabilities import EVERYTHING, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
+from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.keras import read_training, read_weights, resnet, training
 from impls.paths import named_variables
@@ -95,7 +95,7 @@ class KerasAdapter:
         """Running statistics of the network."""
         return RunningStatistics(self.model, "keras", lambda v: np.array(to_numpy(v)), lambda v, array: v.assign(array))
 
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return activations, and running statistics after a train-mode run."""
         with self.statistics.put_back():
             activations = self.activations_function(train, layers)(self.tensor(images))
@@ -110,20 +110,15 @@ class KerasAdapter:
             )
         return self.functions[train, layers]
 
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass every activation through a tap; return the running statistics after a train-mode run."""
         with self.statistics.put_back():
             self.model(self.tensor(images), training=train, tap=framework_tap(tap, to_canonical, self.tensor))
             return self.statistics.arrays() if train else {}
 
     def gradients(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        recipe: Recipe,
-        train: bool,
-        activations: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
         """Differentiate by the backend's own means."""
         reached = named_variables(self.model, self.model.config, "keras")
         parameters = {name: variable for name, variable in reached.items() if variable.trainable}
@@ -150,7 +145,7 @@ class KerasAdapter:
 
         return step, lambda: read_training(run).to("canonical")
 
-    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+    def initial(self, seed: int) -> Arrays:
         """Draw the arrays of a network without weights."""
         return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 

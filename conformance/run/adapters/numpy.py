@@ -10,7 +10,7 @@ import numpy as np
 
 from conformance.run.adapters.blueprint import Blueprint
 from conformance.run.adapters.canonical import RunningStatistics, framework_tap
-from conformance.run.capabilities import EVERYTHING, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
+from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
 from conformance.run.precision import multiply_as_convolution
 from impls.config import ResNetConfig
 from impls.numpy import read_training, read_weights, resnet, training
@@ -96,26 +96,21 @@ class Oracle:
         """Running statistics of the network."""
         return RunningStatistics(self.model, "canonical", np.array, np.copyto)
 
-    def record(self, images: Array, train: bool, layers: bool) -> Mapping[str, Array]:
+    def record(self, images: Array, train: bool, layers: bool) -> Arrays:
         """Return activations, and running statistics after a train-mode run."""
         with self.statistics.put_back():
             arrays = self.model.train(train).activations(self.widened(images), layers)
             return arrays | (self.statistics.arrays() if train else {})
 
-    def run_tapped(self, images: Array, train: bool, tap: ArrayTap) -> Mapping[str, Array]:
+    def run_tapped(self, images: Array, train: bool, tap: ArrayTap) -> Arrays:
         """Pass every activation through a tap; return the running statistics after a train-mode run."""
         with self.statistics.put_back():
             self.model.train(train)(self.widened(images), tap=framework_tap(tap, np.asarray, self.widened))
             return self.statistics.arrays() if train else {}
 
     def gradients(
-        self,
-        images: Array,
-        labels: Array,
-        recipe: Recipe,
-        train: bool,
-        activations: Mapping[str, Array] | None = None,
-    ) -> tuple[float, Mapping[str, Array]]:
+        self, images: Array, labels: Array, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
         """Differentiate by the formulas of `impls.numpy.training`."""
         replacements = activations and {name: self.widened(array) for name, array in activations.items()}
         with self.statistics.put_back():
@@ -128,7 +123,7 @@ class Oracle:
         run = self.blueprint.training.Training(self.network(), recipe)
         return lambda images, labels: run.step(self.widened(images), labels), lambda: read_training(run)
 
-    def initial(self, seed: int) -> Mapping[str, Array]:
+    def initial(self, seed: int) -> Arrays:
         """Draw the arrays of a network without weights."""
         return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 

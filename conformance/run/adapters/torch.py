@@ -11,7 +11,7 @@ import torch
 
 from conformance.run.adapters.blueprint import Blueprint
 from conformance.run.adapters.canonical import RunningStatistics, framework_tap, replacing
-from conformance.run.capabilities import EVERYTHING, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
+from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.torch import ResNet, read_training, read_weights, resnet, training
@@ -90,7 +90,7 @@ class TorchAdapter:
         """Running statistics of the network."""
         return RunningStatistics(self.model, "torch", to_numpy, lambda tensor, array: tensor.copy_(self.tensor(array)))
 
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Mapping[str, np.ndarray]:
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return activations, and running statistics after a train-mode run."""
         self.model.train(train)
         with self.statistics.put_back():
@@ -102,7 +102,7 @@ class TorchAdapter:
         """Return the model's activations."""
         return self.model.activations(images, layers)
 
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass every activation through a tap; return the running statistics after a train-mode run."""
         self.model.train(train)
         with self.statistics.put_back():
@@ -110,13 +110,8 @@ class TorchAdapter:
             return self.statistics.arrays() if train else {}
 
     def gradients(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        recipe: Recipe,
-        train: bool,
-        activations: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[float, Mapping[str, np.ndarray]]:
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
         """Differentiate by autograd."""
         inputs = self.tensor(images).requires_grad_()
         parameters = dict(self.model.train(train).named_parameters())
@@ -127,7 +122,7 @@ class TorchAdapter:
         named = zip([*parameters, "input"], gradients, strict=True)
         return value.item(), {name: to_numpy(gradient) for name, gradient in named}
 
-    def logits(self, images: torch.Tensor, activations: Mapping[str, np.ndarray] | None) -> torch.Tensor:
+    def logits(self, images: torch.Tensor, activations: Arrays | None) -> torch.Tensor:
         """Run the network at its own activations or at others."""
         if activations is None:
             logits: torch.Tensor = self.model(images)
@@ -147,7 +142,7 @@ class TorchAdapter:
 
         return step, lambda: read_training(run)
 
-    def initial(self, seed: int) -> Mapping[str, np.ndarray]:
+    def initial(self, seed: int) -> Arrays:
         """Draw the arrays of a network without weights."""
         return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
 
@@ -210,7 +205,7 @@ class Compiled(TorchAdapter):
         activations: dict[str, torch.Tensor] = self.compiled(images, layers)
         return activations
 
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Mapping[str, np.ndarray]:
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass activations through a tap eagerly: a compiled network cannot be looked into while it runs."""
         with torch.compiler.set_stance("force_eager"):
             return super().run_tapped(images, train, tap)

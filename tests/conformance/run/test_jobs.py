@@ -6,6 +6,33 @@ import json
 
 import pytest
 
+from conformance.cases.case import Case
+from conformance.run.implementations import find_implementation
+from conformance.run.jobs import Job, NetworkFiles
+from impls.config import VARIANTS
+
+
+def test_a_worker_reads_the_job_that_was_written(tmp_path):
+    case = Case("v1", "noise", "train", layers=True)
+    inputs = {"noise": tmp_path / "noise.npy"}
+    network = NetworkFiles(VARIANTS["v1"], tmp_path / "weights", "0123", inputs, [["bgr", "input"]])
+    job = Job(
+        find_implementation("keras@jax"),
+        "float32",
+        [case],
+        {"v1": network, "v1.5": network},
+        tmp_path / "job",
+        timeout=7.5,
+        threads=3,
+        feed={case.slug: tmp_path / "oracle"},
+    )
+    read = Job.read(job.write())
+    assert list(read.networks) == ["v1"]  # the others are not this worker's
+    for field in ("precision", "cases", "directory", "timeout", "threads", "feed"):
+        assert getattr(read, field) == getattr(job, field)
+    assert read.networks["v1"] == network
+    assert read.implementation.variables == {"KERAS_BACKEND": "jax"}
+
 
 @pytest.fixture(scope="module")
 def mixed_run(conformance, small_weights, tmp_path_factory):
