@@ -22,7 +22,7 @@ from benchmarks.models.report import (
     versions,
     write_atomically,
 )
-from benchmarks.models.tables import BATCHES, FAMILIES, PRECISIONS, TASKS, WAYS, Comparison, comparisons, runs_here
+from benchmarks.models.tables import BATCHES, FAMILIES, PRECISIONS, TASKS, WAYS, Comparison, comparisons, runnable
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -96,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budget = Budget(float("inf") if options.budget is None else options.budget)
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         plan = Plan(options.device, options.rounds, options.seconds, Path(folder))
-        runnable = [each for each in chosen if runs_here(each)]
-        left_out = run(runnable, plan, budget, report)
+        left_out = run(runnable(chosen), plan, budget, report)
     document |= {"complete": True, "left_out": [str(each) for each in left_out]}
     if options.out:
         write_atomically(options.out, document)

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,8 @@ def machine(device: str) -> dict[str, Any]:
     if device == "gpu":
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         with contextlib.suppress(OSError):
-            fields = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().split(", ")
-            facts |= dict(zip(("card", "driver", "card_memory"), fields, strict=False))
+            answers = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().split(", ")
+            facts |= dict(zip(("card", "driver", "card_memory"), answers, strict=False))
     return facts
 
 
@@ -142,8 +142,9 @@ def plot(document: Mapping[str, Any], path: Path) -> None:
     for height, (_, row) in enumerate(points):
         axes.plot(row["ratio_quartiles"], [height, height], color="tab:blue", linewidth=2)
         axes.plot(row["ratio"], height, "o", color="tab:blue")
-    names = ("family", "way", "task", "batch", "precision")
-    axes.set_yticks(range(len(points)), [", ".join(str(each[name]) for name in names) for each, _ in points], size=7)
+    names = [field.name for field in fields(Comparison)]
+    labels = [str(Comparison(**{name: comparison[name] for name in names})) for comparison, _ in points]
+    axes.set_yticks(range(len(points)), labels, size=7)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xlabel("seconds of ours / seconds of the best peer, median and quartiles of rounds")
     axes.set_title(document["machine"].get("card", document["machine"]["cpu"]), size=9)

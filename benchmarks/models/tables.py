@@ -215,7 +215,15 @@ def contenders_of(comparison: Comparison) -> list[Contender]:
     ]
 
 
-def runs_here(comparison: Comparison) -> bool:
-    """Whether any contender of a comparison is installed."""
-    way = way_of(comparison)
-    return any(installed((*each.requires, *way.requires)) for each in contenders_of(comparison))
+def runnable(chosen: Iterable[Comparison]) -> list[Comparison]:
+    """The comparisons with a contender that is installed; those without a peer come last, whatever their rank."""
+    names = {
+        comparison: {
+            contender.name
+            for contender in contenders_of(comparison)
+            if installed((*contender.requires, *way_of(comparison).requires))
+        }
+        for comparison in chosen
+    }
+    compared = [each for each in names if "ours" in names[each] and len(names[each]) > 1]
+    return compared + [each for each in names if names[each] and each not in compared]

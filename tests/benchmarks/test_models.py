@@ -37,6 +37,7 @@ from benchmarks.models.tables import (
     Contender,
     comparisons,
     contenders_of,
+    runnable,
     way_of,
 )
 from benchmarks.models.worker import ENGINES, NoAnswerError
@@ -115,6 +116,15 @@ class TestTables:
                 "missing": ["a_module_that_nobody_has"],
             }
         ]
+
+    def test_without_a_peer_a_comparison_comes_last(self, monkeypatch: pytest.MonkeyPatch):
+        missing = ("a_module_that_nobody_has",)
+        ours, peer = (replace(CONTENDERS[0], name=name, requires=()) for name in ("ours", "peer"))
+        alone, absent = replace(ours, variant="v1"), replace(peer, variant="v1", requires=missing)
+        nothing = replace(ours, variant="keras", requires=missing)
+        monkeypatch.setattr(tables, "CONTENDERS", (ours, peer, alone, absent, nothing))
+        without_peer, impossible = replace(COMPARISON, variant="v1"), replace(COMPARISON, variant="keras")
+        assert runnable([without_peer, impossible, COMPARISON]) == [COMPARISON, without_peer]
 
 
 class TestArithmetic:
