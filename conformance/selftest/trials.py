@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.compare.comparison import Comparison
-from conformance.faults import FAULTS, Fault, Injection, Place
+from conformance.faults import FAULTS, Fault, Injection, Place, find_fault
 from impls.config import ResNetConfig
 
 LAYER_TARGET, CAUSE_TARGET = 0.98, 0.95
@@ -146,9 +146,7 @@ def chosen_injections(
         >>> [str(injection) for injection in chosen_injections(ResNetConfig(), ["pool-valid"])]
         ['pool-valid at stem']
     """
-    if unknown := [id for id in faults if id not in FAULTS]:
-        raise ValueError(f"there is no fault {', '.join(unknown)}; the faults are {', '.join(FAULTS)}")
-    rows = [FAULTS[id] for id in faults] or list(FAULTS.values())
+    rows = [find_fault(id) for id in faults] or list(FAULTS.values())
     return [
         Injection(fault, place)
         for fault in rows

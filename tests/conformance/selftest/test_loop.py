@@ -100,6 +100,6 @@ def test_a_fault_that_cannot_be_is_refused(fault, place, message):
 
 
 def test_an_unknown_fault_is_bad_input():
-    result = CliRunner().invoke(main, ["selftest", "--fault", "no-such", "--impl", "torch"])
+    result = CliRunner().invoke(main, ["selftest", "--fault", "pad-sme", "--impl", "torch"])
     assert result.exit_code == 2, result.output
-    assert "there is no fault no-such" in result.output
+    assert "there is no fault 'pad-sme'; the nearest names are pad-same" in result.output
