@@ -13,6 +13,7 @@ from conformance.cli import main
 from conformance.faults import FAULTS, find_fault
 from conformance.faults.page import fault_page, heading
 from conformance.faults.rows import SUBJECTS
+from conformance.run.implementations import find_implementation
 from conformance.selftest.faulty import injection_at
 from impls.config import VARIANTS
 
@@ -46,9 +47,9 @@ def test_the_commands_of_a_page_show_the_fault(id):
     selftest, run = (shlex.split(line)[1:] for line in section(fault_page(FAULTS[id]), "Try it").splitlines())
     for name, *options in (selftest, run):
         main.commands[name].make_context(name, list(options))
-    variant = run[run.index("--variant") + 1]
-    place = run[run.index("--impl") + 1].partition("@")[2]
-    assert injection_at(id, place, VARIANTS[variant]).fault is FAULTS[id]
+    variant, candidate = (run[run.index(option) + 1] for option in ("--variant", "--impl"))
+    ((fault, place),) = find_implementation(candidate).faults
+    assert injection_at(fault, place, VARIANTS[variant]).fault is FAULTS[id]
 
 
 def test_a_page_shows_the_right_and_the_wrong_line():
