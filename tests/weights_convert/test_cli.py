@@ -398,6 +398,15 @@ class TestDiff:
         assert result.exit_code == 1
         assert "they compute different functions" in result.stdout
 
+    def test_the_given_variant_is_that_of_a_file_that_states_none(
+        self, checkpoint_of: Callable[..., Checkpoint], torchvision_file: Path, tiny: ResNetConfig
+    ):
+        v1 = torchvision_file.with_name("v1.flax.safetensors")
+        checkpoint_of(replace(tiny, strided_layer="conv1"), dialect="flax").save(v1)
+        assert run("diff", torchvision_file, v1).exit_code == 0
+        assert run("diff", torchvision_file, v1, "--variant", "v1").exit_code == 0
+        assert run("diff", torchvision_file, v1, "--variant", "v1.5").exit_code == 1
+
 
 class TestVerify:
     def test_refuses_another_checkpoint(self, checkpoint_of: Callable[..., Checkpoint], flax_file: Path):
