@@ -255,7 +255,7 @@ def case_requests(plan: Plan, cases: Mapping[str, Sequence[Case]]) -> list[Reque
 
 @dataclass(frozen=True)
 class TracedRun:
-    """What became of one candidate's further run.
+    """The result of one candidate's further run.
 
     Attributes:
         traces: Case to trace, of the cases that ran.

@@ -1,4 +1,4 @@
-"""The inputs of a run for which the user names none.
+"""Default inputs of a run.
 
 An input exposes a bug or hides it, so there are several: a real photograph, signed noise, sizes odd and even, not
 square, a batch of one and of several.
@@ -17,7 +17,7 @@ from impls.config import ResNetConfig
 
 
 def default_inputs(config: ResNetConfig, seed: int, size: int = 224) -> list[Input]:
-    """The inputs of a run for which the user names none: four, or three without the photograph.
+    """Make the inputs of a run for which the user names none: four, or three without the photograph.
 
     Args:
         config: The network. Its `in_channels` are the images' channels; only three of them make a photograph. Its

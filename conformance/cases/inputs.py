@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 GLOBAL_POOL_SIDES = ((65, 97, 3), (64, 96, 3))
 TINY_POOL_SIDES = ((1, 17, 3), (32, 16, 1))
-"""Height, width and batch of the odd and of the even noise: where any size will do, and where only 1 to 32 will."""
+"""Height, width and batch of the odd and of the even noise: for a head that takes any size, and for one of 1 to 32."""
 
 
 class InputError(ValueError):
-    """An input that cannot be made: what it is, what was expected and what came."""
+    """An input cannot be made; the message says which, what was expected and what came."""
 
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """One batch of images, ready for every implementation.
+    """One batch of images, ready for every candidate.
 
     Attributes:
         name: Unique within a run: "photograph", "noise-65x97" (height x width), or a picture's file name.
         images: (batch, channels, height, width) float32, normalised, finite, C-contiguous.
         source: One line for the report: where the images come from.
-        is_picture: Whether it shows something; noise does not.
+        is_picture: Whether it is a picture, and not noise.
 
     Raises:
-        InputError: If the images are anything else.
+        InputError: If the images are not as described; all that is wrong is reported together.
     """
 
     name: str
@@ -61,13 +61,14 @@ class Input:
 
 
 def noise_sides(head_pool: int | None) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Height, width and batch of an odd and an even image that a network with this head takes: small, neither square.
+    """Choose height, width and batch of an odd and of an even input that a head takes: small, and not square.
 
     A strided layer that pads both sides alike and one that pads as SAME agree on an odd map and differ on an even one.
     So the odd image's maps are odd at every strided layer (sides of 32 n + 1, which become 16 n + 1, 8 n + 1, 4 n + 1
-    and 2 n + 1), and the even image's are even (sides of 32 n): a port that fails on the second alone pads wrongly.
+    and 2 n + 1), and the even image's are even (sides of 32 n): a candidate that fails on the even one alone pads
+    wrongly.
 
-    Only where the head takes no larger map than one pixel are there no two such sides.
+    Where the head takes a map of one pixel at most, there are no two such sides.
 
     Example:
         >>> noise_sides(7)
@@ -83,7 +84,7 @@ def noise_sides(head_pool: int | None) -> tuple[tuple[int, int, int], tuple[int,
 
 
 def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> Input:
-    """Standard-normal noise: signed, as normalised photographs are, so that no ReLU and no padding goes unnoticed.
+    """Make standard-normal noise: signed, as normalised photographs are, so that no ReLU and no padding goes unnoticed.
 
     The same arguments make the same numbers in every release of NumPy (its `RandomState` is frozen, its `Generator` is
     not), so that traces of different machines can be compared. Other arguments make other numbers, not a part of these.
@@ -111,7 +112,7 @@ def noise(height: int, width: int, batch: int, seed: int, channels: int = 3) -> 
 
 
 def content_hash(images: NDArray[Any]) -> str:
-    """SHA-256 of an array's shape, dtype and numbers, whatever its memory layout and the machine's byte order.
+    """Compute the SHA-256 of an array's shape, dtype and numbers, whatever its memory layout and the byte order.
 
     Raises:
         InputError: If the array holds Python objects, which have no bytes of their own.

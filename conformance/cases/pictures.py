@@ -17,20 +17,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of red, green and blue over ImageNet's training pictures, where white is 1.
+"""Mean of red, green and blue over ImageNet's training pictures, on a scale where white is 1.
 
 From `datasets/imagenet.lua` of facebook/fb.resnet.torch, computed from a random subset; torchvision, timm and
 transformers took it over, so published weights expect it.
 """
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of red, green and blue over ImageNet's training pictures; from where `IMAGENET_MEAN` is."""
+"""Standard deviation of red, green and blue over ImageNet's training pictures; same source as `IMAGENET_MEAN`."""
 
 RESIZED_TO_CROPPED = (256, 224)
-"""The shorter side after resizing, and the side of the crop out of its centre; other sizes keep the proportion."""
+"""Shorter side after resizing, and side of the crop from the centre; other sizes keep the proportion."""
 
 LONGEST_TO_SHORTEST = 64
-"""How elongated a picture is resized whole. Of a longer one only the middle is; whole, 1x100000 would be gigabytes."""
+"""Largest ratio of sides that is resized whole; of a more elongated picture only the middle is used.
+
+Resized whole, a picture of 1x100000 pixels would be gigabytes.
+"""
 
 SIXTEEN_BITS = (2**16 - 1,)
 WHITE_LEVELS: dict[str, tuple[int, ...]] = {
@@ -41,17 +44,17 @@ WHITE_LEVELS: dict[str, tuple[int, ...]] = {
     "I": (2**8 - 1, 2**16 - 1, 2**31 - 1),
     "F": (1, 2**8 - 1, 2**16 - 1),
 }
-"""What may be white in a Pillow mode with more than 8 bits: the first level that the brightest pixel does not exceed.
+"""Pillow mode of more than 8 bits to the levels that may be white: the first that the brightest pixel does not exceed.
 
 Files of 32-bit pixels do not say what is white, and few use all the bits. Black is 0.
 """
 
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
-"""Files whose pixels of Pillow's 32-bit mode "I" are 16-bit ones: white is known there."""
+"""File formats whose pixels Pillow reads into its 32-bit mode "I" though they have 16 bits, so that white is known."""
 
 
 def photograph(size: int = 224) -> Input:
-    """A real photograph, of Grace Hopper: the one that matplotlib ships, so that nothing is fetched.
+    """Load a real photograph, of Grace Hopper, which matplotlib ships, so that nothing is downloaded.
 
     Returns:
         An `Input` named "photograph", of shape (1, 3, size, size).
@@ -71,7 +74,7 @@ def photograph(size: int = 224) -> Input:
 
 
 def read_images(paths: Sequence[Path], size: int = 224) -> list[Input]:
-    """The user's own pictures, prepared as the photograph is.
+    """Read a user's own pictures, prepared as the photograph is.
 
     Returns:
         One `Input` per path, in their order, of shape (1, 3, size, size). Its name is the file's; where two files have
@@ -103,7 +106,7 @@ def read_images(paths: Sequence[Path], size: int = 224) -> list[Input]:
 
 
 def unique_names(paths: Sequence[Path]) -> Iterator[str]:
-    """Each path's file name, with a number where an earlier path, or a later one's own name, has taken it.
+    """Yield each path's file name, with a number where another path has taken it.
 
     Example:
         >>> list(unique_names([Path("a/cat.png"), Path("b/cat.png"), Path("cat-2.png")]))
@@ -121,7 +124,7 @@ def unique_names(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def read_picture(path: Path) -> Image:
-    """The picture in a file, upright, in RGB. Of an animation it is the first frame.
+    """Read the picture in a file, upright, in RGB; of an animation the first frame.
 
     Raises:
         InputError: If the file is not there, not a picture, truncated or damaged, or so large in pixels that it may be
@@ -159,7 +162,7 @@ def _refusal(path: Path, came: str) -> InputError:
 
 
 def to_eight_bits(image: Image, file_format: str | None = None) -> Image:
-    """A grey image of 16 or 32 bits, scaled to the 8 bits of mode "L"; any other image as it is.
+    """Scale a grey image of 16 or 32 bits to the 8 bits of mode "L"; return any other image as it is.
 
     Pillow's own conversion does not scale: it makes everything white that is above 255.
 
@@ -184,7 +187,7 @@ def to_eight_bits(image: Image, file_format: str | None = None) -> Image:
 
 
 def to_rgb(image: Image) -> Image:
-    """The image in mode "RGB", over white where it is transparent.
+    """Convert an image to mode "RGB", over white where it is transparent.
 
     The one grey or colour that a 16-bit PNG may declare transparent counts as opaque: Pillow has lost its low bits.
 
@@ -200,7 +203,7 @@ def to_rgb(image: Image) -> Image:
 
 
 def preprocess(picture: Image, size: int = 224) -> NDArray[np.float32]:
-    """The pixels as a network takes them: resized, cropped out of the centre, normalised as torchvision does.
+    """Turn a picture into what a network takes: resized, cropped from the centre, normalised as torchvision does.
 
     The shorter side becomes size * 256 / 224 (bilinear, antialiased), the centre of size x size stays.
 
@@ -222,7 +225,7 @@ def preprocess(picture: Image, size: int = 224) -> NDArray[np.float32]:
 
 
 def _shortened(picture: Image) -> Image:
-    """The middle of a picture that is too elongated to resize; any other as it is."""
+    """Cut out the middle of a picture that is too elongated to resize; return any other as it is."""
     longest = LONGEST_TO_SHORTEST * min(picture.size)
     # As much goes on the left as on the right: the centre of the picture does not move.
     cut = [max(0, (side - longest) // 2) for side in picture.size]
@@ -230,7 +233,7 @@ def _shortened(picture: Image) -> Image:
 
 
 def _resized(picture: Image, size: int) -> Image:
-    """The picture with the shorter side that a crop of `size` comes from, in its own proportion."""
+    """Resize a picture, in its own proportion, to the shorter side that a crop of `size` is taken from."""
     from PIL import Image
 
     resized, cropped = RESIZED_TO_CROPPED
@@ -241,6 +244,6 @@ def _resized(picture: Image, size: int) -> Image:
 
 
 def _centre(picture: Image, size: int) -> Image:
-    """The size x size pixels in the middle of a picture that has at least those."""
+    """Crop the size x size pixels in the middle of a picture, which has at least those."""
     left, top = (round((side - size) / 2) for side in picture.size)
     return picture.crop((left, top, left + size, top + size))

@@ -25,14 +25,14 @@ RESIDUAL_SCALE = 0.4
 """Factor on the scales of bn3, so that a sum of up to six residual branches grows by less than twofold."""
 
 DEAD, SPARSE, LIT = 0, 1, 2
-"""Channels: of every norm, one of which only zeros come; of the stem's, one that is seldom above zero, and one that is
+"""Channels: in every norm, one whose output is zero; in the stem's, one that is seldom above zero, and one that is
 above zero where the image is zero. Without the second every window of the max pool may, in a small network, see every
 channel above zero: then the norm behind it takes the stem's offset away again, whose gradient is zero with and without
 a bug. Without the third no positive numbers may be equal within a window, and the pool's gradient at ties not show."""
 
 
 def synthetic_weights(config: ResNetConfig, seed: int) -> Checkpoint:
-    """Random weights with calibrated statistics: the same for the same seed, exact in float32.
+    """Draw weights with calibrated statistics: the same for the same seed, exact in float32.
 
     Example:
         >>> from impls.config import VARIANTS
@@ -67,7 +67,7 @@ def synthetic_weights(config: ResNetConfig, seed: int) -> Checkpoint:
 
 
 def calibration_images(config: ResNetConfig, seed: int) -> np.ndarray:
-    """A photograph, where the network takes colour, and noise: (batch, channels, 112, 112)."""
+    """Make a batch of a photograph, where the network takes colour, and noise: (batch, channels, 112, 112)."""
     side = CALIBRATION_SIDE
     photographs = [photograph(side).images] if config.in_channels == 3 else []
     images = np.concatenate([*photographs, noise(side, side, 2, seed, config.in_channels).images])

@@ -10,7 +10,7 @@ from importlib import metadata
 
 @dataclass(frozen=True)
 class Implementation:
-    """Something that computes the network.
+    """A candidate that `--impl` can name, the oracle, or a reference build.
 
     Attributes:
         name: What `--impl` calls it.
@@ -40,7 +40,7 @@ class Implementation:
         return ("float32",) if self.float32_only else ("float64", "float32")
 
     def missing(self) -> list[str]:
-        """The packages that are not installed here; nothing is imported to find out."""
+        """List the packages that are not installed here; nothing is imported to find out."""
         return [package for package in self.packages if importlib.util.find_spec(package) is None]
 
     def versions(self) -> dict[str, str]:
@@ -100,10 +100,11 @@ BUILDS: dict[str, Implementation] = {
         *KERAS_ELSEWHERE,
     )
 }
-"""The same networks, laid out or compiled in another way: run where named, and by `conformance false-alarms`."""
+"""Further builds of the implementations, laid out or compiled in another way: run where `--impl` names them, and by
+`conformance false-alarms`."""
 
 NAMED = IMPLEMENTATIONS | BUILDS
-"""All that `--impl` knows by name."""
+"""Every row that `--impl` knows by name."""
 
 
 def find_implementation(text: str) -> Implementation:

@@ -133,7 +133,7 @@ class Event:
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int) -> Iterator[Event]:
-    """Every event of every worker, as it comes; each job ends in "done" or in "failed"."""
+    """Run jobs and yield every event of every worker as it comes; each job ends in "done" or in "failed"."""
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     stopped = threading.Event()
     pool = ThreadPoolExecutor(max_workers=parallel)

@@ -17,7 +17,7 @@ Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Multiplier(Protocol):
-    """What the probe needs of an adapter."""
+    """The part of an adapter that the probe uses."""
 
     def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The matrix product, as the framework computes it."""
@@ -27,7 +27,7 @@ class Multiplier(Protocol):
 
 
 def measure_precision(multiplier: Multiplier, dtype: str) -> dict[str, str]:
-    """What matrix products and convolutions are really computed in: operation to name of a precision.
+    """Measure what matrix products and convolutions are really computed in: operation to name of a precision.
 
     Example:
         >>> class Half:

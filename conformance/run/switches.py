@@ -1,4 +1,4 @@
-"""The switches: what a worker's environment must say before it starts, so that a precision is what it is called.
+"""Switches: environment variables that a worker needs before it starts, so that a precision is what it is called.
 
 Strict float32 means no TF32 and no reduced accumulation; every run is deterministic. A switch that is an environment
 variable is set here by the parent; one that is a function of the framework is set by the adapter. Switches have been

@@ -22,7 +22,7 @@ class AdamEpsilon(Oracle):
 
 
 class InitialOfTheFramework(TorchAdapter):
-    """What torch.nn starts convolutions from: uniform numbers by fan-in."""
+    """Convolutions start as torch.nn draws them: from uniform numbers by fan-in."""
 
     def initial(self, seed):
         torch.manual_seed(seed)

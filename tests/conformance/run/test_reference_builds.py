@@ -45,7 +45,7 @@ def test_in_float64_they_agree_with_the_oracle(build):
 
 
 def moment_errors(found, layout: str) -> list[float]:
-    """Of mean and variance, where the mean is as large as the deviation."""
+    """Relative errors of mean and variance, where the mean is as large as the deviation."""
     x = layouts("float64")[layout] + 1
     exact = x.mean((0, 2, 3)), x.var((0, 2, 3))
     return [error(*pair) for pair in zip(found(x.astype("float32")), exact, strict=True)]
