@@ -79,7 +79,8 @@ def exit_without_candidates(candidates: Candidates, console: Console) -> None:
     "names",
     multiple=True,
     metavar="NAME",
-    help="A name from `conformance list`, or NAME=MODULE:CLASS for your own adapter.  [default: all installed]",
+    help="A name from `conformance list`; NAME=MODULE:CLASS, your own adapter; or NAME=torch+FAULT@PLACE, a faulty "
+    "candidate.  [default: all installed]",
 )
 @click.option("--variant", "variants", multiple=True, metavar="NAME", help=f"{', '.join(VARIANTS)}.  [default: all]")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]")

@@ -173,7 +173,7 @@ def diagnose_gradients(localiser: Localiser, first: Comparison) -> Divergence:
         (divergence,) = localise_layers(localiser, network, [forward])
         if divergence.findings:
             return replace(divergence, first=first, note="the forward pass is wrong already")
-    return unlocalised(first, findings, note="" if findings else "run once more, its gradients are right")
+    return unlocalised(first, findings, note="" if findings else "when it is run once more, its gradients are right")
 
 
 def localise_steps(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
@@ -204,7 +204,7 @@ def diagnose_small_network(localiser: Localiser, first: Comparison) -> Divergenc
         forward = replace(first, case=replace(gradients, task="forward"))
         (divergence,) = localise_layers(localiser, network, [forward])
         findings = list(divergence.findings) or findings
-    return unlocalised(first, findings, note=note if findings else f"{note}: it trains rightly there")
+    return unlocalised(first, findings, note=note if findings else f"{note}, where it trains as it should")
 
 
 def localise_initialisation(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
@@ -217,7 +217,7 @@ def localise_initialisation(localiser: Localiser, firsts: Sequence[Comparison]) 
             yield unlocalised(first, note=_could_not_run(run))
             continue
         findings = examine_initial(network, run.traces[case].arrays)
-        yield unlocalised(first, findings, note="" if findings else "drawn once more, they are right")
+        yield unlocalised(first, findings, note="" if findings else "when they are drawn once more, they are right")
 
 
 def localise_nothing(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
@@ -290,7 +290,7 @@ def examine_layers(
     ]
     piecewise = SegmentedOracle(network.config, network.weights.to("canonical").arrays, first.precision)
     findings = ForwardDiagnosis(piecewise, exhibits, fed=fed).findings()
-    note = "" if findings else "too little to be told from rounding by any fault"
+    note = "" if findings else "the difference is too small to tell a fault from rounding"
     return Divergence(first, wrong.name, wrong.reason, fed, findings, note=note)
 
 

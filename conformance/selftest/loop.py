@@ -109,7 +109,7 @@ def run_networks(
         precision: In which precision.
         named: By name of a network, the injection in it; the first has none.
         notify: Hears every event of the workers.
-        result: Is told what could not run.
+        result: Gets a message about everything that could not run.
     """
     cases = {name: bench.cases_of(injection) if injection else bench.cases for name, injection in named.items()}
     networks = {
@@ -119,9 +119,9 @@ def run_networks(
     plan = Plan({}, [implementation], [], bench.directory, device="cpu", threads=1, variables=bench.variables)
     jobs = []
     for number, names in enumerate(batched(named, bench.networks_per_worker)):
-        own = {replace(case, variant=name): bench.feed(case) for name in names for case in cases[name]}
-        feed = {case: trace for case, trace in own.items() if trace is not None}
-        request = Request(implementation, precision, list(own))
+        sources = {replace(case, variant=name): bench.feed(case) for name in names for case in cases[name]}
+        feed = {case: trace for case, trace in sources.items() if trace is not None}
+        request = Request(implementation, precision, list(sources))
         jobs += make_jobs(plan, [request], networks, bench.directory / str(number), feed or None)
     waiting: dict[str, dict[Case, Trace]] = {name: {} for name in named}
     for event in run_jobs(jobs, parallel=1):

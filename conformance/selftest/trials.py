@@ -27,7 +27,7 @@ class Trial:
         expected: The first array that differs in the oracle with the same fault; empty where none does.
         caught: Whether anything was out of its limit.
         layer: The array that was named as the first wrong one; empty where none was.
-        causes: The faults that were named, FAULT@PLACE; those that cannot be told apart are all named.
+        causes: The faults that were named, FAULT@PLACE; several where they cannot be distinguished.
         text: The diagnosis in words.
     """
 

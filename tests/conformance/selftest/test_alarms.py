@@ -60,8 +60,8 @@ def test_every_build_is_right_and_none_is_accused():
 @pytest.fixture(scope="module")
 def red_run(conformance, tmp_path_factory):
     report = tmp_path_factory.mktemp("report") / "report.json"
-    ports = ("--impl=wrong=broken_oracles:BiasedVariance", "--impl=right=conformance.run.adapters.numpy:TapByTap")
-    done = conformance("false-alarms", "--runs=4", "--variant=v1", *ports, "--report", report)
+    candidates = ("--impl=wrong=broken_oracles:BiasedVariance", "--impl=right=conformance.run.adapters.numpy:TapByTap")
+    done = conformance("false-alarms", "--runs=4", "--variant=v1", *candidates, "--report", report)
     return done, json.loads(report.read_text())
 
 
@@ -90,8 +90,8 @@ def test_the_counts_are_of_each_build_and_of_all(red_run):
 
 
 def test_a_build_that_cannot_run_is_told_with_exit_code_3(conformance):
-    ports = ("--impl=absent=no_such_module:Adapter", "--impl=right=conformance.run.adapters.numpy:TapByTap")
-    done = conformance("false-alarms", "--runs=1", "--variant=v1", *ports)
+    candidates = ("--impl=absent=no_such_module:Adapter", "--impl=right=conformance.run.adapters.numpy:TapByTap")
+    done = conformance("false-alarms", "--runs=1", "--variant=v1", *candidates)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "absent (float64) could not run: No module named 'no_such_module'" in done.stdout
 

@@ -15,7 +15,7 @@ from conformance.selftest.loop import run_selftest
 from conformance.selftest.trials import Result, Trial
 from impls.config import VARIANTS
 
-FAMILIES = {  # ports that have one fault of each mechanism: the first wrong layer, the words of the diagnosis
+FAMILIES = {  # candidates with one fault of each mechanism: the first wrong layer, the words of the diagnosis
     "config": ("torch+eps-keras@network", "bn1", ["eps-keras everywhere"]),
     "statistics": (
         "torch+var-biased@stage1.0.bn1",
@@ -38,8 +38,10 @@ FAMILIES = {  # ports that have one fault of each mechanism: the first wrong lay
 @pytest.fixture(scope="module")
 def red_run(conformance, small_weights, tmp_path_factory):
     report = tmp_path_factory.mktemp("report") / "report.json"
-    ports = [f"--impl={name}={port}" for name, (port, _, _) in FAMILIES.items()]
-    done = conformance("run", *ports, "--weights", small_weights["v1.5"], "--precision=float64", "--report", report)
+    candidates = [f"--impl={name}={candidate}" for name, (candidate, _, _) in FAMILIES.items()]
+    done = conformance(
+        "run", *candidates, "--weights", small_weights["v1.5"], "--precision=float64", "--report", report
+    )
     return done, json.loads(report.read_text())
 
 
