@@ -218,7 +218,7 @@ def test_the_adapter_of_your_own_model_is_checked_and_diagnosed(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1, done.stderr[-2000:]
     assert re.search(r"mine +│ +[\d.e-]+ ✓", done.stdout)
-    assert "eps-keras at stage3.0.bn2" in " ".join(done.stdout.split())
+    assert "likely cause: `eps-keras` at stage3.0.bn2" in " ".join(done.stdout.split())
     assert "mine diverges" not in done.stdout
 
 
