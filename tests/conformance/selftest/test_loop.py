@@ -16,21 +16,21 @@ from conformance.selftest.trials import Result, Trial
 from impls.config import VARIANTS
 
 FAMILIES = {  # candidates with one fault of each mechanism: the first wrong layer, the words of the diagnosis
-    "config": ("torch+eps-keras@network", "bn1", ["eps-keras everywhere"]),
+    "config": ("torch+eps-keras@network", "bn1", ["`eps-keras` everywhere"]),
     "statistics": (
         "torch+var-biased@stage1.0.bn1",
         "stage1.0.bn1.running_var",
-        ["var-biased at stage1.0.bn1"],
+        ["`var-biased` at stage1.0.bn1"],
     ),
     "input-weights-whole": (
         "torch+normalised-twice@input+kernel-flip@stage2.0.conv2+head-max@head",
         "conv1",
-        ["normalised-twice at input", "kernel-flip at stage2.0.conv2", "head-max at head"],
+        ["`normalised-twice` at input", "`kernel-flip` at stage2.0.conv2", "`head-max` at head"],
     ),
     "estimated-layer-source": (
         "torch+eps-other@stage1.1.bn2+pad-same@stage3.0.conv2+relu-after-missing@stage4.1",
         "stage1.1.bn2",
-        ["eps = 0.00037", "pad-same at stage3.0.conv2", "relu-after-missing at stage4.1"],
+        ["eps = 0.00037", "`pad-same` at stage3.0.conv2", "`relu-after-missing` at stage4.1"],
     ),
 }
 
