@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """What a step is given.
+    """Device, limits and folders of a step.
 
     Attributes:
         device: "gpu" or "cpu".
@@ -62,7 +62,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Step:
-    """One part of the proof.
+    """A part of the proof.
 
     Attributes:
         name: What `--steps` calls it.
@@ -411,11 +411,11 @@ def main() -> None:
                 state = begin(step, left, options, Path(folder))
             results.steps[step.name] = state
             results.write()
-            print(f"{step.name}: {tell(state)}", flush=True)
+            print(f"{step.name}: {describe(state)}", flush=True)
 
 
-def tell(state: Row) -> str:
-    """One line about a step."""
+def describe(state: Row) -> str:
+    """Summarise the outcome of a step in one line."""
     result = state.get("result", {})
     verdict = f", {result['verdict']}: {result['passed']:,} of {result['compared']:,}" if "verdict" in result else ""
     return (

@@ -25,7 +25,7 @@ def newest() -> dict[str, Row]:
 
 
 def short(number: float) -> str:
-    """Two digits and an exponent without zeros.
+    """Write a number in two digits and an exponent without zeros.
 
     Example:
         >>> short(3.14e-06)
@@ -75,7 +75,7 @@ def parity() -> tuple[list[str], Iterator[list[str]]]:
 
 
 def cell(row: Row | None, precision: str) -> str:
-    """One network's error in float64, or its multiple of what correct builds err by in float32."""
+    """Write one network's error in float64, or its multiple of what correct builds err by in float32."""
     if row is None:
         return "-"
     if precision == "float64":
@@ -136,7 +136,7 @@ def determinism() -> tuple[list[str], Iterator[list[str]]]:
     """Operations, and whether two runs give the same bits: within a process, and between two."""
     ways = {"torch": "PyTorch", "flax": "Flax"}
 
-    def told(row: Row) -> str:
+    def words(row: Row) -> str:
         if "refused" in row:
             return "refused"
         return {
@@ -153,7 +153,7 @@ def determinism() -> tuple[list[str], Iterator[list[str]]]:
                     card,
                     operation,
                     *(
-                        told(measured[f"{name}, {how}"]["operations"][operation])
+                        words(measured[f"{name}, {how}"]["operations"][operation])
                         for name in ways
                         for how in ("deterministic", "free")
                     ),
