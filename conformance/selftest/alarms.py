@@ -191,7 +191,8 @@ def run_campaign(
         notify: Hears every event of the workers.
     """
     started, campaign = time.monotonic(), Campaign()
-    networks = draws(variants, -(-runs // (len(builds) * len(PRECISIONS))), seed, full)
+    runs_per_network = sum(len(build.precisions) for build in builds)
+    networks = draws(variants, -(-runs // runs_per_network), seed, full)
     for threads in dict.fromkeys(draw.setting.threads for draw in networks):
         group = [draw for draw in networks if draw.setting.threads == threads]
         with tempfile.TemporaryDirectory(prefix="conformance-alarms-") as folder:
