@@ -66,6 +66,7 @@ def test_tf32_is_refused_before_anything_is_compared(on_a_gpu):
     assert verdicts(report) == []
 
 
+@pytest.mark.slow
 def test_tf32_that_the_probe_does_not_see_is_accused_by_the_activations(on_a_gpu):
     done, report = on_a_gpu("card=simulated_cards:Tf32AfterTheProbe", "--precision=float32")
     assert done.returncode == 1
@@ -73,6 +74,7 @@ def test_tf32_that_the_probe_does_not_see_is_accused_by_the_activations(on_a_gpu
     assert any("TF32" in comparison["reason"] for comparison in verdicts(report))
 
 
+@pytest.mark.slow
 def test_sums_in_another_order_each_time_are_noise(on_a_gpu):
     done, report = on_a_gpu("card=simulated_cards:AnyOrder")
     assert done.returncode == 0, done.stdout
