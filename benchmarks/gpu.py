@@ -34,7 +34,7 @@ from conformance.run.switches import switches, worker_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 4
-"""Of each process of a step that runs several side by side."""
+"""Number of threads of each process, in a step that runs several side by side."""
 
 PACKAGES = ("torch", "jax", "jaxlib", "flax", "keras", "tensorflow", "numpy", "torchvision", "timm", "transformers")
 

@@ -54,7 +54,7 @@ def machine(device: str) -> dict[str, Any]:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         with contextlib.suppress(OSError):
             answers = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().split(", ")
-            facts |= dict(zip(("card", "driver", "card_memory"), answers, strict=False))
+            facts |= dict(zip(("card", "driver", "card_memory"), answers, strict=False))  # fewer, if the tool fails
     return facts
 
 
