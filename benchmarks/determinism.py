@@ -29,7 +29,7 @@ CONVOLUTIONS = {
     "conv 3x3/2, stage2": (128, 128, 3, 2, 56),
     "conv 3x3, stage4": (512, 512, 3, 1, 7),
 }
-"""By name: input channels, output channels, kernel, stride and side of the input; padded by half the kernel."""
+"""Name to input channels, output channels, kernel, stride and side of the input; padded by half the kernel."""
 
 
 def numbers(*shape: int) -> np.ndarray:

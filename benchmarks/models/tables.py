@@ -70,7 +70,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all contenders of one comparison do alike."""
+    """Settings that all contenders of one comparison share."""
 
     family: str
     variant: str

@@ -14,7 +14,7 @@ PRECISIONS = ("float64", "float32")
 """float64 shows that the mathematics is the same; float32 that the arithmetic is as good as it can be."""
 
 TASKS = ("forward", "gradients", "steps", "initialisation")
-"""What a user can ask for: activations, gradients of the loss, training steps, initial weights."""
+"""Tasks that a user can ask for: activations, gradients of the loss, training steps, initial weights."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Adapter(Protocol):
     """The required interface of an adapter."""
 
     capabilities: ClassVar[frozenset[Capability]]
-    """What it can do beyond this interface; a method of a capability that is not declared is never called."""
+    """Capabilities beyond this interface; a method of a capability that is not declared is never called."""
 
     def prepare(self, device: str, precision: str) -> str:
         """Set the framework's own switches, once per process, and name the device in use.

@@ -31,8 +31,8 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 bits are the same in two runs."""
 
 FLOAT64_SCALES = "--xla_disable_hlo_passes=cudnn-fused-convolution-rewriter"
-"""Without it XLA adds a convolution and a scaled array by one call of cuDNN, which takes the scale in float32: so the
-decay of a kernel whose gradient is computed as such a convolution, as in stage4 at 2x3 pixels, is off by 2.5e-8."""
+"""Unless it is set, XLA adds a convolution and a scaled array by one call of cuDNN that rounds the scale to float32:
+the decay of a kernel whose gradient is computed so, as in stage4 at 2x3 pixels, is then off by 2.5e-8."""
 
 XLA_FLAGS = {"float64": f"{DETERMINISTIC} {FLOAT64_SCALES}", "float32": DETERMINISTIC}
 """Precision to flags of XLA on a GPU."""
