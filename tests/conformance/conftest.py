@@ -15,7 +15,7 @@ from conformance.cases.synthetic import synthetic_weights
 from impls.config import VARIANTS, ResNetConfig
 
 HERE = Path(__file__).parent
-collect_ignore = ["broken"]  # adapters that workers import, not tests
+collect_ignore = ["broken", "handwritten"]  # what workers import, not tests
 
 
 def small(variant: str) -> ResNetConfig:
