@@ -205,13 +205,13 @@ def faults() -> list[str]:
             ["fault", "what is wrong", "where it can be", "shows in", "met in"],
             [
                 (
-                    f"`{fault.id}`",
+                    f"`{id}`",
                     fault.what,
                     str(fault.condition),
                     ", ".join(seen.value for seen in fault.seen_in),
                     fault.source.removeprefix("-"),
                 )
-                for fault in subject.ROWS
+                for id, fault in subject.ROWS.items()
             ],
         )
     return lines

@@ -15,11 +15,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 FRAMEWORKS = ("torch", "flax", "keras", "numpy")
 """Those that have a model; NumPy's is the oracle."""
@@ -31,8 +31,7 @@ HERE = "AT_THIS_PLACE"
 """Stands in NumPy's new text of gradients for the question whether the layer or block `name` is the fault's place."""
 
 
-@dataclass(frozen=True)
-class Substitution:
+class Substitution(NamedTuple):
     """A text in a file, and the one that replaces it; `old` must stand in the file exactly once."""
 
     old: str
@@ -41,22 +40,25 @@ class Substitution:
 
 Edits = tuple[Substitution, ...]
 FrameworkEdits = Mapping[str, Edits]
+Pairs = tuple[str, str] | Sequence[tuple[str, str]]
+"""One pair of texts (old, new), or several, which are replaced one after the other."""
+
 Line = str | Mapping[str, str]
 """A text of the model files: the same in all four, or that of each framework."""
 
 
-def by_framework(**pairs: tuple[str, str] | Sequence[tuple[str, str]]) -> FrameworkEdits:
+def by_framework(**pairs: Pairs) -> FrameworkEdits:
     """Substitutions for each framework: one pair (old, new), or several that are made one after the other."""
-    return {framework: tuple(_substitutions(own)) for framework, own in pairs.items()}
+    return {framework: _substitutions(own) for framework, own in pairs.items()}
 
 
-def _substitutions(pairs: tuple[str, str] | Sequence[tuple[str, str]]) -> Iterator[Substitution]:
+def _substitutions(pairs: Pairs) -> Edits:
     """Each pair of texts as a substitution."""
     match pairs:
         case (str(old), str(new)):
-            yield Substitution(old, new)
+            return (Substitution(old, new),)
         case _:
-            yield from (Substitution(old, new) for old, new in pairs)
+            return tuple(Substitution(old, new) for old, new in pairs)
 
 
 def replaced(line: Line, new: str = "", **texts: str) -> FrameworkEdits:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from conformance.faults.edit import HERE, VALUE, Edits, FrameworkEdits
+from conformance.faults.edit import FRAMEWORKS, HERE, VALUE, Edits, FrameworkEdits, Pairs, by_framework
 from conformance.faults.place import TRAINING, Place, Scope, Where, networks_without, places
 from conformance.faults.remedies import Remedies
 from impls.config import ResNetConfig
@@ -41,19 +41,11 @@ class Seen(Enum):
     INITIALISATION = "initial weights"
 
 
-class _Parameter:
-    """Stands in a row's configuration or recipe for the value of the fault's parameter."""
-
-    def __repr__(self) -> str:
-        return "PARAMETER"
-
-
-PARAMETER = _Parameter()
-
-
 @dataclass(frozen=True)
 class Parameter:
     """A number in a fault that is not known beforehand, and that the diagnosis estimates.
+
+    In a row's configuration or recipe it stands for the value of its field.
 
     Attributes:
         name: What it is called ("eps").
@@ -73,27 +65,28 @@ class Fault:
     """One porting bug.
 
     Attributes:
-        id: Its name.
+        id: Its name, which is its key in the rows.
         what: What is wrong, in one line.
         where: The places where it can be.
         remedies: What to do about it, in each framework.
         source: Where people met it: issues ("keras#16363"), libraries, papers; "-" if no report is known.
         seen_in: Where a check can notice it.
         weights: Changes canonical arrays: a function of (arrays, place, config, parameter) to the arrays that differ.
-        config: Wrong fields of `ResNetConfig`; a network that has these values anyway cannot have the fault.
+        config: Wrong fields of `ResNetConfig`: a value, or the parameter; a network that has these values anyway cannot
+            have the fault.
         model: Substitutions in the text of the model, by framework.
         images: Changes images of (batch, channels, height, width): a function of (images, parameter) to images.
-        recipe: Wrong fields of a training recipe: a value, or a function of (recipe, parameter) to one.
+        recipe: Wrong fields of a training recipe: a value, the parameter, or a function of (recipe, parameter) to one.
         training: Substitutions in the text of training, by framework.
         initial: Substitutions in the text of the model that change what initial weights are drawn from, by framework.
         keeps: Whether it hands something from one training step to the next, beside the optimizer's own state.
         precision: The lowest-cost precision in which it shows.
         harmless: Why it changes nothing, and when it would; empty for a fault that has an effect.
         harmless_where: The places where that is so; None for all.
-        parameter: The number in it that is not known beforehand.
+        unknown: The number in the other changes that is not known beforehand.
     """
 
-    id: str
+    id: str = ""
     what: str
     where: Where
     remedies: Remedies
@@ -110,7 +103,13 @@ class Fault:
     precision: Literal["float64", "float32"] = "float64"
     harmless: str = ""
     harmless_where: Where | None = None
-    parameter: Parameter | None = None
+    unknown: Parameter | None = None
+
+    @property
+    def parameter(self) -> Parameter | None:
+        """The number in it that is not known beforehand."""
+        values = (self.unknown, *self.config.values(), *self.recipe.values())
+        return next((value for value in values if isinstance(value, Parameter)), None)
 
     @property
     def scopes(self) -> tuple[Scope, ...]:
@@ -120,7 +119,7 @@ class Fault:
     @property
     def condition(self) -> Where:
         """The places where it can be, in networks whose configuration it would change."""
-        fixed = {name: value for name, value in self.config.items() if value is not PARAMETER}
+        fixed = {name: value for name, value in self.config.items() if not isinstance(value, Parameter)}
         return self.where & networks_without(**fixed) if fixed else self.where
 
     def places(self, config: ResNetConfig) -> list[Place]:
@@ -147,13 +146,28 @@ class Fault:
         return "gradients" if Seen.GRADIENTS in self.seen_in else "steps"
 
 
-gradient_fault = partial(Fault, seen_in=(Seen.GRADIENTS,))
-"""A fault of gradients that no forward pass shows: `model` is for the frameworks, `training` for NumPy."""
+def text_fault(text: Literal["model", "training", "initial"], **facts: Any) -> Fault:
+    """Make a fault in a text, whose substitutions in each framework are arguments named after the frameworks."""
+    edits = {framework: facts.pop(framework) for framework in FRAMEWORKS if framework in facts}
+    facts[text] = by_framework(**edits)
+    return Fault(**facts)
 
-loss_fault = partial(Fault, where=TRAINING, seen_in=(Seen.GRADIENTS, Seen.STEPS))
+
+def gradient_fault(*, numpy: Pairs, **facts: Any) -> Fault:
+    """Make a fault of gradients that no forward pass shows, in the frameworks' models and in NumPy's training."""
+    return text_fault("model", seen_in=(Seen.GRADIENTS,), training=by_framework(numpy=numpy), **facts)
+
+
+model_fault = partial(text_fault, "model")
+"""A fault in the text of the model."""
+
+initial_fault = partial(text_fault, "initial", seen_in=(Seen.INITIALISATION,))
+"""A fault in what initial weights are drawn from."""
+
+loss_fault = partial(text_fault, "training", where=TRAINING, seen_in=(Seen.GRADIENTS, Seen.STEPS))
 """A fault of the loss, which gradients show."""
 
-step_fault = partial(Fault, where=TRAINING, seen_in=(Seen.STEPS,))
+step_fault = partial(text_fault, "training", where=TRAINING, seen_in=(Seen.STEPS,))
 """A fault of the optimizer, the schedule or the step, which the state after some steps shows."""
 
 
@@ -188,7 +202,9 @@ class Injection:
     @property
     def configured(self) -> dict[str, Any]:
         """The wrong fields of the configuration."""
-        return {name: self.parameter if value is PARAMETER else value for name, value in self.fault.config.items()}
+        return {
+            name: self.parameter if isinstance(value, Parameter) else value for name, value in self.fault.config.items()
+        }
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """The wrong recipe that the fault makes of a right one.
@@ -208,7 +224,7 @@ class Injection:
 
     def _in_recipe(self, name: str, value: Any, recipe: Recipe) -> Any:
         """A field's wrong value; a parameter takes the place of what a recipe has, not of what it leaves out."""
-        if value is PARAMETER:
+        if isinstance(value, Parameter):
             return getattr(recipe, name) and self.parameter
         return value(recipe, self.parameter) if callable(value) else value
 
@@ -224,7 +240,7 @@ class Injection:
         """Substitutions with this place and this parameter's value for what stands for them."""
         here = f"(name == {self.place.name!r})" if self.place.scope in ("conv", "norm", "block") else "True"
         return tuple(
-            replace(edit, new=edit.new.replace(HERE, here).replace(VALUE, repr(self.parameter))) for edit in edits
+            edit._replace(new=edit.new.replace(HERE, here).replace(VALUE, repr(self.parameter))) for edit in edits
         )
 
     def weights(self, arrays: Arrays, config: ResNetConfig) -> Arrays:

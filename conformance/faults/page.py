@@ -38,15 +38,15 @@ def index_page() -> str:
     """Every fault by subject: its id, and what is wrong."""
     sections = []
     for subject in SUBJECTS:
-        longest = max(len(fault.id) for fault in subject.ROWS)
-        rows = [f"  {fault.id:<{longest}}  {fault.what}" for fault in subject.ROWS]
+        longest = max(map(len, subject.ROWS))
+        rows = [f"  {id:<{longest}}  {fault.what}" for id, fault in subject.ROWS.items()]
         sections.append("\n".join([heading(subject), *rows]))
     return "\n\n".join([*sections, "conformance explain ID shows the page of a fault."])
 
 
 def fault_page(fault: Fault) -> str:
     """All that the row of a fault says, with the right and the wrong lines of each framework."""
-    subject = next(subject for subject in SUBJECTS if fault in subject.ROWS)
+    subject = next(subject for subject in SUBJECTS if fault.id in subject.ROWS)
     variant = next(name for name in ("v1.5", *VARIANTS) if fault.places(VARIANTS[name]))
     # A single layer or block says more than the whole network.
     place = min(fault.places(VARIANTS[variant]), key=lambda place: place.scope == "network")

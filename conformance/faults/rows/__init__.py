@@ -6,6 +6,7 @@ diagnosis names faults that it cannot tell apart.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 
 from conformance.faults.fault import Fault
@@ -32,7 +33,7 @@ SUBJECTS = (
 )
 """The modules of rows; the first line of a module's docstring says what its subject is."""
 
-FAULTS: dict[str, Fault] = {fault.id: fault for subject in SUBJECTS for fault in subject.ROWS}
+FAULTS: dict[str, Fault] = {id: replace(row, id=id) for subject in SUBJECTS for id, row in subject.ROWS.items()}
 """Every fault by its id."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from conformance.faults.edit import FrameworkEdits, before, by_framework
-from conformance.faults.fault import PARAMETER, Parameter, step_fault
+from conformance.faults.fault import Parameter, step_fault
 from conformance.faults.remedies import Remedies
 from impls.recipe import Recipe
 
@@ -101,90 +101,73 @@ def decay_over_rate(recipe: Recipe, parameter: float) -> float:
 
 adam_fault = partial(step_fault, remedies=ADAM)
 
-ROWS = (
-    adam_fault(
-        id="adam-eps",
+ROWS = {
+    "adam-eps": adam_fault(
         what="Adam's eps is 1e-7, Keras's default, not 1e-8",
         recipe={"eps": 1e-7},
         source="benchmark_resnet_classif, keras.optimizers",
     ),
-    adam_fault(
-        id="adam-eps-uncorrected",
+    "adam-eps-uncorrected": adam_fault(
         what="Adam's eps is added to the root before that is corrected: eps / sqrt(1 - beta2**t)",
-        training=adam_update("mean / first / (sqrt(square / second) + eps / second**0.5)"),
+        **adam_update("mean / first / (sqrt(square / second) + eps / second**0.5)"),
         source="keras#17391, tensorflow#35102, transformers#35504",
     ),
-    adam_fault(
-        id="adam-eps-in-root",
+    "adam-eps-in-root": adam_fault(
         what="Adam's eps is inside the root",
-        training=adam_update("mean / first / sqrt(square / second + eps)"),
+        **adam_update("mean / first / sqrt(square / second + eps)"),
         source="keras-radam#29",
     ),
-    adam_fault(
-        id="adam-uncorrected",
+    "adam-uncorrected": adam_fault(
         what="Adam's means are not corrected for their start at zero (bias correction)",
-        training=adam_update("mean / (sqrt(square) + eps)"),
+        **adam_update("mean / (sqrt(square) + eps)"),
     ),
-    adam_fault(
-        id="adam-beta2-099",
+    "adam-beta2-099": adam_fault(
         what="Adam's beta2 is 0.99, not 0.999",
         recipe={"beta2": 0.99},
     ),
-    adam_fault(
-        id="adam-beta2-095",
+    "adam-beta2-095": adam_fault(
         what="Adam's beta2 is 0.95, not 0.999",
         recipe={"beta2": 0.95},
     ),
-    step_fault(
-        id="adam-l2",
+    "adam-l2": step_fault(
         what="weight decay enters Adam's means as an L2 penalty, where AdamW's decay is decoupled",
-        training=by_framework(
-            numpy=(
-                before("        recipe, means, squares = self.recipe", "gradient = gradient + decay * weight"),
-                (" + recipe.eps) + decay * weight", " + recipe.eps)"),
+        numpy=(
+            before("        recipe, means, squares = self.recipe", "gradient = gradient + decay * weight"),
+            (" + recipe.eps) + decay * weight", " + recipe.eps)"),
+        ),
+        torch=("return optim.AdamW(", "return optim.Adam("),
+        flax=(
+            "optax.adamw(schedule(recipe), recipe.beta1, recipe.beta2, recipe.eps, weight_decay=decay, mask=decays)",
+            "optax.chain(optax.add_decayed_weights(decay, decays), "
+            "optax.adam(schedule(recipe), recipe.beta1, recipe.beta2, recipe.eps))",
+        ),
+        keras=(
+            before(
+                "        index = self._get_variable_index(variable)\n        mean, square",
+                "if self.weight_decay and self._use_weight_decay(variable):",
+                "    gradient = gradient + self.weight_decay * variable",
             ),
-            torch=("return optim.AdamW(", "return optim.Adam("),
-            flax=(
-                "optax.adamw(schedule(recipe), recipe.beta1, recipe.beta2, recipe.eps, "
-                "weight_decay=decay, mask=decays)",
-                "optax.chain(optax.add_decayed_weights(decay, decays), "
-                "optax.adam(schedule(recipe), recipe.beta1, recipe.beta2, recipe.eps))",
-            ),
-            keras=(
-                before(
-                    "        index = self._get_variable_index(variable)\n        mean, square",
-                    "if self.weight_decay and self._use_weight_decay(variable):",
-                    "    gradient = gradient + self.weight_decay * variable",
-                ),
-                ("update = update + self.weight_decay * variable", "pass"),
-            ),
+            ("update = update + self.weight_decay * variable", "pass"),
         ),
         source="pytorch#3740, nntrainer#3565",
         remedies=DECAY,
     ),
-    step_fault(
-        id="adamw-decay-not-times-rate",
+    "adamw-decay-not-times-rate": step_fault(
         what="AdamW's decay is multiplied by the schedule's factor only, not by the learning rate",
         recipe={"weight_decay": decay_over_rate},
         source="apex#1849",
         remedies=DECAY,
     ),
-    adam_fault(
-        id="adam-eps-other",
+    "adam-eps-other": adam_fault(
         what="Adam's eps has an unusual value",
-        recipe={"eps": PARAMETER},
-        parameter=Parameter("eps", injected=3e-6, starts=(1e-7, 1e-5, 1e-3)),
+        recipe={"eps": Parameter("eps", injected=3e-6, starts=(1e-7, 1e-5, 1e-3))},
     ),
-    adam_fault(
-        id="adam-beta1-other",
+    "adam-beta1-other": adam_fault(
         what="Adam's beta1 has an unusual value",
-        recipe={"beta1": PARAMETER},
-        parameter=Parameter("beta1", injected=0.8, starts=(0.5, 0.95), positive=False),
+        recipe={"beta1": Parameter("beta1", injected=0.8, starts=(0.5, 0.95), positive=False)},
     ),
-    adam_fault(
-        id="adam-beta2-other",
+    "adam-beta2-other": adam_fault(
         what="Adam's beta2 has an unusual value",
-        recipe={"beta2": PARAMETER},
-        parameter=Parameter("beta2", injected=0.98, starts=(0.9, 0.99), positive=False),
+        recipe={"beta2": Parameter("beta2", injected=0.98, starts=(0.9, 0.99), positive=False)},
     ),
-)
+}

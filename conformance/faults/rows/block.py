@@ -6,7 +6,7 @@ from functools import partial
 
 from conformance.faults.array_changes import exchanged, exchanged_with_following, norms_exchanged
 from conformance.faults.edit import replaced, together
-from conformance.faults.fault import Fault
+from conformance.faults.fault import Fault, model_fault
 from conformance.faults.model_lines import BN1, BN2, SHORTCUT, SUM, without_relu
 from conformance.faults.place import NETWORK, Where, at, networks
 from conformance.faults.remedies import NAMES, RELU, STRIDE, Remedies
@@ -46,123 +46,105 @@ def in_ten_bits(layer: str) -> tuple[str, str]:
     return f"self.{layer}(y)", f"self.{layer}(y * 8193 - (y * 8193 - y))"
 
 
-relu_fault = partial(Fault, where=ONE_OR_ALL, remedies=RELU)
-shortcut_fault = partial(Fault, where=PROJECTING, remedies=PROJECTION)
+relu_fault = partial(model_fault, where=ONE_OR_ALL, remedies=RELU)
+shortcut_fault = partial(model_fault, where=PROJECTING, remedies=PROJECTION)
 order_fault = partial(Fault, where=at("block", projects=True), remedies=NAMES)
 
-ROWS = (
-    Fault(
-        id="stride-1x1",
+ROWS = {
+    "stride-1x1": Fault(
         what="the stride is on the first 1x1, where the weights were trained with it on the 3x3",
         where=STRIDED,
         config={"strided_layer": "conv1"},
         source="vision#191, mxnet#8740, mlcommons/training#432",
         remedies=STRIDE,
     ),
-    Fault(
-        id="stride-3x3",
+    "stride-3x3": Fault(
         what="the stride is on the 3x3, where the weights were trained with it on the first 1x1",
         where=STRIDED,
         config={"strided_layer": "conv2"},
         source="vision#191, mxnet#8740",
         remedies=STRIDE,
     ),
-    relu_fault(
-        id="relu-missing",
+    "relu-missing": relu_fault(
         what="there is no ReLU after bn1",
-        model=replaced(BN1, without_relu(BN1)),
+        **replaced(BN1, without_relu(BN1)),
     ),
-    relu_fault(
-        id="relu-missing-2",
+    "relu-missing-2": relu_fault(
         what="there is no ReLU after bn2",
-        model=replaced(BN2, without_relu(BN2)),
+        **replaced(BN2, without_relu(BN2)),
     ),
-    relu_fault(
-        id="relu-before-add",
+    "relu-before-add": relu_fault(
         what="there is a ReLU before the addition, too",
         config={"relu_before_addition": True},
         source="the tutorial; benchmark_resnet_classif PR#29",
     ),
-    Fault(
-        id="relu-before-add-missing",
+    "relu-before-add-missing": Fault(
         what="there is no ReLU before the addition, where the weights were trained with one",
         where=ONE_OR_ALL,
         config={"relu_before_addition": False},
         source="the tutorial",
         remedies=RELU_EACH,
     ),
-    relu_fault(
-        id="relu-after-missing",
+    "relu-after-missing": relu_fault(
         what="there is no ReLU after the addition",
-        model=replaced(SUM, "return y + x"),
+        **replaced(SUM, "return y + x"),
         harmless=NEVER_NEGATIVE,
         harmless_where=IDENTITY_AFTER_RELU,
     ),
-    relu_fault(
-        id="relu-on-branch",
+    "relu-on-branch": relu_fault(
         what="the last ReLU is on the residual branch, not on the sum",
-        model=replaced(SUM, "return relu(y) + x"),
+        **replaced(SUM, "return relu(y) + x"),
         harmless=NEVER_NEGATIVE,
         harmless_where=IDENTITY_AFTER_RELU,
     ),
-    relu_fault(
-        id="relu-first",
+    "relu-first": relu_fault(
         what="the ReLU is before bn1, not after it",
-        model=replaced(BN1, 'y = tap("bn1", self.bn1(relu(tap("conv1", self.conv1(x)))))'),
+        **replaced(BN1, 'y = tap("bn1", self.bn1(relu(tap("conv1", self.conv1(x)))))'),
     ),
-    relu_fault(
-        id="relu-leaky",
+    "relu-leaky": relu_fault(
         what="a leaky ReLU (slope 0.01) stands after bn2",
-        model=replaced(BN2, f"{without_relu(BN2)}\n        y = relu(y) - 0.01 * relu(-y)"),
+        **replaced(BN2, f"{without_relu(BN2)}\n        y = relu(y) - 0.01 * relu(-y)"),
     ),
-    shortcut_fault(
-        id="shortcut-missing",
+    "shortcut-missing": shortcut_fault(
         what="the shortcut is not added",
         where=ONE_OR_ALL,
-        model=replaced(SUM, "return relu(y)"),
+        **replaced(SUM, "return relu(y)"),
     ),
-    shortcut_fault(
-        id="shortcut-bn-missing",
+    "shortcut-bn-missing": shortcut_fault(
         what="the batch norm of the projected shortcut was left out",
-        model=replaced(SHORTCUT, 'x = tap("downsample_conv", self.downsample_conv(x))'),
+        **replaced(SHORTCUT, 'x = tap("downsample_conv", self.downsample_conv(x))'),
     ),
-    shortcut_fault(
-        id="shortcut-relu",
+    "shortcut-relu": shortcut_fault(
         what="a ReLU is applied to the projected shortcut",
-        model=replaced(SHORTCUT, f"{SHORTCUT}\n            x = relu(x)"),
+        **replaced(SHORTCUT, f"{SHORTCUT}\n            x = relu(x)"),
     ),
-    order_fault(
-        id="layer-order",
+    "layer-order": order_fault(
         what="the kernels of conv3 and of the shortcut, which have the same shape, are in each other's place",
         where=at("block", projects=True) & LIKE_SHAPES,
         weights=exchanged(("conv3.weight", "downsample_conv.weight")),
         source="tensorflow#33459",
     ),
-    order_fault(
-        id="norm-order",
+    "norm-order": order_fault(
         what="the norms of conv3 and of the shortcut are in each other's place",
         weights=norms_exchanged("bn3", "downsample_bn"),
         source="tensorflow#33459",
     ),
-    order_fault(
-        id="norm-order-inner",
+    "norm-order-inner": order_fault(
         what="bn1 and bn2 are in each other's place",
         where=at("block"),
         weights=norms_exchanged("bn1", "bn2"),
     ),
-    order_fault(
-        id="block-order",
+    "block-order": order_fault(
         what="the block and the next one are in each other's place, as when names are sorted as text: 10 before 2",
         where=at("block", followed=True),
         weights=exchanged_with_following,
     ),
-    Fault(
-        id="tf32-leak",
+    "tf32-leak": model_fault(
         what="TF32 is in force where float32 was asked for: products see 10 bits of an activation's fraction",
         where=ONE_OR_ALL,
-        model=together(replaced(*in_ten_bits("conv2")), replaced(*in_ten_bits("conv3"))),
+        **together(replaced(*in_ten_bits("conv2")), replaced(*in_ten_bits("conv3"))),
         precision="float32",
         source="pytorch#58434, jax#12008, zea#607",
         remedies=PRECISION,
     ),
-)
+}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from conformance.faults.edit import by_framework
-from conformance.faults.fault import PARAMETER, Parameter, step_fault
+from conformance.faults.fault import Parameter, step_fault
 from conformance.faults.remedies import Remedies
 
 CLIPPING = Remedies(
@@ -31,56 +30,44 @@ def flax_stateless(*lines: str) -> tuple[str, str]:
 
 clip_fault = partial(step_fault, remedies=CLIPPING)
 
-ROWS = (
-    clip_fault(
-        id="clip-missing",
+ROWS = {
+    "clip-missing": clip_fault(
         what="gradients are not clipped",
         recipe={"clip_norm": None},
     ),
-    clip_fault(
-        id="clip-by-value",
+    "clip-by-value": clip_fault(
         what="each number of the gradients is clipped by itself, not all of them by their common norm",
-        training=by_framework(
-            numpy=(NUMPY, "np.clip(gradient, -norm, norm, out=gradient)"),
-            torch=(TORCH, "gradient.clamp_(-norm, norm)"),
-            flax=(FLAX, "optax.clip(recipe.clip_norm)"),
-            keras=keras("clipvalue"),
-        ),
+        numpy=(NUMPY, "np.clip(gradient, -norm, norm, out=gradient)"),
+        torch=(TORCH, "gradient.clamp_(-norm, norm)"),
+        flax=(FLAX, "optax.clip(recipe.clip_norm)"),
+        keras=keras("clipvalue"),
     ),
-    clip_fault(
-        id="clip-one-by-one",
+    "clip-one-by-one": clip_fault(
         what="the gradient of each parameter is clipped by its own norm, not by the norm of all together",
-        training=by_framework(
-            numpy=(NUMPY, "gradient *= min(1.0, norm / max(np.linalg.norm(gradient), 1e-300))"),
-            torch=(TORCH, "gradient.mul_((norm / gradient.norm()).clamp(max=1.0))"),
-            flax=flax_stateless(
-                "lambda gradients, _: jax.tree.map(",
-                "    lambda g: g * jnp.minimum(1.0, recipe.clip_norm / jnp.sqrt((g * g).sum())), gradients",
-                ")",
-            ),
-            keras=keras("clipnorm"),
+        numpy=(NUMPY, "gradient *= min(1.0, norm / max(np.linalg.norm(gradient), 1e-300))"),
+        torch=(TORCH, "gradient.mul_((norm / gradient.norm()).clamp(max=1.0))"),
+        flax=flax_stateless(
+            "lambda gradients, _: jax.tree.map(",
+            "    lambda g: g * jnp.minimum(1.0, recipe.clip_norm / jnp.sqrt((g * g).sum())), gradients",
+            ")",
         ),
+        keras=keras("clipnorm"),
         source="keras#13575, tensorflow#29108, transformers#614",
     ),
-    clip_fault(
-        id="clip-a-little-more",
+    "clip-a-little-more": clip_fault(
         what="gradients are clipped to norm / (total + 1e-6), not to norm / total",
-        training=by_framework(
-            numpy=(NUMPY, "gradient *= min(1.0, norm / (total + 1e-6))"),
-            torch=("norm / get_total_norm(gradients)", "norm / (get_total_norm(gradients) + 1e-6)"),
-            flax=flax_stateless(
-                "lambda gradients, _: jax.tree.map(",
-                "    lambda g: g * jnp.minimum(1.0, recipe.clip_norm / (optax.global_norm(gradients) + 1e-6)),",
-                "    gradients,",
-                ")",
-            ),
+        numpy=(NUMPY, "gradient *= min(1.0, norm / (total + 1e-6))"),
+        torch=("norm / get_total_norm(gradients)", "norm / (get_total_norm(gradients) + 1e-6)"),
+        flax=flax_stateless(
+            "lambda gradients, _: jax.tree.map(",
+            "    lambda g: g * jnp.minimum(1.0, recipe.clip_norm / (optax.global_norm(gradients) + 1e-6)),",
+            "    gradients,",
+            ")",
         ),
         source="torch.nn.utils.clip_grad_norm_",
     ),
-    clip_fault(
-        id="clip-other",
+    "clip-other": clip_fault(
         what="gradients are clipped to another norm",
-        recipe={"clip_norm": PARAMETER},
-        parameter=Parameter("norm", injected=0.7, starts=(0.5, 5.0)),
+        recipe={"clip_norm": Parameter("norm", injected=0.7, starts=(0.5, 5.0))},
     ),
-)
+}

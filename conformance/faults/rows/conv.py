@@ -8,8 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from conformance.faults.array_changes import changed, exchanged_with_following, left_at, scaled
-from conformance.faults.edit import by_framework
-from conformance.faults.fault import Arrays, Fault, Parameter
+from conformance.faults.fault import Arrays, Fault, Parameter, model_fault
 from conformance.faults.place import NETWORK, Place, at, networks
 from conformance.faults.remedies import BIAS, DTYPE, FOLDED, NAMES, PIXELS, Remedies
 from impls.config import ResNetConfig
@@ -66,132 +65,111 @@ def through_int8(weight: np.ndarray) -> np.ndarray:
 
 kernel_fault = partial(Fault, where=at("conv", kernel=(3, 7)), remedies=KERNEL)
 rounding_fault = partial(Fault, where=at("conv"), remedies=DTYPE)
-padding_fault = partial(Fault, where=STRIDED_3X3, remedies=PADDING)
+padding_fault = partial(model_fault, where=STRIDED_3X3, remedies=PADDING)
 
-ROWS = (
-    kernel_fault(
-        id="kernel-full-transpose",
+ROWS = {
+    "kernel-full-transpose": kernel_fault(
         what="the kernel's height and width are exchanged, as a plain transpose() of all its axes does",
         weights=changed("weight", by=lambda kernel: kernel.swapaxes(2, 3)),
         source="tf_texture_net#1",
     ),
-    kernel_fault(
-        id="kernel-io-swap",
+    "kernel-io-swap": kernel_fault(
         what="the kernel's input and output channels are exchanged, which fits where there are as many of both",
         where=at("conv", square=True),
         weights=changed("weight", by=lambda kernel: kernel.swapaxes(0, 1)),
     ),
-    kernel_fault(
-        id="kernel-flip",
+    "kernel-flip": kernel_fault(
         what="the kernel is rotated by 180 degrees: a true convolution, where networks cross-correlate",
         weights=changed("weight", by=lambda kernel: kernel[:, :, ::-1, ::-1]),
     ),
-    kernel_fault(
-        id="kernel-mirrored",
+    "kernel-mirrored": kernel_fault(
         what="the kernel is mirrored left to right",
         weights=changed("weight", by=lambda kernel: kernel[:, :, :, ::-1]),
     ),
-    kernel_fault(
-        id="kernel-upside-down",
+    "kernel-upside-down": kernel_fault(
         what="the kernel is mirrored top to bottom",
         weights=changed("weight", by=lambda kernel: kernel[:, :, ::-1]),
     ),
-    kernel_fault(
-        id="kernel-reshaped",
+    "kernel-reshaped": kernel_fault(
         what="the kernel was reshaped from (height, width, in, out) to (out, in, height, width), not transposed",
         where=at("conv"),
         weights=changed("weight", by=lambda kernel: kernel.transpose(2, 3, 1, 0).reshape(kernel.shape)),
     ),
-    Fault(
-        id="kernel-order",
+    "kernel-order": Fault(
         what="the kernel and that of the next block, which has the same shape, are in each other's place",
         where=at("conv", followed=True),
         weights=exchanged_with_following,
         source="tensorflow#33459",
         remedies=NAMES,
     ),
-    kernel_fault(
-        id="channels-rolled",
+    "channels-rolled": kernel_fault(
         what="the kernel's output channels are shifted by one",
         where=at("conv"),
         weights=changed("weight", by=lambda kernel: np.roll(kernel, 1, axis=0)),
     ),
-    Fault(
-        id="stem-bgr",
+    "stem-bgr": Fault(
         what="the first kernel's input channels are in the order BGR",
         where=at("conv", name="conv1"),
         weights=changed("weight", by=lambda kernel: kernel[:, ::-1]),
         source="keras#10279",
         remedies=PIXELS,
     ),
-    rounding_fault(
-        id="layer-half",
+    "layer-half": rounding_fault(
         what="the convolution's weights were rounded to float16",
         weights=changed("weight", by=lambda kernel: kernel.astype(np.float16)),
     ),
-    rounding_fault(
-        id="layer-bfloat16",
+    "layer-bfloat16": rounding_fault(
         what="the convolution's weights were rounded to bfloat16",
         weights=changed("weight", by=lambda kernel: kernel.astype(ml_dtypes.bfloat16)),
     ),
-    rounding_fault(
-        id="layer-int8",
+    "layer-int8": rounding_fault(
         what="the convolution's weights come from a file that was quantised to 8 bits",
         weights=changed("weight", by=through_int8),
     ),
-    Fault(
-        id="bn-folded-twice",
+    "bn-folded-twice": Fault(
         what="the batch norm was folded into the convolution, and is still applied after it",
         where=at("conv"),
         weights=norm_folded,
         source="tf2onnx#1494",
         remedies=FOLDED,
     ),
-    Fault(
-        id="conv-bias-dropped",
+    "conv-bias-dropped": Fault(
         what="the convolution's bias was left out",
         where=at("conv") & networks(conv_bias=True),
         weights=left_at(bias=0.0),
         source="keras.applications",
         remedies=BIAS,
     ),
-    Fault(
-        id="conv-bias-kept",
+    "conv-bias-kept": Fault(
         what="the convolution's bias was folded into the running mean of the norm after it, and is still added",
         where=at("norm") & networks(conv_bias=True),
         weights=bias_folded,
         remedies=FOLDED,
     ),
-    padding_fault(
-        id="pad-same",
+    "pad-same": padding_fault(
         what="the strided 3x3 pads as TensorFlow's SAME does: one-sided at even sizes, no difference at odd ones",
         config={"same_padding": True},
         source="keras#16363, flax examples/imagenet, tensornets#25",
     ),
-    padding_fault(
-        id="pad-symmetric",
+    "pad-symmetric": padding_fault(
         what="the strided 3x3 pads both sides alike, where the weights were trained with TensorFlow's SAME",
         config={"same_padding": False},
         source="flax examples/imagenet",
     ),
-    padding_fault(
-        id="pad-same-stem",
+    "pad-same-stem": padding_fault(
         what="the stem's 7x7 pads as TensorFlow's SAME does: by two pixels and three, not three and three",
         where=at("conv", name="conv1"),
-        model=by_framework(
-            numpy=SAME_CONDITION,
-            torch=(SAME_CONDITION, ("pad_same(x, 3, 2, 0.0)", "pad_same(x, self.kernel_size[0], 2, 0.0)")),
-            flax=SAME_CONDITION,
-            keras=SAME_CONDITION,
-        ),
+        numpy=SAME_CONDITION,
+        torch=(SAME_CONDITION, ("pad_same(x, 3, 2, 0.0)", "pad_same(x, self.kernel_size[0], 2, 0.0)")),
+        flax=SAME_CONDITION,
+        keras=SAME_CONDITION,
         source="tensornets#25, tensorflow#10747",
     ),
-    Fault(
-        id="kernel-scaled",
+    "kernel-scaled": Fault(
         what="the kernel is multiplied by some factor",
         where=at("conv"),
         weights=scaled("weight"),
-        parameter=Parameter("factor", injected=1.25, starts=(0.5, 1.1, 2.0, 30.0)),
+        unknown=Parameter("factor", injected=1.25, starts=(0.5, 1.1, 2.0, 30.0)),
         remedies=FOLDED,
     ),
-)
+}

@@ -65,35 +65,28 @@ NUMPY_TIES = "        dpadded[strided] += dy * (largest == position)"
 TIED = "        tied = windows(padded, 3, 2) == windows(padded, 3, 2).max((4, 5), keepdims=True)\n"
 
 
-def stopping(old: str, new: str) -> FrameworkEdits:
-    """Replace one line of the three models, in which `stop` passes no gradient on."""
-    return by_framework(**{framework: (old, new.replace("stop(", f"{stop}(")) for framework, stop in STOP.items()})
-
-
-def numpy_before(line: str, new: str) -> FrameworkEdits:
-    """Put a line before another in NumPy's gradients."""
-    return by_framework(numpy=before(line, new))
+def stopping(edits: FrameworkEdits) -> FrameworkEdits:
+    """Let `stop` in the new texts of the three models be each framework's function."""
+    return {
+        framework: tuple(edit._replace(new=edit.new.replace("stop(", f"{stop}(")) for edit in edits[framework])
+        for framework, stop in STOP.items()
+    }
 
 
 def norm_by_hand(
     mean: str = "mean", variance: str = "variance", scale: str = "scale", offset: str = "offset"
 ) -> FrameworkEdits:
     """Write the batch norm out in the three models, with other terms for its mean, variance, scale or offset."""
-    formula = {"mean": mean, "variance": variance, "scale": scale, "offset": offset}
-    terms = {
-        framework: {name: text.replace("stop(", f"{stop}(") for name, text in formula.items()}
-        for framework, stop in STOP.items()
-    }
-    columns = {name: f"({text})[:, None, None]" for name, text in terms["torch"].items()}
-    return by_framework(
+    flax_and_keras = f"        y = (x - {mean}) / deviation\n        y = y * {scale} + {offset}"
+    by_hand = by_framework(
         torch=torch_norm(
             "BatchNormByHand",
             "mean, variance, scale, offset = self.running_mean, self.running_var, self.weight, self.bias\n"
             "if self.training:\n"
             "    super().forward(x.detach())\n"
             "    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)\n"
-            f"deviation = ({columns['variance']} + self.eps).sqrt()\n"
-            f"return (x - {columns['mean']}) / deviation * {columns['scale']} + {columns['offset']}",
+            f"deviation = (({variance})[:, None, None] + self.eps).sqrt()\n"
+            f"return (x - ({mean})[:, None, None]) / deviation * ({scale})[:, None, None] + ({offset})[:, None, None]",
         ),
         flax=(
             NORM_CALL["flax"],
@@ -102,9 +95,7 @@ def norm_by_hand(
             "        mean, variance = self.mean[...], self.var[...]\n"
             "        if not self.use_running_average:\n"
             "            mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))\n"
-            f"        deviation = jnp.sqrt({terms['flax']['variance']} + self.epsilon)\n"
-            f"        y = (x - {terms['flax']['mean']}) / deviation\n"
-            f"        y = y * {terms['flax']['scale']} + {terms['flax']['offset']}",
+            f"        deviation = jnp.sqrt({variance} + self.epsilon)\n{flax_and_keras}",
         ),
         keras=(
             NORM_CALL["keras"],
@@ -114,11 +105,25 @@ def norm_by_hand(
             "        )\n"
             "        if training:\n"
             "            mean, variance = ops.mean(x, (0, 1, 2)), ops.var(x, (0, 1, 2))\n"
-            f"        deviation = ops.sqrt({terms['keras']['variance']} + self.epsilon)\n"
-            f"        y = (x - {terms['keras']['mean']}) / deviation\n"
-            f"        y = y * {terms['keras']['scale']} + {terms['keras']['offset']}",
+            f"        deviation = ops.sqrt({variance} + self.epsilon)\n{flax_and_keras}",
         ),
     )
+    return stopping(by_hand)
+
+
+def classifier_without_gradient(lost: str) -> FrameworkEdits:
+    """Write the classifier out in the three models, and let no gradient reach its `kernel` or its `bias`."""
+    stopped = f"        {lost} = stop({lost}) + 0 * {lost}\n"
+    by_hand = replaced(
+        LOGITS,
+        torch=f"kernel, bias = self.fc.weight, self.fc.bias\n{stopped}"
+        '        return tap("logits", nn.functional.linear(x, kernel, bias))',
+        flax=f"kernel, bias = self.fc.kernel[...], self.fc.bias[...]\n{stopped}"
+        '        return tap("logits", x @ kernel + bias)',
+        keras=f"kernel, bias = self.fc.kernel, self.fc.bias\n{stopped}"
+        '        return tap("logits", ops.matmul(x, kernel) + bias)',
+    )
+    return stopping(by_hand)
 
 
 def torch_relu(formula: str) -> tuple[str, str]:
@@ -126,193 +131,152 @@ def torch_relu(formula: str) -> tuple[str, str]:
     return TORCH_RELU, f"{TORCH_RELU.removesuffix(', relu')}\n\n\ndef relu(x):\n    return {formula}\n\n"
 
 
-def relu_at_zero(share: float) -> FrameworkEdits:
+def relu_at_zero(share: float) -> list[tuple[str, str]]:
     """Make ReLU's gradient at zero, in NumPy's gradients, a share of the one above zero."""
-    return by_framework(
-        numpy=(
-            (
-                "dy = dy * (activations[name] > 0)",
-                'branch = activations[f"{name}.bn3"]\n'
-                "    branch = relu(branch) if block.relu_before_addition else branch\n"
-                '    total = branch + (activations[f"{name}.downsample_bn"] if block.projects else x)\n'
-                f"    dy = dy * ((total > 0) + {share} * (total == 0))",
-            ),
-            (
-                'dbranch = dbranch * (activations[f"{name}.bn3"] > 0)',
-                'leaving = activations[f"{name}.bn3"]\n'
-                f"        dbranch = dbranch * ((leaving > 0) + {share} * (leaving == 0))",
-            ),
-            (
-                "dbranch = dbranch * (inputs[number - 1] > 0)",
-                'entering = activations[f"{name}.bn{number - 1}"]\n'
-                f"            dbranch = dbranch * ((entering > 0) + {share} * (entering == 0))",
-            ),
-            ('* (activations["bn1"] > 0)', f'* ((activations["bn1"] > 0) + {share} * (activations["bn1"] == 0))'),
-        )
-    )
+    return [
+        (
+            "dy = dy * (activations[name] > 0)",
+            'branch = activations[f"{name}.bn3"]\n'
+            "    branch = relu(branch) if block.relu_before_addition else branch\n"
+            '    total = branch + (activations[f"{name}.downsample_bn"] if block.projects else x)\n'
+            f"    dy = dy * ((total > 0) + {share} * (total == 0))",
+        ),
+        (
+            'dbranch = dbranch * (activations[f"{name}.bn3"] > 0)',
+            'leaving = activations[f"{name}.bn3"]\n'
+            f"        dbranch = dbranch * ((leaving > 0) + {share} * (leaving == 0))",
+        ),
+        (
+            "dbranch = dbranch * (inputs[number - 1] > 0)",
+            'entering = activations[f"{name}.bn{number - 1}"]\n'
+            f"            dbranch = dbranch * ((entering > 0) + {share} * (entering == 0))",
+        ),
+        ('* (activations["bn1"] > 0)', f'* ((activations["bn1"] > 0) + {share} * (activations["bn1"] == 0))'),
+    ]
 
 
 statistics_fault = partial(gradient_fault, where=NORMS, remedies=STATISTICS)
 lost_fault = partial(gradient_fault, where=NORMS, remedies=TRAINED)
 
-ROWS = (
-    gradient_fault(
-        id="shortcut-detached",
+ROWS = {
+    "shortcut-detached": gradient_fault(
         what="no gradient passes through the shortcut",
         where=BLOCKS,
-        model=stopping(SUM, "return relu(y + stop(x))"),
-        training=by_framework(numpy=(NUMPY_BRANCHES, f"{NUMPY_BRANCHES}    dx = dx * {NOT_HERE}\n")),
+        **stopping(replaced(SUM, "return relu(y + stop(x))")),
+        numpy=(NUMPY_BRANCHES, f"{NUMPY_BRANCHES}    dx = dx * {NOT_HERE}\n"),
         remedies=PASSES,
     ),
-    gradient_fault(
-        id="branch-detached",
+    "branch-detached": gradient_fault(
         what="no gradient passes through the residual branch",
         where=BLOCKS,
-        model=stopping(SUM, "return relu(stop(y) + x)"),
-        training=by_framework(numpy=(NUMPY_BRANCHES, f"{NUMPY_BRANCHES}    dbranch = dbranch * {NOT_HERE}\n")),
+        **stopping(replaced(SUM, "return relu(stop(y) + x)")),
+        numpy=(NUMPY_BRANCHES, f"{NUMPY_BRANCHES}    dbranch = dbranch * {NOT_HERE}\n"),
         remedies=PASSES,
     ),
-    gradient_fault(
-        id="layers-before-frozen",
+    "layers-before-frozen": gradient_fault(
         what="no gradient reaches the layers before a block, as if they ran without gradients",
         where=at("block") & WITH_CLASSES,
-        model=stopping(BN1, f"x = stop(x)\n        {BN1}"),
-        training=numpy_before(NUMPY_BLOCK_END, f"dx, dbranch = dx * {NOT_HERE}, dbranch * {NOT_HERE}"),
+        **stopping(replaced(BN1, f"x = stop(x)\n        {BN1}")),
+        numpy=before(NUMPY_BLOCK_END, f"dx, dbranch = dx * {NOT_HERE}, dbranch * {NOT_HERE}"),
         remedies=PASSES,
     ),
-    gradient_fault(
-        id="features-frozen",
+    "features-frozen": gradient_fault(
         what="no gradient reaches anything but the classifier, as if the features were computed without gradients",
         where=HEAD,
-        model=stopping(HEAD_POOL, HEAD_POOL.replace("pool(x", "pool(stop(x)")),
-        training=by_framework(
-            numpy=("return _average_pool(x, dy, model.config)", "return _average_pool(x, 0 * dy, model.config)")
-        ),
+        **stopping(replaced(HEAD_POOL, HEAD_POOL.replace("pool(x", "pool(stop(x)"))),
+        numpy=("return _average_pool(x, dy, model.config)", "return _average_pool(x, 0 * dy, model.config)"),
         remedies=PASSES,
     ),
-    statistics_fault(
-        id="statistics-detached",
+    "statistics-detached": statistics_fault(
         what="the batch's mean and variance are treated as constants by the gradient",
-        model=norm_by_hand(mean="stop(mean)", variance="stop(variance)"),
-        training=numpy_before(NUMPY_NORM, f"dscale, doffset = dscale * {NOT_HERE}, doffset * {NOT_HERE}"),
+        **norm_by_hand(mean="stop(mean)", variance="stop(variance)"),
+        numpy=before(NUMPY_NORM, f"dscale, doffset = dscale * {NOT_HERE}, doffset * {NOT_HERE}"),
     ),
-    statistics_fault(
-        id="mean-detached",
+    "mean-detached": statistics_fault(
         what="the batch's mean is treated as a constant by the gradient",
-        model=norm_by_hand(mean="stop(mean)"),
-        training=numpy_before(NUMPY_NORM, f"doffset = doffset * {NOT_HERE}"),
+        **norm_by_hand(mean="stop(mean)"),
+        numpy=before(NUMPY_NORM, f"doffset = doffset * {NOT_HERE}"),
     ),
-    statistics_fault(
-        id="variance-detached",
+    "variance-detached": statistics_fault(
         what="the batch's variance is treated as a constant by the gradient",
-        model=norm_by_hand(variance="stop(variance)"),
-        training=numpy_before(NUMPY_NORM, f"dscale = dscale * {NOT_HERE}"),
+        **norm_by_hand(variance="stop(variance)"),
+        numpy=before(NUMPY_NORM, f"dscale = dscale * {NOT_HERE}"),
     ),
-    lost_fault(
-        id="kernel-gradient-lost",
+    "kernel-gradient-lost": lost_fault(
         what="no gradient reaches the kernel",
         where=at("conv") & WITH_CLASSES,
-        model=by_framework(
-            torch=(
-                "return super().forward(pad_same(x, 3, 2, 0.0) if self.same else x)",
-                "kernel = self.weight.detach() + 0 * self.weight\n"
-                "        return self._conv_forward(pad_same(x, 3, 2, 0.0) if self.same else x, kernel, self.bias)",
+        torch=(
+            "return super().forward(pad_same(x, 3, 2, 0.0) if self.same else x)",
+            "kernel = self.weight.detach() + 0 * self.weight\n"
+            "        return self._conv_forward(pad_same(x, 3, 2, 0.0) if self.same else x, kernel, self.bias)",
+        ),
+        flax=(
+            before(
+                "def conv(\n",
+                "def convolve(x, kernel, *arguments, **options):",
+                "    kernel = jax.lax.stop_gradient(kernel) + 0 * kernel",
+                "    return jax.lax.conv_general_dilated(x, kernel, *arguments, **options)\n\n",
             ),
-            flax=(
-                before(
-                    "def conv(\n",
-                    "def convolve(x, kernel, *arguments, **options):",
-                    "    kernel = jax.lax.stop_gradient(kernel) + 0 * kernel",
-                    "    return jax.lax.conv_general_dilated(x, kernel, *arguments, **options)\n\n",
-                ),
-                (
-                    "        use_bias=config.conv_bias,\n",
-                    "        use_bias=config.conv_bias,\n        conv_general_dilated=convolve,\n",
-                ),
-            ),
-            keras=(
-                "    layer.build((None, None, None, in_channels))\n    return layer",
-                "    layer.build((None, None, None, in_channels))\n"
-                "    convolve = layer.convolution_op\n"
-                "    layer.convolution_op = lambda x, kernel: convolve(x, ops.stop_gradient(kernel) + 0 * kernel)\n"
-                "    return layer",
+            (
+                "        use_bias=config.conv_bias,\n",
+                "        use_bias=config.conv_bias,\n        conv_general_dilated=convolve,\n",
             ),
         ),
-        training=numpy_before('    grads[f"{name}.weight"] = dweight', f"dweight = dweight * {NOT_HERE}"),
+        keras=(
+            "    layer.build((None, None, None, in_channels))\n    return layer",
+            "    layer.build((None, None, None, in_channels))\n"
+            "    convolve = layer.convolution_op\n"
+            "    layer.convolution_op = lambda x, kernel: convolve(x, ops.stop_gradient(kernel) + 0 * kernel)\n"
+            "    return layer",
+        ),
+        numpy=before('    grads[f"{name}.weight"] = dweight', f"dweight = dweight * {NOT_HERE}"),
     ),
-    lost_fault(
-        id="scale-gradient-lost",
+    "scale-gradient-lost": lost_fault(
         what="no gradient reaches the norm's scale",
-        model=norm_by_hand(scale="(stop(scale) + 0 * scale)"),
-        training=numpy_before(NUMPY_NORM_END, f'grads[f"{{name}}.weight"] = grads[f"{{name}}.weight"] * {NOT_HERE}'),
+        **norm_by_hand(scale="(stop(scale) + 0 * scale)"),
+        numpy=before(NUMPY_NORM_END, f'grads[f"{{name}}.weight"] = grads[f"{{name}}.weight"] * {NOT_HERE}'),
     ),
-    lost_fault(
-        id="offset-gradient-lost",
+    "offset-gradient-lost": lost_fault(
         what="no gradient reaches the norm's offset",
-        model=norm_by_hand(offset="(stop(offset) + 0 * offset)"),
-        training=numpy_before(NUMPY_NORM_END, f'grads[f"{{name}}.bias"] = grads[f"{{name}}.bias"] * {NOT_HERE}'),
+        **norm_by_hand(offset="(stop(offset) + 0 * offset)"),
+        numpy=before(NUMPY_NORM_END, f'grads[f"{{name}}.bias"] = grads[f"{{name}}.bias"] * {NOT_HERE}'),
     ),
-    lost_fault(
-        id="classifier-gradient-lost",
+    "classifier-gradient-lost": lost_fault(
         what="no gradient reaches the classifier's matrix",
         where=HEAD,
-        model=replaced(
-            LOGITS,
-            torch="kernel = self.fc.weight.detach() + 0 * self.fc.weight\n"
-            '        return tap("logits", nn.functional.linear(x, kernel, self.fc.bias))',
-            flax="kernel = jax.lax.stop_gradient(self.fc.kernel[...]) + 0 * self.fc.kernel[...]\n"
-            '        return tap("logits", x @ kernel + self.fc.bias[...])',
-            keras="kernel = ops.stop_gradient(self.fc.kernel) + 0 * self.fc.kernel\n"
-            '        return tap("logits", ops.matmul(x, kernel) + self.fc.bias)',
-        ),
-        training=numpy_before(NUMPY_LINEAR, 'grads[f"{name}.weight"] = 0 * grads[f"{name}.weight"]'),
+        **classifier_without_gradient("kernel"),
+        numpy=before(NUMPY_LINEAR, 'grads[f"{name}.weight"] = 0 * grads[f"{name}.weight"]'),
     ),
-    lost_fault(
-        id="classifier-bias-gradient-lost",
+    "classifier-bias-gradient-lost": lost_fault(
         what="no gradient reaches the classifier's bias",
         where=HEAD,
-        model=replaced(
-            LOGITS,
-            torch="bias = self.fc.bias.detach() + 0 * self.fc.bias\n"
-            '        return tap("logits", nn.functional.linear(x, self.fc.weight, bias))',
-            flax="bias = jax.lax.stop_gradient(self.fc.bias[...]) + 0 * self.fc.bias[...]\n"
-            '        return tap("logits", x @ self.fc.kernel[...] + bias)',
-            keras="bias = ops.stop_gradient(self.fc.bias) + 0 * self.fc.bias\n"
-            '        return tap("logits", ops.matmul(x, self.fc.kernel) + bias)',
-        ),
-        training=numpy_before(NUMPY_LINEAR, 'grads[f"{name}.bias"] = 0 * grads[f"{name}.bias"]'),
+        **classifier_without_gradient("bias"),
+        numpy=before(NUMPY_LINEAR, 'grads[f"{name}.bias"] = 0 * grads[f"{name}.bias"]'),
     ),
-    gradient_fault(
-        id="relu-grad-half",
+    "relu-grad-half": gradient_fault(
         what="ReLU's gradient at zero is 0.5: relu written as maximum(x, 0)",
         where=NETWORK & WITH_CLASSES,
-        model=by_framework(
-            torch=torch_relu("torch.maximum(x, torch.zeros_like(x))"),
-            flax=(
-                "from flax.nnx import avg_pool, relu",
-                "from flax.nnx import avg_pool\n\n\ndef relu(x):\n    return jnp.maximum(x, 0)\n\n",
-            ),
+        torch=torch_relu("torch.maximum(x, torch.zeros_like(x))"),
+        flax=(
+            "from flax.nnx import avg_pool, relu",
+            "from flax.nnx import avg_pool\n\n\ndef relu(x):\n    return jnp.maximum(x, 0)\n\n",
         ),
-        training=relu_at_zero(0.5),
+        numpy=relu_at_zero(0.5),
         source="jax#2342, pytorch#56734",
         remedies=AT_ZERO,
     ),
-    gradient_fault(
-        id="relu-grad-one",
+    "relu-grad-one": gradient_fault(
         what="ReLU's gradient at zero is 1: relu written as where(x < 0, 0, x), in TensorFlow as maximum(x, 0)",
         where=NETWORK & WITH_CLASSES,
-        model=by_framework(
-            torch=torch_relu("torch.where(x < 0, 0, x)"),
-            keras=("from keras.ops import relu", "\n\ndef relu(x):\n    return ops.maximum(x, 0)\n\n"),
-        ),
-        training=relu_at_zero(1.0),
+        torch=torch_relu("torch.where(x < 0, 0, x)"),
+        keras=("from keras.ops import relu", "\n\ndef relu(x):\n    return ops.maximum(x, 0)\n\n"),
+        numpy=relu_at_zero(1.0),
         remedies=AT_ZERO,
     ),
-    gradient_fault(
-        id="pool-ties-averaged",
+    "pool-ties-averaged": gradient_fault(
         what="the max pool's gradient is shared among equal pixels, as by a maximum over slices",
         where=STEM_OF_SYMMETRIC,
-        model=replaced(
+        **replaced(
             MAX_POOL,
             torch='x = nn.functional.pad(x, (1, 1, 1, 1), value=float("-inf"))\n'
             "    return x.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5))",
@@ -320,17 +284,14 @@ ROWS = (
             f"    return jnp.stack({SHIFTED}).max(0)",
             keras=f'return (lambda x: ops.max(ops.stack({SHIFTED}), 0))(pad(x, 3, -float("inf")))',
         ),
-        training=by_framework(
-            numpy=(NUMPY_TIES, f"{TIED}        dpadded[strided] += dy * tied[..., i, j] / tied.sum((4, 5))")
-        ),
+        numpy=(NUMPY_TIES, f"{TIED}        dpadded[strided] += dy * tied[..., i, j] / tied.sum((4, 5))"),
         source="tensorflow#4886, tensorflow#51682",
         remedies=AT_TIES,
     ),
-    gradient_fault(
-        id="pool-ties-all",
+    "pool-ties-all": gradient_fault(
         what="the max pool's whole gradient goes to each of several equal pixels",
         where=STEM_OF_SYMMETRIC,
-        model=replaced(
+        **replaced(
             MAX_POOL,
             torch="x = nn.functional.pad(x, (1, 1, 1, 1)).unfold(2, 3, 2).unfold(3, 3, 2)\n"
             "    largest = x.detach().amax((4, 5), keepdim=True)\n"
@@ -344,8 +305,8 @@ ROWS = (
             "    largest = ops.max(ops.stop_gradient(x), 0)\n"
             "    return largest + ops.sum((x - ops.stop_gradient(x)) * ops.cast(x == largest, x.dtype), 0)",
         ),
-        training=by_framework(numpy=(NUMPY_TIES, f"{TIED}        dpadded[strided] += dy * tied[..., i, j]")),
+        numpy=(NUMPY_TIES, f"{TIED}        dpadded[strided] += dy * tied[..., i, j]"),
         source="Theano#5404",
         remedies=AT_TIES,
     ),
-)
+}

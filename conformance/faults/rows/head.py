@@ -6,7 +6,7 @@ import numpy as np
 
 from conformance.faults.array_changes import changed, left_at, scaled
 from conformance.faults.edit import replaced
-from conformance.faults.fault import Fault, Parameter
+from conformance.faults.fault import Fault, Parameter, model_fault
 from conformance.faults.model_lines import HEAD_POOL, LOGITS
 from conformance.faults.place import WITH_CLASSES, at
 from conformance.faults.remedies import BIAS, DTYPE, Remedies
@@ -33,12 +33,11 @@ OUTPUT = Remedies(
 )
 CLASSIFIER = at("head") & WITH_CLASSES
 
-ROWS = (
-    Fault(
-        id="head-max",
+ROWS = {
+    "head-max": model_fault(
         what="the head takes the largest value of the map, not its mean",
         where=at("head"),
-        model=replaced(
+        **replaced(
             HEAD_POOL,
             numpy='x = tap("pool", x.max((2, 3)))',
             torch='x = tap("pool", x.amax((2, 3)))',
@@ -48,40 +47,35 @@ ROWS = (
         source="keras.applications",
         remedies=POOLED,
     ),
-    Fault(
-        id="fc-bias-dropped",
+    "fc-bias-dropped": Fault(
         what="the classifier's bias was left out",
         where=CLASSIFIER,
         weights=left_at(bias=0.0),
         remedies=BIAS,
     ),
-    Fault(
-        id="classes-1001",
+    "classes-1001": Fault(
         what="the classifier has a background class first: logits are shifted by one",
         where=CLASSIFIER,
         weights=changed("weight", "bias", by=lambda array: np.roll(array, 1, axis=0)),
         source="mlcommons/inference",
         remedies=BACKGROUND,
     ),
-    Fault(
-        id="fc-reshaped",
+    "fc-reshaped": Fault(
         what="the classifier's matrix was reshaped, not transposed",
         where=CLASSIFIER,
         weights=changed("weight", by=lambda matrix: matrix.T.reshape(matrix.shape)),
         remedies=MATRIX,
     ),
-    Fault(
-        id="fc-half",
+    "fc-half": Fault(
         what="the classifier's weights were rounded to float16",
         where=CLASSIFIER,
         weights=changed("weight", by=lambda matrix: matrix.astype(np.float16)),
         remedies=DTYPE,
     ),
-    Fault(
-        id="softmax-included",
+    "softmax-included": model_fault(
         what="the network returns probabilities, not logits",
         where=CLASSIFIER,
-        model=replaced(
+        **replaced(
             LOGITS,
             numpy='x = np.exp(self.fc(x))\n        return tap("logits", x / x.sum(1, keepdims=True))',
             torch='return tap("logits", self.fc(x).softmax(1))',
@@ -91,8 +85,7 @@ ROWS = (
         source="keras.applications",
         remedies=OUTPUT,
     ),
-    Fault(
-        id="flatten-order",
+    "flatten-order": Fault(
         what="the features before the classifier are in the order of NHWC, where the weights were trained with NCHW",
         where=CLASSIFIER,
         # Both kinds of head pool leave a map of one pixel.
@@ -101,12 +94,11 @@ ROWS = (
         remedies=MATRIX,
         harmless="the pooled map is one pixel, for which both orders are the same; a larger map would be out of order",
     ),
-    Fault(
-        id="logits-scaled",
+    "logits-scaled": Fault(
         what="logits are multiplied by some factor, as by a temperature",
         where=CLASSIFIER,
         weights=scaled("weight", "bias"),
-        parameter=Parameter("factor", injected=1.5, starts=(0.5, 1.1, 2.0)),
+        unknown=Parameter("factor", injected=1.5, starts=(0.5, 1.1, 2.0)),
         remedies=OUTPUT,
     ),
-)
+}

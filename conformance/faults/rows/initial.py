@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from conformance.faults.edit import VALUE, FrameworkEdits, by_framework, replaced, together
-from conformance.faults.fault import Fault, Parameter, Seen
+from conformance.faults.fault import Parameter, initial_fault
 from conformance.faults.place import NETWORK, WITH_CLASSES, networks
 from conformance.faults.remedies import Remedies
 
@@ -153,124 +153,101 @@ LINEAR = Layer(
 RIGHT = f"(2 / ({CONV.fan_out})) ** 0.5"
 """The deviation of a convolution's weights that is right."""
 
-conv_fault = partial(Fault, where=NETWORK, seen_in=(Seen.INITIALISATION,), remedies=CONVOLUTIONS)
-classifier_fault = partial(Fault, where=NETWORK & WITH_CLASSES, seen_in=(Seen.INITIALISATION,), remedies=CLASSIFIER)
+conv_fault = partial(initial_fault, where=NETWORK, remedies=CONVOLUTIONS)
+classifier_fault = partial(initial_fault, where=NETWORK & WITH_CLASSES, remedies=CLASSIFIER)
 
-ROWS = (
-    conv_fault(
-        id="init-torch",
+ROWS = {
+    "init-torch": conv_fault(
         what="convolutions are left as torch.nn draws them: uniform up to 1 / sqrt(fan-in), biases too",
-        initial=together(
+        **together(
             CONV.scaled(1 / 3, "fan_in", "uniform", "kaiming_uniform_(layer.weight, a=5**0.5"), CONV.uniform_bias()
         ),
         source="pytorch#15314",
     ),
-    conv_fault(
-        id="init-flax",
+    "init-flax": conv_fault(
         what="convolutions are left as Flax draws them: lecun_normal, truncated, variance 1 / fan-in",
-        initial=CONV.scaled(1.0, "fan_in", "truncated_normal"),
+        **CONV.scaled(1.0, "fan_in", "truncated_normal"),
         source="the Flax ImageNet example",
     ),
-    conv_fault(
-        id="init-keras",
+    "init-keras": conv_fault(
         what="convolutions are left as Keras draws them: glorot_uniform, variance 2 / (fan-in + fan-out)",
-        initial=CONV.scaled(1.0, "fan_avg", "uniform", "xavier_uniform_(layer.weight"),
+        **CONV.scaled(1.0, "fan_avg", "uniform", "xavier_uniform_(layer.weight"),
         source="keras.applications",
     ),
-    conv_fault(
-        id="init-fan-in",
+    "init-fan-in": conv_fault(
         what="convolutions are drawn normal with variance 2 / fan-in, not 2 / fan-out",
-        initial=CONV.scaled(2.0, "fan_in", "normal", 'kaiming_normal_(layer.weight, nonlinearity="relu"'),
+        **CONV.scaled(2.0, "fan_in", "normal", 'kaiming_normal_(layer.weight, nonlinearity="relu"'),
     ),
-    conv_fault(
-        id="init-he-normal",
+    "init-he-normal": conv_fault(
         what="convolutions are drawn by Keras's he_normal: truncated, variance 2 / fan-in",
-        initial=CONV.scaled(2.0, "fan_in", "truncated_normal"),
+        **CONV.scaled(2.0, "fan_in", "truncated_normal"),
     ),
-    conv_fault(
-        id="init-he-uniform",
+    "init-he-uniform": conv_fault(
         what="convolutions are drawn by he_uniform: uniform, variance 2 / fan-in",
-        initial=CONV.scaled(2.0, "fan_in", "uniform", 'kaiming_uniform_(layer.weight, nonlinearity="relu"'),
+        **CONV.scaled(2.0, "fan_in", "uniform", 'kaiming_uniform_(layer.weight, nonlinearity="relu"'),
     ),
-    conv_fault(
-        id="init-glorot-normal",
+    "init-glorot-normal": conv_fault(
         what="convolutions are drawn by glorot_normal, without truncation: variance 2 / (fan-in + fan-out)",
-        initial=CONV.scaled(1.0, "fan_avg", "normal", "xavier_normal_(layer.weight"),
+        **CONV.scaled(1.0, "fan_avg", "normal", "xavier_normal_(layer.weight"),
     ),
-    conv_fault(
-        id="init-gain-missing",
+    "init-gain-missing": conv_fault(
         what="convolutions are drawn without the gain of ReLU: variance 1 / fan-out, not 2 / fan-out",
-        initial=CONV.scaled(
-            1.0, "fan_out", "normal", 'kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="linear"'
-        ),
+        **CONV.scaled(1.0, "fan_out", "normal", 'kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="linear"'),
     ),
-    conv_fault(
-        id="init-truncated",
+    "init-truncated": conv_fault(
         what="convolutions are drawn from a normal distribution cut off at two deviations; their variance is right",
-        initial=CONV.scaled(2.0, "fan_out", "truncated_normal"),
+        **CONV.scaled(2.0, "fan_out", "truncated_normal"),
     ),
-    conv_fault(
-        id="init-truncated-narrower",
+    "init-truncated-narrower": conv_fault(
         what="convolutions are drawn from a normal distribution cut off at two deviations: 0.77 of the right variance",
-        initial=CONV.drawn(
+        **CONV.drawn(
             numpy=f"truncated(rng, shape) * {RIGHT}",
             torch=torch_truncated(RIGHT),
             flax=f"nnx.initializers.truncated_normal({RIGHT})",
             keras=f"keras.initializers.TruncatedNormal(stddev={RIGHT}, seed=seeds)",
         ),
     ),
-    conv_fault(
-        id="init-uniform",
+    "init-uniform": conv_fault(
         what="convolutions are drawn from a uniform distribution; their variance is right",
-        initial=CONV.scaled(
-            2.0, "fan_out", "uniform", 'kaiming_uniform_(layer.weight, mode="fan_out", nonlinearity="relu"'
-        ),
+        **CONV.scaled(2.0, "fan_out", "uniform", 'kaiming_uniform_(layer.weight, mode="fan_out", nonlinearity="relu"'),
     ),
-    conv_fault(
-        id="init-fixed",
+    "init-fixed": conv_fault(
         what="convolutions are drawn normal with the same deviation everywhere, whatever their fans",
-        initial=CONV.normal(VALUE),
-        parameter=Parameter("deviation", injected=0.02, starts=(0.02,)),
+        **CONV.normal(VALUE),
+        unknown=Parameter("deviation", injected=0.02, starts=(0.02,)),
     ),
-    conv_fault(
-        id="init-scaled",
+    "init-scaled": conv_fault(
         what="convolutions are multiplied by some factor after they are drawn",
-        initial=CONV.normal(f"{VALUE} * {RIGHT}"),
-        parameter=Parameter("factor", injected=0.5, starts=(0.8,)),
+        **CONV.normal(f"{VALUE} * {RIGHT}"),
+        unknown=Parameter("factor", injected=0.5, starts=(0.8,)),
     ),
-    classifier_fault(
-        id="init-classifier-torch",
+    "init-classifier-torch": classifier_fault(
         what="the classifier is left as torch.nn draws it: uniform up to 1 / sqrt(fan-in), the bias too",
-        initial=together(
+        **together(
             LINEAR.scaled(1 / 3, "fan_in", "uniform", "kaiming_uniform_(layer.weight, a=5**0.5"), LINEAR.uniform_bias()
         ),
         source="torchvision",
     ),
-    classifier_fault(
-        id="init-classifier-flax",
+    "init-classifier-flax": classifier_fault(
         what="the classifier is left as Flax draws it: lecun_normal, truncated, variance 1 / fan-in",
-        initial=LINEAR.scaled(1.0, "fan_in", "truncated_normal"),
+        **LINEAR.scaled(1.0, "fan_in", "truncated_normal"),
         source="the Flax ImageNet example",
     ),
-    classifier_fault(
-        id="init-classifier-keras",
+    "init-classifier-keras": classifier_fault(
         what="the classifier is left as Keras draws it: glorot_uniform, variance 2 / (fan-in + fan-out)",
-        initial=LINEAR.scaled(1.0, "fan_avg", "uniform", "xavier_uniform_(layer.weight"),
+        **LINEAR.scaled(1.0, "fan_avg", "uniform", "xavier_uniform_(layer.weight"),
         source="keras.applications",
     ),
-    classifier_fault(
-        id="init-classifier-other",
+    "init-classifier-other": classifier_fault(
         what="the classifier is drawn normal with a deviation other than 0.01",
-        initial=LINEAR.normal(VALUE),
-        parameter=Parameter("deviation", injected=0.02, starts=(0.02,)),
+        **LINEAR.normal(VALUE),
+        unknown=Parameter("deviation", injected=0.02, starts=(0.02,)),
     ),
-    Fault(
-        id="init-last-scale-zero",
+    "init-last-scale-zero": initial_fault(
         what="the scale of the last norm of each block starts at zero, not at one",
         where=NETWORK & networks(zero_init_last_scale=False),
-        seen_in=(Seen.INITIALISATION,),
-        initial=replaced("scale=0.0 if config.zero_init_last_scale else 1.0", "scale=0.0"),
+        **replaced("scale=0.0 if config.zero_init_last_scale else 1.0", "scale=0.0"),
         source="Goyal et al. 2017, section 5.1",
         remedies=LAST_SCALE,
     ),
-)
+}

@@ -69,98 +69,82 @@ def zoomed(images: Array) -> Array:
 image_fault = partial(Fault, where=at("input"), seen_in=(Seen.PREPROCESSING,), remedies=PIXELS)
 colour_fault = partial(image_fault, where=at("input") & networks(in_channels=3))
 
-ROWS = (
-    colour_fault(
-        id="bgr",
+ROWS = {
+    "bgr": colour_fault(
         what="the images are BGR, not RGB",
         images=prepared(lambda images: images[:, ::-1]),
         source="keras#10279, keras-io#1185",
     ),
-    colour_fault(
-        id="caffe-means",
+    "caffe-means": colour_fault(
         what="the images are BGR in 0..255 minus Caffe's means, not normalised by mean and standard deviation",
         images=pixels(lambda rgb: rgb[:, ::-1] * 255 - CAFFE_MEANS),
         source="classification_models#4",
     ),
-    colour_fault(
-        id="scale-255",
+    "scale-255": colour_fault(
         what="the pixels were in 0..255, not in 0..1, when they were normalised",
         images=pixels(lambda rgb: (rgb * 255 - MEAN) / STD),
     ),
-    colour_fault(
-        id="scale-255-twice",
+    "scale-255-twice": colour_fault(
         what="the pixels were divided by 255 twice before they were normalised",
         images=pixels(lambda rgb: (rgb / 255 - MEAN) / STD),
     ),
-    colour_fault(
-        id="normalised-twice",
+    "normalised-twice": colour_fault(
         what="the images were normalised twice: in the loader and in the model",
         images=pixels(lambda rgb: ((rgb - MEAN) / STD - MEAN) / STD),
         source="flaxmodels normalises inside",
     ),
-    colour_fault(
-        id="not-normalised",
+    "not-normalised": colour_fault(
         what="the images are 0..1, not normalised",
         images=pixels(lambda rgb: rgb),
     ),
-    colour_fault(
-        id="scaled-around-zero",
+    "scaled-around-zero": colour_fault(
         what="the images are -1..1, as in mode 'tf' of keras.applications",
         images=pixels(lambda rgb: rgb * 2 - 1),
     ),
-    colour_fault(
-        id="std-missing",
+    "std-missing": colour_fault(
         what="the mean was subtracted from the images, but they were not divided by the standard deviation",
         images=pixels(lambda rgb: rgb - MEAN),
     ),
-    colour_fault(
-        id="nchw-reshaped",
+    "nchw-reshaped": colour_fault(
         what="the images were reshaped, not transposed, from NCHW to NHWC",
         images=prepared(reshaped),
         remedies=LAYOUT,
     ),
-    colour_fault(
-        id="image-turned",
+    "image-turned": colour_fault(
         what="height and width of the images are exchanged",
         images=prepared(lambda images: images.swapaxes(2, 3)),
         remedies=LAYOUT,
     ),
-    colour_fault(
-        id="image-mirrored",
+    "image-mirrored": colour_fault(
         what="the images are mirrored left to right",
         images=prepared(lambda images: images[..., ::-1]),
         remedies=LAYOUT,
     ),
-    colour_fault(
-        id="image-half",
+    "image-half": colour_fault(
         what="the images were rounded to float16",
         images=prepared(lambda images: images.astype(np.float16)),
         remedies=DTYPE,
     ),
-    colour_fault(
-        id="resize-antialias",
+    "resize-antialias": colour_fault(
         what="the images were resized without antialiasing (here: by picking pixels)",
         images=prepared(aliased),
         source="vision#2950, vision#6506",
         remedies=RESIZING,
     ),
-    colour_fault(
-        id="crop-pct",
+    "crop-pct": colour_fault(
         what="the images were cropped to another fraction (here: 7/8 of the image, enlarged)",
         images=prepared(zoomed),
         source="keras-hub's timm loader ignores it",
         remedies=RESIZING,
     ),
-    image_fault(
-        id="image-scaled",
+    "image-scaled": image_fault(
         what="the prepared images are multiplied by some factor",
         images=lambda images, factor: (images * factor).astype(images.dtype),
-        parameter=Parameter("factor", injected=0.3, starts=(0.5, 2.0, 255.0)),
+        unknown=Parameter("factor", injected=0.3, starts=(0.5, 2.0, 255.0)),
     ),
-    image_fault(
-        id="image-shifted",
+    "image-shifted": image_fault(
         what="some number is added to the prepared images",
         images=lambda images, number: (images + number).astype(images.dtype),
-        parameter=Parameter("number", injected=0.4, starts=(-0.5, 0.5), positive=False),
+        unknown=Parameter("number", injected=0.4, starts=(-0.5, 0.5), positive=False),
     ),
-)
+}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conformance.faults.edit import VALUE, before, by_framework
-from conformance.faults.fault import PARAMETER, Parameter, loss_fault
+from conformance.faults.edit import VALUE, before
+from conformance.faults.fault import Parameter, loss_fault
 from conformance.faults.remedies import Remedies
 
 AVERAGED = Remedies(
@@ -41,80 +41,65 @@ def with_gradient_scaled(line: str, stop: str) -> tuple[str, str]:
     return line, f"{value}\n    return {VALUE} * value - {stop.format(f'({VALUE} - 1) * value')}"
 
 
-ROWS = (
-    loss_fault(
-        id="loss-sum",
+ROWS = {
+    "loss-sum": loss_fault(
         what="the loss is summed over the batch, not averaged",
-        training=by_framework(
-            numpy=((".sum(1).mean()", ".sum(1).sum()"), (NUMPY_END, "    return difference")),
-            torch=(TORCH, TORCH.replace("label_smoothing=", 'reduction="sum", label_smoothing=', 1)),
-            flax=(FLAX, FLAX.replace(".mean()", ".sum()")),
-            keras=(KERAS, KERAS.replace("ops.mean", "ops.sum")),
-        ),
+        numpy=((".sum(1).mean()", ".sum(1).sum()"), (NUMPY_END, "    return difference")),
+        torch=(TORCH, TORCH.replace("label_smoothing=", 'reduction="sum", label_smoothing=', 1)),
+        flax=(FLAX, FLAX.replace(".mean()", ".sum()")),
+        keras=(KERAS, KERAS.replace("ops.mean", "ops.sum")),
         remedies=AVERAGED,
     ),
-    loss_fault(
-        id="label-smoothing-missing",
+    "label-smoothing-missing": loss_fault(
         what="there is no label smoothing",
         recipe={"label_smoothing": 0.0},
         remedies=SMOOTHING,
     ),
-    loss_fault(
-        id="label-smoothing-over-others",
+    "label-smoothing-over-others": loss_fault(
         what="label smoothing spreads its share over the wrong classes only, not over all",
-        training=by_framework(
-            numpy=(
-                "return (1 - recipe.label_smoothing) * np.eye(classes)[labels] + recipe.label_smoothing / classes",
-                "share = recipe.label_smoothing * classes / (classes - 1)\n"
-                "    return (1 - share) * np.eye(classes)[labels] + share / classes",
-            ),
-            torch=(TORCH, f"{TORCH[:-1]} * logits.shape[1] / (logits.shape[1] - 1))"),
-            flax=(
-                "dtype=logits.dtype), recipe.label_smoothing)",
-                "dtype=logits.dtype), recipe.label_smoothing * logits.shape[-1] / (logits.shape[-1] - 1))",
-            ),
-            keras=(
-                "smoothing = recipe.label_smoothing",
-                "smoothing = recipe.label_smoothing * logits.shape[-1] / (logits.shape[-1] - 1)",
-            ),
+        numpy=(
+            "return (1 - recipe.label_smoothing) * np.eye(classes)[labels] + recipe.label_smoothing / classes",
+            "share = recipe.label_smoothing * classes / (classes - 1)\n"
+            "    return (1 - share) * np.eye(classes)[labels] + share / classes",
+        ),
+        torch=(TORCH, f"{TORCH[:-1]} * logits.shape[1] / (logits.shape[1] - 1))"),
+        flax=(
+            "dtype=logits.dtype), recipe.label_smoothing)",
+            "dtype=logits.dtype), recipe.label_smoothing * logits.shape[-1] / (logits.shape[-1] - 1))",
+        ),
+        keras=(
+            "smoothing = recipe.label_smoothing",
+            "smoothing = recipe.label_smoothing * logits.shape[-1] / (logits.shape[-1] - 1)",
         ),
         remedies=SMOOTHING,
     ),
-    loss_fault(
-        id="softmax-twice",
+    "softmax-twice": loss_fault(
         what="a softmax is applied before a loss that applies one itself",
-        training=by_framework(
-            numpy=(
-                before("    logits = logits - logits.real.max(1, keepdims=True)", *NUMPY_SOFTMAX),
-                before("    likelihood = np.exp(logits - logits.max(1, keepdims=True))", *NUMPY_SOFTMAX),
-                before(NUMPY_END, "difference = logits * (difference - (logits * difference).sum(1, keepdims=True))"),
-            ),
-            torch=(TORCH, TORCH.replace("logits", "logits.softmax(1)")),
-            flax=(FLAX, FLAX.replace("logits, ", "jax.nn.softmax(logits), ")),
-            # The output of ops.softmax remembers its logits on TensorFlow, and the loss takes those: exp hides them.
-            keras=(KERAS, KERAS.replace("logits, from", "ops.exp(ops.log_softmax(logits)), from")),
+        numpy=(
+            before("    logits = logits - logits.real.max(1, keepdims=True)", *NUMPY_SOFTMAX),
+            before("    likelihood = np.exp(logits - logits.max(1, keepdims=True))", *NUMPY_SOFTMAX),
+            before(NUMPY_END, "difference = logits * (difference - (logits * difference).sum(1, keepdims=True))"),
         ),
+        torch=(TORCH, TORCH.replace("logits", "logits.softmax(1)")),
+        flax=(FLAX, FLAX.replace("logits, ", "jax.nn.softmax(logits), ")),
+        # The output of ops.softmax remembers its logits on TensorFlow, and the loss takes those: exp hides them.
+        keras=(KERAS, KERAS.replace("logits, from", "ops.exp(ops.log_softmax(logits)), from")),
         source="lightning-bolts#654, tflearn#562",
         remedies=LOGITS,
     ),
-    loss_fault(
-        id="label-smoothing-other",
+    "label-smoothing-other": loss_fault(
         what="the share of label smoothing has an unusual value",
-        recipe={"label_smoothing": PARAMETER},
-        parameter=Parameter("share", injected=0.06, starts=(0.05, 0.3), positive=False),
+        recipe={"label_smoothing": Parameter("share", injected=0.06, starts=(0.05, 0.3), positive=False)},
         remedies=SMOOTHING,
     ),
-    loss_fault(
-        id="gradient-scaled",
+    "gradient-scaled": loss_fault(
         what="gradients are multiplied by some factor: a sum over devices or micro-batches, or a loss scale not undone",
-        training=by_framework(
-            numpy=before(NUMPY_END, f"difference = difference * {VALUE}"),
-            torch=with_gradient_scaled(TORCH, "({}).detach()"),
-            flax=with_gradient_scaled(FLAX, "jax.lax.stop_gradient({})"),
-            keras=with_gradient_scaled(KERAS, "ops.stop_gradient({})"),
-        ),
-        parameter=Parameter("factor", injected=2.0, starts=(0.5, 8.0)),
+        numpy=before(NUMPY_END, f"difference = difference * {VALUE}"),
+        torch=with_gradient_scaled(TORCH, "({}).detach()"),
+        flax=with_gradient_scaled(FLAX, "jax.lax.stop_gradient({})"),
+        keras=with_gradient_scaled(KERAS, "ops.stop_gradient({})"),
+        unknown=Parameter("factor", injected=2.0, starts=(0.5, 8.0)),
         source="fairseq#5256, e2e_sae#70",
         remedies=AVERAGED,
     ),
-)
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from conformance.faults.edit import replaced, together
-from conformance.faults.fault import Fault
+from conformance.faults.fault import model_fault
 from conformance.faults.model_lines import MAX_POOL, STEM, STEM_POOL, without_relu
 from conformance.faults.place import NETWORK, at, networks
 from conformance.faults.remedies import RELU, STRIDE, Remedies
@@ -18,34 +18,30 @@ POOLING = Remedies(
 STEM_OF_SYMMETRIC = at("stem") & networks(same_padding=False)
 FREE_SIZE = networks(head_pool=None)
 """Heads that take a map of any size, so that a fault may change it."""
-pool_fault = partial(Fault, where=STEM_OF_SYMMETRIC, remedies=POOLING)
+pool_fault = partial(model_fault, where=STEM_OF_SYMMETRIC, remedies=POOLING)
 
-ROWS = (
-    Fault(
-        id="stem-relu-missing",
+ROWS = {
+    "stem-relu-missing": model_fault(
         what="there is no ReLU in the stem",
         where=at("stem"),
-        model=replaced(STEM, without_relu(STEM)),
+        **replaced(STEM, without_relu(STEM)),
         remedies=RELU,
     ),
-    pool_fault(
-        id="pool-same",
+    "pool-same": pool_fault(
         what="the max pool pads as TensorFlow's SAME does: one-sided at even sizes",
-        model=replaced(STEM_POOL, 'x = tap("stem", max_pool(x, replace(self.config, same_padding=True)))'),
+        **replaced(STEM_POOL, 'x = tap("stem", max_pool(x, replace(self.config, same_padding=True)))'),
         source="simclr#26, flax examples/imagenet",
     ),
-    pool_fault(
-        id="pool-symmetric",
+    "pool-symmetric": pool_fault(
         what="the max pool pads both sides alike, where the weights were trained with TensorFlow's SAME",
         where=at("stem") & networks(same_padding=True),
-        model=replaced(STEM_POOL, 'x = tap("stem", max_pool(x, replace(self.config, same_padding=False)))'),
+        **replaced(STEM_POOL, 'x = tap("stem", max_pool(x, replace(self.config, same_padding=False)))'),
         source="flax examples/imagenet",
     ),
-    pool_fault(
-        id="pool-valid",
+    "pool-valid": pool_fault(
         what="the max pool does not pad: 55x55 pixels leave it, not 56x56",
         where=at("stem") & networks(head_pool=None, same_padding=False),
-        model=replaced(
+        **replaced(
             MAX_POOL,
             numpy="return windows(x, 3, 2).max((4, 5))",
             torch="return max_pool2d(x, 3, 2)",
@@ -54,11 +50,10 @@ ROWS = (
         ),
         source="tensorflow/benchmarks#134",
     ),
-    pool_fault(
-        id="pool-ceil",
+    "pool-ceil": pool_fault(
         what="the max pool rounds the size of its map up, not down",
         where=at("stem") & networks(head_pool=None, same_padding=False),
-        model=replaced(
+        **replaced(
             MAX_POOL,
             numpy=(
                 "return windows(np.pad(x, [(0, 0), (0, 0), (1, 2), (1, 2)], constant_values=-np.inf), 3, 2).max((4, 5))"
@@ -72,10 +67,9 @@ ROWS = (
         ),
         source="nn_tools#5, PytorchToCaffe#16",
     ),
-    pool_fault(
-        id="pool-average",
+    "pool-average": pool_fault(
         what="the stem's pool takes the mean of a window, not its maximum",
-        model=replaced(
+        **replaced(
             MAX_POOL,
             numpy="return windows(pad(x, 3, 2, config.same_padding), 3, 2).mean((4, 5))",
             torch="return avg_pool2d(x, 3, 2, padding=1)",
@@ -83,16 +77,14 @@ ROWS = (
             keras='return ops.average_pool(pad(x, 3, 0.0), 3, 2, "valid", "channels_last")',
         ),
     ),
-    pool_fault(
-        id="pool-missing",
+    "pool-missing": pool_fault(
         what="there is no max pool, as in networks for small images",
         where=at("stem") & FREE_SIZE,
-        model=replaced(STEM_POOL, 'x = tap("stem", x)'),
+        **replaced(STEM_POOL, 'x = tap("stem", x)'),
     ),
-    pool_fault(
-        id="pool-zero",
+    "pool-zero": pool_fault(
         what="the max pool pads with zeros, not with minus infinity",
-        model=replaced(
+        **replaced(
             MAX_POOL,
             numpy="return windows(pad(x, 3, 2, config.same_padding, 0.0), 3, 2).max((4, 5))",
             torch="return max_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 3, 2)",
@@ -102,29 +94,26 @@ ROWS = (
         source="tensorflow#48105, onnx-to-keras#31",
         harmless="the pool's input passed a ReLU, so zero is never above the largest value; without a ReLU it might be",
     ),
-    pool_fault(
-        id="pool-before-relu",
+    "pool-before-relu": pool_fault(
         what="the max pool is before the stem's ReLU",
         where=at("stem"),
-        model=together(
+        **together(
             replaced(STEM, without_relu(STEM)),
             replaced(STEM_POOL, 'x = tap("stem", relu(max_pool(x, self.config)))'),
         ),
         harmless="ReLU keeps the order of numbers, so the largest stays the largest; with an average it would matter",
     ),
-    Fault(
-        id="stage1-stride",
+    "stage1-stride": model_fault(
         what="the first block of stage 1 has stride 2",
         where=NETWORK & FREE_SIZE,
-        model=replaced("STAGE_STRIDES[0]", "2"),
+        **replaced("STAGE_STRIDES[0]", "2"),
         source="tinygrad#770",
         remedies=STRIDE,
     ),
-    Fault(
-        id="stage4-stride",
+    "stage4-stride": model_fault(
         what="the first block of stage 4 has stride 1, as in networks for detection",
         where=NETWORK & FREE_SIZE,
-        model=replaced("STAGE_STRIDES[3]", "1"),
+        **replaced("STAGE_STRIDES[3]", "1"),
         remedies=STRIDE,
     ),
-)
+}

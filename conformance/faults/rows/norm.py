@@ -14,8 +14,8 @@ from conformance.faults.array_changes import (
     scaled,
     variance_changed,
 )
-from conformance.faults.edit import by_framework, replaced
-from conformance.faults.fault import PARAMETER, Fault, Parameter, Seen
+from conformance.faults.edit import replaced
+from conformance.faults.fault import Fault, Parameter, Seen, model_fault
 from conformance.faults.model_lines import NORM_CALL, torch_norm
 from conformance.faults.place import NETWORK, at
 from conformance.faults.remedies import FOLDED, NAMES, Remedies
@@ -53,116 +53,97 @@ MODE = Remedies(
 ONE_OR_ALL = at("norm") | NETWORK
 leaf_fault = partial(Fault, where=at("norm"), remedies=LEAVES)
 loading_fault = partial(Fault, where=at("norm"), remedies=LOADED)
-eps_fault = partial(Fault, where=ONE_OR_ALL, remedies=EPS)
+eps_fault = partial(model_fault, where=ONE_OR_ALL, remedies=EPS)
 decay_fault = partial(Fault, where=ONE_OR_ALL, seen_in=(Seen.STATISTICS,), remedies=DECAY)
 
-ROWS = (
-    leaf_fault(
-        id="mean-offset-swap",
+ROWS = {
+    "mean-offset-swap": leaf_fault(
         what="running mean and offset are exchanged",
         weights=exchanged(("running_mean", "bias")),
     ),
-    leaf_fault(
-        id="scale-var-swap",
+    "scale-var-swap": leaf_fault(
         what="scale and running variance are exchanged",
         weights=exchanged(("weight", "running_var")),
     ),
-    leaf_fault(
-        id="scale-offset-swap",
+    "scale-offset-swap": leaf_fault(
         what="scale and offset are exchanged",
         weights=exchanged(("weight", "bias")),
     ),
-    leaf_fault(
-        id="var-is-deviation",
+    "var-is-deviation": leaf_fault(
         what="a standard deviation was loaded as the running variance",
         weights=changed("running_var", by=np.sqrt),
     ),
-    leaf_fault(
-        id="var-is-inverse",
+    "var-is-inverse": leaf_fault(
         what="an inverse standard deviation, 1 / sqrt(variance + eps), was loaded as the running variance",
         weights=variance_changed(lambda variance, eps: 1 / np.sqrt(variance + eps)),
     ),
-    loading_fault(
-        id="norm-not-loaded",
+    "norm-not-loaded": loading_fault(
         what="running mean and variance were left at 0 and 1",
         weights=left_at(running_mean=0.0, running_var=1.0),
     ),
-    loading_fault(
-        id="mean-not-loaded",
+    "mean-not-loaded": loading_fault(
         what="the running mean was left at 0",
         weights=left_at(running_mean=0.0),
     ),
-    loading_fault(
-        id="var-not-loaded",
+    "var-not-loaded": loading_fault(
         what="the running variance was left at 1",
         weights=left_at(running_var=1.0),
     ),
-    loading_fault(
-        id="scale-not-loaded",
+    "scale-not-loaded": loading_fault(
         what="the scale was left at 1: scale=False, or a name that did not match",
         weights=left_at(weight=1.0),
     ),
-    loading_fault(
-        id="offset-not-loaded",
+    "offset-not-loaded": loading_fault(
         what="the offset was left at 0: center=False, or a name that did not match",
         weights=left_at(bias=0.0),
     ),
-    Fault(
-        id="norm-order-following",
+    "norm-order-following": Fault(
         what="the norm and that of the next block, which has the same shapes, are in each other's place",
         where=at("norm", followed=True),
         weights=exchanged_with_following,
         source="tensorflow#33459",
         remedies=NAMES,
     ),
-    eps_fault(
-        id="eps-keras",
+    "eps-keras": eps_fault(
         what="eps is 1e-3, Keras's default",
         config={"norm_eps": 1e-3},
         source="nn-transfer#3, keras-yolo3#451",
     ),
-    eps_fault(
-        id="eps-1.001",
+    "eps-1.001": eps_fault(
         what="eps is 1.001e-5, as in keras.applications, not 1e-5",
         seen_in=(Seen.FORWARD_FLOAT64,),
         config={"norm_eps": 1.001e-5},
         source="keras.applications",
     ),
-    eps_fault(
-        id="eps-1e-5",
+    "eps-1e-5": eps_fault(
         what="eps is 1e-5, the usual default, where the weights were trained with another",
         seen_in=(Seen.FORWARD_FLOAT64,),
         config={"norm_eps": 1e-5},
         source="keras.applications",
     ),
-    eps_fault(
-        id="eps-zero",
+    "eps-zero": eps_fault(
         what="no eps is added to the variance: it was forgotten when the norm was folded or written by hand",
         seen_in=(Seen.FORWARD_FLOAT64,),
-        model=replaced("config.norm_eps", "1e-30"),
+        **replaced("config.norm_eps", "1e-30"),
     ),
-    eps_fault(
-        id="eps-outside-root",
+    "eps-outside-root": eps_fault(
         what="eps is added to the standard deviation, not to the variance",
         where=at("norm"),
         seen_in=(Seen.FORWARD_FLOAT64,),
         # A variance of which sqrt(variance + eps) is sqrt(right variance) + eps.
         weights=variance_changed(lambda variance, eps: (np.sqrt(variance) + eps) ** 2 - eps),
     ),
-    decay_fault(
-        id="momentum-inverted",
+    "momentum-inverted": decay_fault(
         what="running statistics keep a share of 0.1 of the old value at each step, not 0.9",
         config={"norm_decay": 0.1},
         source="transformers#19454, flaxmodels, EfficientNet-PyTorch#3",
     ),
-    decay_fault(
-        id="momentum-099",
+    "momentum-099": decay_fault(
         what="running statistics keep a share of 0.99 of the old value at each step, the default of Flax and Keras",
         config={"norm_decay": 0.99},
         source="bonsai, keras.applications",
     ),
-    Fault(
-        id="var-biased",
+    "var-biased": Fault(
         what="the batch's variance enters the running one without the correction n / (n - 1)",
         where=ONE_OR_ALL,
         seen_in=(Seen.STATISTICS,),
@@ -170,94 +151,79 @@ ROWS = (
         source="pytorch#1410, keras#16363, tensorflow#55545",
         remedies=VARIANCE,
     ),
-    Fault(
-        id="bn-frozen",
+    "bn-frozen": model_fault(
         what="the batch norm is in inference mode during training",
         where=ONE_OR_ALL,
         seen_in=(Seen.FORWARD_TRAIN, Seen.STATISTICS),
-        model=by_framework(
-            numpy=("if self.training:", "if False:"),
-            torch=torch_norm("FrozenBatchNorm", "self.training = False\nreturn super().forward(x)"),
-            flax=(
-                (NORM_CALL["flax"], "y = super().__call__(x, use_running_average=True)"),
-                ("if not self.use_running_average:", "if False:"),
-            ),
-            keras=(
-                (NORM_CALL["keras"], "y = super().call(x, training=False, mask=mask)"),
-                ("if training and self.trainable:", "if False:"),
-            ),
+        numpy=("if self.training:", "if False:"),
+        torch=torch_norm("FrozenBatchNorm", "self.training = False\nreturn super().forward(x)"),
+        flax=(
+            (NORM_CALL["flax"], "y = super().__call__(x, use_running_average=True)"),
+            ("if not self.use_running_average:", "if False:"),
+        ),
+        keras=(
+            (NORM_CALL["keras"], "y = super().call(x, training=False, mask=mask)"),
+            ("if training and self.trainable:", "if False:"),
         ),
         source="pytorch2keras#13",
         remedies=MODE,
     ),
-    Fault(
-        id="bn-batch-stats",
+    "bn-batch-stats": model_fault(
         what="the batch norm uses the batch's statistics in inference",
         where=ONE_OR_ALL,
-        model=by_framework(
-            numpy=(NORM_CALL["numpy"], "mean, variance = self.moments(x)"),
-            torch=torch_norm(
-                "BatchNormByBatch",
-                "if self.training:\n"
-                "    return super().forward(x)\n"
-                "return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)",
-            ),
-            flax=(
-                NORM_CALL["flax"],
-                "if self.use_running_average:\n"
-                "            mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))\n"
-                "            y = (x - mean) / jnp.sqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]\n"
-                "        else:\n"
-                "            y = super().__call__(x)",
-            ),
-            keras=(
-                NORM_CALL["keras"],
-                "if not training:\n"
-                "            mean, variance = ops.mean(x, (0, 1, 2)), ops.var(x, (0, 1, 2))\n"
-                "            return (x - mean) / ops.sqrt(variance + self.epsilon) * self.gamma + self.beta\n"
-                "        y = super().call(x, training=training, mask=mask)",
-            ),
+        numpy=(NORM_CALL["numpy"], "mean, variance = self.moments(x)"),
+        torch=torch_norm(
+            "BatchNormByBatch",
+            "if self.training:\n"
+            "    return super().forward(x)\n"
+            "return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)",
+        ),
+        flax=(
+            NORM_CALL["flax"],
+            "if self.use_running_average:\n"
+            "            mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))\n"
+            "            y = (x - mean) / jnp.sqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]\n"
+            "        else:\n"
+            "            y = super().__call__(x)",
+        ),
+        keras=(
+            NORM_CALL["keras"],
+            "if not training:\n"
+            "            mean, variance = ops.mean(x, (0, 1, 2)), ops.var(x, (0, 1, 2))\n"
+            "            return (x - mean) / ops.sqrt(variance + self.epsilon) * self.gamma + self.beta\n"
+            "        y = super().call(x, training=training, mask=mask)",
         ),
         source="xla#806, flax#2279",
         remedies=MODE,
     ),
-    Fault(
-        id="bn-fast-variance",
+    "bn-fast-variance": model_fault(
         what="the variance is computed as E[x^2] - E[x]^2",
         where=ONE_OR_ALL,
         seen_in=(Seen.FORWARD_TRAIN,),
-        model=by_framework(
-            numpy=("values.var(1)", "(values**2).mean(1) - values.mean(1) ** 2"),
-            flax=("use_fast_variance=False", "use_fast_variance=True"),
-        ),
+        numpy=("values.var(1)", "(values**2).mean(1) - values.mean(1) ** 2"),
+        flax=("use_fast_variance=False", "use_fast_variance=True"),
         source="keras#18795",
         remedies=VARIANCE,
         harmless="equal in exact arithmetic; it loses digits only where the mean is large compared with the deviation",
     ),
-    eps_fault(
-        id="eps-other",
+    "eps-other": eps_fault(
         what="eps has an unusual value",
-        config={"norm_eps": PARAMETER},
-        parameter=Parameter("eps", injected=3.7e-4, starts=(1e-6, 1e-4, 1e-2)),
+        config={"norm_eps": Parameter("eps", injected=3.7e-4, starts=(1e-6, 1e-4, 1e-2))},
     ),
-    decay_fault(
-        id="momentum-other",
+    "momentum-other": decay_fault(
         what="running statistics keep an unusual share of the old value at each step",
-        config={"norm_decay": PARAMETER},
-        parameter=Parameter("decay", injected=0.73, starts=(0.5, 0.95), positive=False),
+        config={"norm_decay": Parameter("decay", injected=0.73, starts=(0.5, 0.95), positive=False)},
     ),
-    leaf_fault(
-        id="caffe-factor",
+    "caffe-factor": leaf_fault(
         what="running statistics were not divided by the factor that Caffe's files store beside them",
         weights=scaled("running_mean", "running_var"),
-        parameter=Parameter("factor", injected=999.982, starts=(0.5, 2.0, 1000.0)),
+        unknown=Parameter("factor", injected=999.982, starts=(0.5, 2.0, 1000.0)),
     ),
-    Fault(
-        id="scale-scaled",
+    "scale-scaled": Fault(
         what="the norm's scale is multiplied by some factor",
         where=at("norm"),
         weights=scaled("weight"),
-        parameter=Parameter("factor", injected=0.8, starts=(0.5, 1.1, 2.0, 30.0)),
+        unknown=Parameter("factor", injected=0.8, starts=(0.5, 1.1, 2.0, 30.0)),
         remedies=FOLDED,
     ),
-)
+}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from conformance.faults.edit import by_framework
-from conformance.faults.fault import PARAMETER, Parameter, step_fault
+from conformance.faults.fault import Parameter, step_fault
 from conformance.faults.remedies import Remedies
 
 RATE = Remedies(
@@ -45,107 +44,83 @@ def factor(formula: str) -> dict[str, tuple[str, str]]:
 schedule_fault = partial(step_fault, remedies=SCHEDULE)
 warmup_fault = partial(step_fault, remedies=WARMUP)
 
-ROWS = (
-    schedule_fault(
-        id="schedule-constant",
+ROWS = {
+    "schedule-constant": schedule_fault(
         what="the learning rate stays constant: the schedule is stepped once an epoch or never, not once a step",
         recipe={"schedule": "constant"},
     ),
-    schedule_fault(
-        id="schedule-early",
+    "schedule-early": schedule_fault(
         what="the schedule is one step ahead: it is stepped before the optimizer",
-        training=by_framework(
-            **factor("recipe.factor(step + 1)"),
-            flax=(FLAX_COUNT, "joined(jnp.asarray(count, float) + 1)"),
-            keras=(KERAS_STEP, "ops.cast(step, self.dtype) + 1"),
-        ),
+        **factor("recipe.factor(step + 1)"),
+        flax=(FLAX_COUNT, "joined(jnp.asarray(count, float) + 1)"),
+        keras=(KERAS_STEP, "ops.cast(step, self.dtype) + 1"),
         source="pytorch-gradual-warmup-lr#11",
     ),
-    schedule_fault(
-        id="schedule-late",
+    "schedule-late": schedule_fault(
         what="the schedule is one step behind",
-        training=by_framework(
-            **factor("recipe.factor(max(0, step - 1))"),
-            flax=(FLAX_COUNT, "joined(jnp.maximum(jnp.asarray(count, float) - 1, 0.0))"),
-            keras=(KERAS_STEP, "ops.maximum(ops.cast(step, self.dtype) - 1, 0.0)"),
-        ),
+        **factor("recipe.factor(max(0, step - 1))"),
+        flax=(FLAX_COUNT, "joined(jnp.maximum(jnp.asarray(count, float) - 1, 0.0))"),
+        keras=(KERAS_STEP, "ops.maximum(ops.cast(step, self.dtype) - 1, 0.0)"),
     ),
-    warmup_fault(
-        id="warmup-missing",
+    "warmup-missing": warmup_fault(
         what="there is no warm-up",
         recipe={"warmup_steps": 0},
     ),
-    warmup_fault(
-        id="warmup-from-zero",
+    "warmup-from-zero": warmup_fault(
         what="the warm-up begins with a step whose learning rate is zero",
-        training=by_framework(
-            **factor(f"step / {STEPS} if step < {STEPS} else recipe.factor(step)"),
-            flax=(FLAX_WARMUP, f"optax.linear_schedule(0.0, rate, {STEPS})"),
-            keras=(KERAS_WARMUP, f"step / {STEPS}"),
-        ),
+        **factor(f"step / {STEPS} if step < {STEPS} else recipe.factor(step)"),
+        flax=(FLAX_WARMUP, f"optax.linear_schedule(0.0, rate, {STEPS})"),
+        keras=(KERAS_WARMUP, f"step / {STEPS}"),
         source="gpt-neox#1373, barlowtwins#45, optax.warmup_cosine_decay_schedule",
     ),
-    warmup_fault(
-        id="warmup-one-longer",
+    "warmup-one-longer": warmup_fault(
         what="the warm-up rises over one step more: (s + 1) / (warmup_steps + 1)",
-        training=by_framework(
-            **factor(f"(step + 1) / ({STEPS} + 1) if step < {STEPS} else recipe.factor(step)"),
-            flax=(
-                FLAX_WARMUP,
-                f"optax.linear_schedule(rate / ({STEPS} + 1), rate * {STEPS} / ({STEPS} + 1), {STEPS} - 1)",
-            ),
-            keras=(KERAS_WARMUP, f"(step + 1) / ({STEPS} + 1)"),
+        **factor(f"(step + 1) / ({STEPS} + 1) if step < {STEPS} else recipe.factor(step)"),
+        flax=(
+            FLAX_WARMUP,
+            f"optax.linear_schedule(rate / ({STEPS} + 1), rate * {STEPS} / ({STEPS} + 1), {STEPS} - 1)",
         ),
+        keras=(KERAS_WARMUP, f"(step + 1) / ({STEPS} + 1)"),
         source="HeavyBall#29",
     ),
-    schedule_fault(
-        id="cosine-from-start",
+    "cosine-from-start": schedule_fault(
         what="the cosine is counted from the first step, not from the end of the warm-up",
-        training=by_framework(
-            **factor(
-                'type(recipe)(**vars(recipe) | {"warmup_steps": 0}).factor(step) '
-                f'if recipe.schedule == "cosine" and step >= {STEPS} else recipe.factor(step)'
-            ),
-            flax=(
-                '"cosine": lambda: optax.cosine_decay_schedule(rate, steps),',
-                '"cosine": lambda: (\n'
-                "            lambda count: optax.cosine_decay_schedule(rate, recipe.total_steps)"
-                "(count + recipe.warmup_steps)\n"
-                "        ),",
-            ),
-            keras=(
-                "done = (step - recipe.warmup_steps) / (recipe.total_steps - recipe.warmup_steps)",
-                "done = step / recipe.total_steps",
-            ),
+        **factor(
+            'type(recipe)(**vars(recipe) | {"warmup_steps": 0}).factor(step) '
+            f'if recipe.schedule == "cosine" and step >= {STEPS} else recipe.factor(step)'
+        ),
+        flax=(
+            '"cosine": lambda: optax.cosine_decay_schedule(rate, steps),',
+            '"cosine": lambda: (\n'
+            "            lambda count: optax.cosine_decay_schedule(rate, recipe.total_steps)"
+            "(count + recipe.warmup_steps)\n"
+            "        ),",
+        ),
+        keras=(
+            "done = (step - recipe.warmup_steps) / (recipe.total_steps - recipe.warmup_steps)",
+            "done = step / recipe.total_steps",
         ),
     ),
-    schedule_fault(
-        id="milestones-late",
+    "milestones-late": schedule_fault(
         what="the learning rate falls one step late",
         recipe={"milestones": lambda recipe, _: tuple(step + 1 for step in recipe.milestones)},
     ),
-    schedule_fault(
-        id="milestones-early",
+    "milestones-early": schedule_fault(
         what="the learning rate falls one step early",
         recipe={"milestones": lambda recipe, _: tuple(step - 1 for step in recipe.milestones)},
     ),
-    step_fault(
-        id="learning-rate-scaled",
+    "learning-rate-scaled": step_fault(
         what="the learning rate is multiplied by some factor",
         recipe={"learning_rate": lambda recipe, factor: factor * recipe.learning_rate},
-        parameter=Parameter("factor", injected=0.65, starts=(0.5, 2.0, 100.0)),
+        unknown=Parameter("factor", injected=0.65, starts=(0.5, 2.0, 100.0)),
         remedies=RATE,
     ),
-    schedule_fault(
-        id="cosine-end-other",
+    "cosine-end-other": schedule_fault(
         what="the cosine ends at an unusual step",
-        recipe={"total_steps": PARAMETER},
-        parameter=Parameter("total steps", injected=10.0, starts=(9.0, 16.0, 60.0)),
+        recipe={"total_steps": Parameter("total steps", injected=10.0, starts=(9.0, 16.0, 60.0))},
     ),
-    schedule_fault(
-        id="gamma-other",
+    "gamma-other": schedule_fault(
         what="the learning rate falls by another factor at the milestones",
-        recipe={"gamma": PARAMETER},
-        parameter=Parameter("gamma", injected=0.1, starts=(0.2, 0.8)),
+        recipe={"gamma": Parameter("gamma", injected=0.1, starts=(0.2, 0.8))},
     ),
-)
+}

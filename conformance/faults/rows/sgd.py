@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from conformance.faults.edit import VALUE, FrameworkEdits, by_framework
-from conformance.faults.fault import PARAMETER, Parameter, step_fault
+from conformance.faults.fault import Parameter, step_fault
 from conformance.faults.remedies import Remedies
 
 DECAY = Remedies(
@@ -100,101 +100,84 @@ def rate_in_velocity(sign: str) -> FrameworkEdits:
 decay_fault = partial(step_fault, remedies=DECAY)
 momentum_fault = partial(step_fault, remedies=MOMENTUM)
 
-ROWS = (
-    decay_fault(
-        id="wd-decoupled",
+ROWS = {
+    "wd-decoupled": decay_fault(
         what="SGD's weight decay is decoupled, where an L2 penalty passes through the momentum",
-        training=by_framework(
-            numpy=(
-                (f"        {NUMPY_GRADIENT}\n", ""),
-                (
-                    NUMPY_CHANGE,
-                    NUMPY_CHANGE.replace("return ", "change = ") + "\n        return change + decay * weight",
-                ),
+        numpy=(
+            (f"        {NUMPY_GRADIENT}\n", ""),
+            (
+                NUMPY_CHANGE,
+                NUMPY_CHANGE.replace("return ", "change = ") + "\n        return change + decay * weight",
             ),
-            torch=torch_sgd(
-                (TORCH_GRADIENT, "gradient = weight.grad"),
-                (TORCH_CHANGE, "weight.sub_(rate * (change + decay * weight))"),
-            ),
-            flax=(FLAX_UPDATE, f"update = optax.chain({FLAX_TRACE}, {FLAX_DECAY}, {FLAX_RATE})"),
-            keras=(KERAS_GRADIENT, "variable.assign(variable - rate * self.weight_decay * variable)"),
         ),
+        torch=torch_sgd(
+            (TORCH_GRADIENT, "gradient = weight.grad"),
+            (TORCH_CHANGE, "weight.sub_(rate * (change + decay * weight))"),
+        ),
+        flax=(FLAX_UPDATE, f"update = optax.chain({FLAX_TRACE}, {FLAX_DECAY}, {FLAX_RATE})"),
+        keras=(KERAS_GRADIENT, "variable.assign(variable - rate * self.weight_decay * variable)"),
         source="benchmark_resnet_classif#30",
     ),
-    step_fault(
-        id="wd-on-norm",
+    "wd-on-norm": step_fault(
         what="weight decay acts on scales, offsets and biases too",
         recipe={"decayed": "all"},
         source="flax examples/imagenet",
         remedies=DECAYED,
     ),
-    step_fault(
-        id="wd-on-kernels-only",
+    "wd-on-kernels-only": step_fault(
         what="weight decay acts on kernels only, not on scales, offsets and biases",
         recipe={"decayed": "kernels"},
         source="flax examples/imagenet",
         remedies=DECAYED,
     ),
-    decay_fault(
-        id="wd-missing",
+    "wd-missing": decay_fault(
         what="there is no weight decay",
         recipe={"weight_decay": 0.0},
     ),
-    momentum_fault(
-        id="nesterov-missing",
+    "nesterov-missing": momentum_fault(
         what="momentum is plain, without Nesterov's step ahead",
         recipe={"nesterov": False},
     ),
-    momentum_fault(
-        id="nesterov-added",
+    "nesterov-added": momentum_fault(
         what="momentum takes Nesterov's step ahead, where plain momentum is meant",
         recipe={"nesterov": True},
     ),
-    step_fault(
-        id="lr-in-velocity",
+    "lr-in-velocity": step_fault(
         what="the learning rate multiplies what enters the velocity, not the step: it shows when the rate changes",
-        training=rate_in_velocity(""),
+        **rate_in_velocity(""),
         source="pytorch#1099, jax#1528",
         remedies=VELOCITY,
     ),
-    step_fault(
-        id="lr-in-velocity-negative",
+    "lr-in-velocity-negative": step_fault(
         what="the learning rate multiplies what enters the velocity, which points downhill, as in Keras's SGD",
-        training=rate_in_velocity("-"),
+        **rate_in_velocity("-"),
         source="keras.optimizers.SGD",
         remedies=VELOCITY,
     ),
-    decay_fault(
-        id="wd-other",
+    "wd-other": decay_fault(
         what="the weight decay has an unusual value",
-        recipe={"weight_decay": PARAMETER},
-        parameter=Parameter("weight decay", injected=3e-4, starts=(1e-4, 0.1)),
+        recipe={"weight_decay": Parameter("weight decay", injected=3e-4, starts=(1e-4, 0.1))},
     ),
-    momentum_fault(
-        id="sgd-momentum-other",
+    "sgd-momentum-other": momentum_fault(
         what="the momentum has an unusual value",
-        recipe={"momentum": PARAMETER},
-        parameter=Parameter("momentum", injected=0.85, starts=(0.5, 0.95), positive=False),
+        recipe={"momentum": Parameter("momentum", injected=0.85, starts=(0.5, 0.95), positive=False)},
     ),
-    momentum_fault(
-        id="dampening",
+    "dampening": momentum_fault(
         what="a share of the gradient, 1 - dampening, enters the velocity; dampening = momentum makes it an average",
-        training=by_framework(
-            numpy=(NUMPY_VELOCITY, f"{NUMPY_VELOCITY.removesuffix('gradient')}(1 - {VALUE}) * gradient"),
-            torch=torch_sgd((TORCH_VELOCITY, f"velocity.mul_(momentum).add_(gradient, alpha=1 - {VALUE})")),
-            flax=(
-                FLAX_UPDATE,
-                "def enter(gradients, velocities, parameters=None):\n"
-                "            velocities = jax.tree.map(\n"
-                f"                lambda g, v: recipe.momentum * v + (1 - {VALUE}) * g, gradients, velocities.trace\n"
-                "            )\n"
-                "            ahead = jax.tree.map(lambda g, v: g + recipe.momentum * v, gradients, velocities)\n"
-                "            return ahead if recipe.nesterov else velocities, optax.TraceState(velocities)\n\n"
-                f"        velocity = optax.GradientTransformation({FLAX_TRACE}.init, enter)\n"
-                f"        update = optax.chain({FLAX_DECAY}, velocity, {FLAX_RATE})",
-            ),
-            keras=(KERAS_VELOCITY, f"velocity.assign(self.momentum * velocity + (1 - {VALUE}) * gradient)"),
+        numpy=(NUMPY_VELOCITY, f"{NUMPY_VELOCITY.removesuffix('gradient')}(1 - {VALUE}) * gradient"),
+        torch=torch_sgd((TORCH_VELOCITY, f"velocity.mul_(momentum).add_(gradient, alpha=1 - {VALUE})")),
+        flax=(
+            FLAX_UPDATE,
+            "def enter(gradients, velocities, parameters=None):\n"
+            "            velocities = jax.tree.map(\n"
+            f"                lambda g, v: recipe.momentum * v + (1 - {VALUE}) * g, gradients, velocities.trace\n"
+            "            )\n"
+            "            ahead = jax.tree.map(lambda g, v: g + recipe.momentum * v, gradients, velocities)\n"
+            "            return ahead if recipe.nesterov else velocities, optax.TraceState(velocities)\n\n"
+            f"        velocity = optax.GradientTransformation({FLAX_TRACE}.init, enter)\n"
+            f"        update = optax.chain({FLAX_DECAY}, velocity, {FLAX_RATE})",
         ),
-        parameter=Parameter("dampening", injected=0.9, starts=(0.5,), positive=False),
+        keras=(KERAS_VELOCITY, f"velocity.assign(self.momentum * velocity + (1 - {VALUE}) * gradient)"),
+        unknown=Parameter("dampening", injected=0.9, starts=(0.5,), positive=False),
     ),
-)
+}

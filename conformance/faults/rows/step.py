@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.faults.edit import before, by_framework
+from conformance.faults.edit import before
 from conformance.faults.fault import Seen, step_fault
 from conformance.faults.remedies import Remedies
 
@@ -17,42 +17,36 @@ ZEROED = Remedies(
     keras="Gradients are values here: hand nothing of the last step to the optimizer.",
 )
 
-ROWS = (
-    step_fault(
-        id="statistics-twice",
+ROWS = {
+    "statistics-twice": step_fault(
         what="running statistics are updated twice a step: a second forward pass in train mode",
         seen_in=(Seen.STATISTICS, Seen.STEPS),
-        training=by_framework(
-            numpy=before(
-                "        value, grads = self.gradients(self.model.train(), images, labels, self.recipe)",
-                "self.model.train()(images)",
-            ),
-            torch=before("        value = loss(self.model(images), labels, self.recipe)", "self.model(images)"),
-            flax=(
-                "loss(model(images), labels, recipe))(model)",
-                "loss((model(images), model(images))[1], labels, recipe))(model)",
-            ),
-            keras=before(
-                "        return float(self.model.train_on_batch(images, labels))", "self.model(images, training=True)"
-            ),
+        numpy=before(
+            "        value, grads = self.gradients(self.model.train(), images, labels, self.recipe)",
+            "self.model.train()(images)",
+        ),
+        torch=before("        value = loss(self.model(images), labels, self.recipe)", "self.model(images)"),
+        flax=(
+            "loss(model(images), labels, recipe))(model)",
+            "loss((model(images), model(images))[1], labels, recipe))(model)",
+        ),
+        keras=before(
+            "        return float(self.model.train_on_batch(images, labels))", "self.model(images, training=True)"
         ),
         source="pytorch#96136, insightface#2053",
         remedies=ONCE,
     ),
-    step_fault(
-        id="gradients-kept",
+    "gradients-kept": step_fault(
         what="gradients are not set to zero between steps, and add up",
-        training=by_framework(
-            numpy=(
-                "        clip(grads, self.recipe.clip_norm)\n",
-                '        for name, held in vars(self).get("held", {}).items():\n'
-                "            grads[name] = grads[name] + held\n"
-                "        clip(grads, self.recipe.clip_norm)\n"
-                "        self.held = dict(grads)\n",
-            ),
-            torch=("        self.optimizer.zero_grad()\n", ""),
+        numpy=(
+            "        clip(grads, self.recipe.clip_norm)\n",
+            '        for name, held in vars(self).get("held", {}).items():\n'
+            "            grads[name] = grads[name] + held\n"
+            "        clip(grads, self.recipe.clip_norm)\n"
+            "        self.held = dict(grads)\n",
         ),
+        torch=("        self.optimizer.zero_grad()\n", ""),
         keeps=True,
         remedies=ZEROED,
     ),
-)
+}

@@ -69,7 +69,8 @@ def test_every_bug_that_people_reported_has_a_row():
 
 
 def test_each_id_is_that_of_one_row():
-    assert sorted(FAULTS) == sorted(fault.id for subject in SUBJECTS for fault in subject.ROWS)
+    assert sorted(FAULTS) == sorted(id for subject in SUBJECTS for id in subject.ROWS)
+    assert [fault.id for fault in FAULTS.values()] == list(FAULTS)
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
