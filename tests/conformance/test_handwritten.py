@@ -35,8 +35,14 @@ def test_rows_expect_arrays_and_faults_that_exist():
         assert row.says, row.id
 
 
-@pytest.mark.parametrize("task", ["forward", "gradients", "steps"])
-def test_the_network_that_rows_are_edits_of_conforms(task):
-    outcome = run_model("right-torchvision", "torchvision", task)
+@pytest.mark.parametrize(
+    ("library", "task"),
+    [
+        *(("torchvision", task) for task in ("forward", "gradients", "steps")),
+        *(pytest.param(library, "forward", marks=pytest.mark.slow) for library in ("linen", "keras")),
+    ],
+)
+def test_the_network_that_rows_are_edits_of_conforms(library, task):
+    outcome = run_model(f"right-{library}", library, task)
     assert (outcome.verdict, outcome.failures, outcome.divergences) == ("conforms", [], [])
     assert len(outcome.comparisons) > 80

@@ -8,7 +8,11 @@ from typing import Any
 
 from tests.conformance.handwritten.catalogue import catalogue
 
-CANDIDATES = {"torchvision": "torchvision_networks:TorchvisionCandidate"}
+CANDIDATES = {
+    "torchvision": "torchvision_networks:TorchvisionCandidate",
+    "linen": "linen_networks:LinenCandidate",
+    "keras": "keras_networks:KerasCandidate",
+}
 """The class that makes a candidate of each library, from a row's function or script."""
 
 

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 
 from tests.conformance.handwritten.wrong_model import WRONG_MODELS, WrongModel
 
-SUBJECTS = ("convolutions", "norms", "activations", "blocks", "heads", "images", "gradients", "steps")
+SUBJECTS = (
+    *("convolutions", "norms", "activations", "blocks", "heads", "images", "gradients", "steps"),
+    *("whole_networks", "linen_models", "keras_models"),
+)
 
 
 def catalogue() -> Mapping[str, WrongModel]:

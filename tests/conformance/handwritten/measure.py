@@ -40,11 +40,17 @@ from impls.config import VARIANTS
 from tests.conformance.handwritten.catalogue import catalogue
 from tests.conformance.handwritten.wrong_model import WrongModel
 
-VARIANT = {"torchvision": "v1.5", "linen": "flax", "keras": "keras"}
+CONFIGS = {
+    "torchvision": VARIANTS["v1.5"],
+    "linen": replace(VARIANTS["flax"], norm_variance="biased"),
+    "keras": replace(VARIANTS["keras"], norm_variance="biased", norm_decay=0.99),
+}
+"""What each library's own ResNet-50 computes, its running statistics included."""
+
 SIZES = {
     "torchvision": {"depths": (2, 2, 3, 2), "width": 8, "num_classes": 10},
     "linen": {"depths": (2, 2, 3, 2), "width": 8, "num_classes": 10},
-    "keras": {"depths": (1, 2, 1, 1), "width": 64, "num_classes": 10},
+    "keras": {"depths": (1, 2, 1, 1), "num_classes": 10},
 }
 """Small networks by library; keras.applications has 64 channels in its stem, whatever is asked for."""
 
@@ -97,7 +103,7 @@ def run_here(jobs: Sequence[Job], parallel: int) -> Iterator[Event]:
 @cache
 def network_of(library: str, task: str, full: bool) -> NetworkPlan:
     """The network that a row's model is an edit of, with synthetic weights and a batch of noise."""
-    config = VARIANTS[VARIANT[library]]
+    config = CONFIGS[library]
     if task != "forward":
         return small_network(config, seed=0)
     config = config if full else replace(config, **SIZES[library])
@@ -107,9 +113,17 @@ def network_of(library: str, task: str, full: bool) -> NetworkPlan:
 def run_model(name: str, library: str, task: str = "forward", full: bool = False) -> Outcome:
     """Run one candidate of the catalogue through the suite, in float64."""
     implementation = Implementation(name, f"tests.conformance.handwritten.candidates:{name}", ())
-    networks = {VARIANT[library]: network_of(library, task, full)}
+    network = network_of(library, task, full)
     with tempfile.TemporaryDirectory(prefix="handwritten-") as folder:
-        plan = Plan(networks, [implementation], ["float64"], Path(folder), device="cpu", tasks=(task,), threads=1)
+        plan = Plan(
+            {network.config.variant: network},
+            [implementation],
+            ["float64"],
+            Path(folder),
+            device="cpu",
+            tasks=(task,),
+            threads=1,
+        )
         in_process, in_reruns = (mock.patch.object(module, "run_jobs", run_here) for module in (suite, planning))
         with in_process, in_reruns, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns of some of these scripts
