@@ -24,6 +24,9 @@ FOLD_ADVICE = (
     "which gives a network of variant v1 that computes the same function in inference."
 )
 
+NAMED = 4
+"""The number of names that were left out for one reason up to which they are listed; more are counted."""
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -37,6 +40,7 @@ class Checkpoint:
         where: What was read, for messages.
         recognised_by: How the variant is known.
         changes: The changes of numbers that were asked for, one line each.
+        notes: How the network was found in the source, one line each.
 
     Example:
         >>> checkpoint = Checkpoint({"fc.weight": np.zeros((10, 2048))}, find_dialect("canonical"), ResNetConfig())
@@ -51,6 +55,7 @@ class Checkpoint:
     where: str = "these arrays"
     recognised_by: str = ""
     changes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to(self, dialect: str) -> Checkpoint:
         """Return the same weights in another dialect. The arrays are views: nothing is copied.
@@ -112,7 +117,19 @@ class Checkpoint:
             "dtype": ", ".join(self.dtypes()),
             "content_hash": self.content_hash(),
             **({"changes": "; ".join(self.changes)} if self.changes else {}),
+            **({"found": "; ".join(self.notes)} if self.notes else {}),
+            **({"left_out": "; ".join(self.left_out())} if self.dropped else {}),
         }
+
+    def left_out(self) -> list[str]:
+        """Return what was left out of the source, one line for each reason, with the number of names if not one.
+
+        Example:
+            >>> dropped = {"queue": "left out on request"}
+            >>> Checkpoint({}, find_dialect("canonical"), ResNetConfig(), dropped).left_out()
+            ['queue (left out on request)']
+        """
+        return left_out(self.dropped)
 
     def dtypes(self) -> list[str]:
         """Return the names of the dtypes that occur, sorted."""
@@ -126,3 +143,14 @@ class Checkpoint:
             digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
             digest.update(array.view(np.uint8).data if array.size else b"")
         return digest.hexdigest()
+
+
+def left_out(dropped: Mapping[str, str]) -> list[str]:
+    """Return one line for each reason of leaving names out: the names, or their number if they are many."""
+    names: dict[str, list[str]] = {}
+    for name, reason in dropped.items():
+        names.setdefault(reason, []).append(name)
+    return [
+        f"{', '.join(group) if len(group) <= NAMED else f'{len(group)} names'} ({reason})"
+        for reason, group in names.items()
+    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,11 @@ import numpy as np
 from impls.config import VARIANTS, ResNetConfig, named_config
 from weights_convert.checkpoint import Checkpoint
 from weights_convert.containers import read, recognise
-from weights_convert.dialects import DIALECTS, find_dialect
+from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError, first_line
-from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, OTHER_WEIGHTS, is_ours
+from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, is_ours, other_values
 from weights_convert.naming import Dialect
+from weights_convert.recognition import Request, Subtree, select
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
 from weights_convert.table import permutation, reorder
 
@@ -30,7 +31,6 @@ FLOATS = ("bfloat16", "float16", "float32", "float64")
 NOT_WEIGHTS = ("dtype", "compute_dtype", "zero_init_last_scale", "norm_decay", "norm_variance")
 """The fields of a configuration in which a checkpoint and the model that takes it may differ."""
 
-AVERAGED_IGNORED = "averaged weights; --averaged (averaged=True) reads them"
 SAY_WHICH = "Give the variant (--variant or variant=...): the ResNet-50 of torchvision, timm and transformers is v1.5."
 
 Source = str | os.PathLike[str] | Mapping[str, np.ndarray] | Checkpoint
@@ -52,6 +52,8 @@ class Inspection:
         dropped: Names that are left out on purpose, each with the reason.
         problems: Everything that is wrong, one line each.
         changes: The changes of numbers that the file records.
+        advice: The option that would accept what is wrong; may be empty.
+        notes: How the network was found in the source, one line each.
     """
 
     where: str
@@ -64,6 +66,8 @@ class Inspection:
     dropped: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    advice: str = ""
+    notes: tuple[str, ...] = ()
 
     def checkpoint(self) -> Checkpoint:
         """Return the checkpoint that the source holds.
@@ -71,15 +75,16 @@ class Inspection:
         Raises:
             ConversionError: With every problem; also if the weights may belong to several networks.
         """
-        problems, advice = list(self.problems), ""
+        problems, advice = list(self.problems), self.advice
         if len(self.networks) > 1:
             variants = ", ".join(network.variant for network in self.networks)
             problems.append(f"it does not state its variant, and its arrays fit several: {variants}")
-            advice = SAY_WHICH
+            advice = "\n".join(filter(None, [advice, SAY_WHICH]))
         if problems or self.dialect is None:
             raise ConversionError(self.where, problems, advice)
         network, known_by = self.networks[0], self.recognised_by
-        return Checkpoint(self.weights, self.dialect, network, self.dropped, self.where, known_by, self.changes)
+        facts = (self.dropped, self.where, known_by, self.changes, self.notes)
+        return Checkpoint(self.weights, self.dialect, network, *facts)
 
     def canonical(self) -> Mapping[str, np.ndarray]:
         """Return the weights by canonical name; empty if the dialect was not recognised."""
@@ -103,6 +108,10 @@ def load(
     variant: str | None = None,
     config: ResNetConfig | None = None,
     averaged: bool = False,
+    entry: str | None = None,
+    drop: Sequence[str] = (),
+    head: str | None = None,
+    drop_head: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint, and verify that it is complete and belongs to the expected network.
 
@@ -113,11 +122,16 @@ def load(
         variant: The variant, where the file does not state it.
         config: The network of the model that will take the weights. The checkpoint must fit it; a file that does not
             state its variant is taken to be of this one.
-        averaged: Whether to read the averaged weights (EMA) of a PyTorch training checkpoint instead of the last ones.
+        averaged: Whether to read the averaged weights (EMA) of a training checkpoint instead of the last ones.
+        entry: The network to read, where the source holds several or other things beside it: a dotted path, or the end
+            of one ("teacher.backbone").
+        drop: Paths of arrays to leave out, such as a projection head.
+        head: The path of the linear layer that is the classifier, where it stands beside the network ("classifier").
+        drop_head: Whether to leave out the classifier, whatever it is made of.
 
     Raises:
         ConversionError: With every problem at once: an unreadable file, names without a rule, arrays missing, extra or
-            of another shape, a variant that is unknown or not the expected one.
+            of another shape, several networks, a variant that is unknown or not the expected one.
         ValueError: If there is no such variant.
 
     Example:
@@ -127,7 +141,17 @@ def load(
         weights_convert.errors.ConversionError: these arrays: not a bottleneck ResNet: stage1 to stage4 must each have blocks of three convolutions
     """  # noqa: E501 (a message is one line)
     if not isinstance(source, Checkpoint):
-        return inspect(source, dialect=dialect, variant=variant, config=config, averaged=averaged).checkpoint()
+        return inspect(
+            source,
+            dialect=dialect,
+            variant=variant,
+            config=config,
+            averaged=averaged,
+            entry=entry,
+            drop=drop,
+            head=head,
+            drop_head=drop_head,
+        ).checkpoint()
     if problems := _mismatches(source.config, source.recognised_by, variant, config):
         raise ConversionError(source.where, problems)
     return source
@@ -140,6 +164,10 @@ def inspect(
     variant: str | None = None,
     config: ResNetConfig | None = None,
     averaged: bool = False,
+    entry: str | None = None,
+    drop: Sequence[str] = (),
+    head: str | None = None,
+    drop_head: bool = False,
 ) -> Inspection:
     """Read a source, and collect what it holds and what is wrong with it. The arguments are those of `load`.
 
@@ -151,26 +179,48 @@ def inspect(
         >>> inspect({"fc.bias": np.zeros(10, np.int64)}, dialect="flax").problems[0]
         "'fc.bias' is int64; weights are bfloat16, float16, float32 or float64"
     """
-    opened, metadata = _open(source, averaged)
-    arrays, ours = opened.arrays, metadata if is_ours(metadata) else {}
+    opened, metadata = _open(source)
+    ours = metadata if is_ours(metadata) else {}
     expected = named_config(variant) if variant is not None else config
     try:
         name = dialect or ours.get("dialect")
-        recognised = find_dialect(name) if name else recognise_dialect(arrays)
+        known = find_dialect(name) if name else None
     except ValueError as error:
         return replace(opened, problems=(*opened.problems, str(error)))
+    request = Request(known, entry, drop, head, drop_head, averaged, at_top=bool(ours))
+    selection = select(opened.arrays, other_values(metadata), request)
+    opened = replace(
+        opened,
+        dropped=selection.dropped,
+        problems=(*opened.problems, *selection.problems),
+        advice=selection.advice,
+        notes=selection.notes,
+        changes=(ours["changes"],) if "changes" in ours else (),
+    )
+    if selection.tree is None:
+        return opened
+    return _compared(opened, selection.tree, metadata, expected, variant, config)
 
-    readings = recognised.read_names(arrays)
-    dropped = {name: reason for name in arrays if (reason := recognised.why_dropped(name)) is not None}
-    if OTHER_WEIGHTS in metadata:
-        dropped[metadata[OTHER_WEIGHTS]] = "the last weights" if averaged else AVERAGED_IGNORED
-    problems = [f"{recognised.name} has no rule for {name!r}" for name in arrays if name not in readings | dropped]
-    problems += _problems_of_names({name: canonical for name, (canonical, _) in readings.items()}, arrays)
+
+def _compared(
+    opened: Inspection,
+    tree: Subtree,
+    metadata: Mapping[str, str],
+    expected: ResNetConfig | None,
+    variant: str | None,
+    config: ResNetConfig | None,
+) -> Inspection:
+    """Complete an inspection by the network that the arrays of a subtree belong to, and all that is wrong with them."""
+    ours = metadata if is_ours(metadata) else {}
+    dialect, spelled = tree.dialect, tree.spelled()
+    arrays = {spelled[source]: opened.arrays[source] for source in tree.readings}
+    readings = {spelled[source]: reading for source, reading in tree.readings.items()}
+    problems = _problems_of_names(tree.canonical, opened.arrays)
     shapes, weights = {}, {}
     for name, (canonical, rule) in readings.items():
-        if arrays[name].ndim == len(rule.leaf(recognised.framework).axes):
+        if arrays[name].ndim == len(rule.leaf(dialect.framework).axes):
             weights[name] = arrays[name]
-            shapes[canonical] = reorder(arrays[name], rule, recognised.framework, "torch").shape
+            shapes[canonical] = reorder(arrays[name], rule, dialect.framework, "torch").shape
     networks: tuple[ResNetConfig, ...] = ()
     recognised_by = ""
     try:
@@ -180,16 +230,14 @@ def inspect(
         problems.append(str(error))
     network = next(iter(networks), None) if ours or config is None else config
     if network is not None:
-        problems += _wrong_arrays(recognised, {name: arrays[name].shape for name in readings}, network)
+        problems += _wrong_arrays(dialect, {name: array.shape for name, array in arrays.items()}, network)
     inspection = replace(
         opened,
-        dialect=recognised,
+        dialect=dialect,
         weights=weights,
         networks=networks,
         recognised_by=recognised_by,
-        dropped=dropped,
         problems=(*opened.problems, *problems),
-        changes=(ours["changes"],) if "changes" in ours else (),
     )
     return inspection if not ours or inspection.problems else _checked_against_hash(inspection, ours)
 
@@ -218,35 +266,14 @@ def _checked_against_hash(inspection: Inspection, ours: Mapping[str, str]) -> In
     return replace(inspection, problems=("its arrays have changed since it was written (the content hash differs)",))
 
 
-def recognise_dialect(names: Mapping[str, np.ndarray]) -> Dialect:
-    """Return the dialect that has rules for the most names.
-
-    Raises:
-        ValueError: If no dialect has a rule for any name, or several have rules for equally many.
-
-    Example:
-        >>> recognise_dialect({"layer1.0.conv1.weight": None, "conv1.weight": None}).name
-        'torchvision'
-    """
-    counts = {dialect.name: len(dialect.read_names(names)) for dialect in DIALECTS.values()}
-    best = [name for name, count in counts.items() if count == max(counts.values()) > 0]
-    if len(best) != 1:
-        reason = f"its names belong to {' and '.join(best)} alike" if best else "its names belong to no known dialect"
-        examples = ", ".join(sorted(map(repr, names))[:4]) or "it is empty"
-        raise ValueError(f"{reason} ({examples}); give the dialect (--from or dialect=...): {', '.join(DIALECTS)}")
-    return DIALECTS[best[0]]
-
-
-def _open(
-    source: str | os.PathLike[str] | Mapping[str, np.ndarray], averaged: bool
-) -> tuple[Inspection, dict[str, str]]:
+def _open(source: str | os.PathLike[str] | Mapping[str, np.ndarray]) -> tuple[Inspection, dict[str, str]]:
     """Read a source; return an inspection that holds only its arrays, and the metadata."""
     if isinstance(source, str) and "://" in source:
-        return _open_address(source, averaged)
+        return _open_address(source)
     if not isinstance(source, Mapping):
         path = Path(source)
         container = recognise(path)
-        arrays, metadata = read(path, averaged)
+        arrays, metadata = read(path)
         native = {name: _native(array) for name, array in arrays.items()}
         return Inspection(str(path), container.name, native), metadata
     problems = [
@@ -254,18 +281,17 @@ def _open(
         for name, array in source.items()
         if not (isinstance(name, str) and isinstance(array, np.ndarray))
     ]
-    problems += ["there are no averaged weights beside them"] * averaged
     native = {n: _native(a) for n, a in source.items() if isinstance(n, str) and isinstance(a, np.ndarray)}
     return Inspection("these arrays", None, native, problems=tuple(problems)), {}
 
 
-def _open_address(address: str, averaged: bool) -> tuple[Inspection, dict[str, str]]:
+def _open_address(address: str) -> tuple[Inspection, dict[str, str]]:
     """Fetch and read a file. The table of published checkpoints, or a config beside it, may tell its variant."""
     from weights_convert.containers.configs import variant_from_config
     from weights_convert.remote import fetch, fetch_config, published_for  # imported here, since few sources need it
 
     path, published = fetch(address), published_for(address)
-    opened, metadata = _open(path, averaged)
+    opened, metadata = _open(path)
     if published is not None and not is_ours(metadata):
         metadata |= {"variant": published.variant, KNOWN_BY: published.recognised_by}
     elif not is_ours(metadata) and (config := fetch_config(address, path)):

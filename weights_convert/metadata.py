@@ -17,8 +17,8 @@ PACKED = "resnet_parity"
 KNOWN_BY = "known_by"
 """The key, beside "variant", under which a reader states how it recognised the variant of another library's file."""
 
-OTHER_WEIGHTS = "other_weights"
-"""The key under which a reader names the entry of a training checkpoint that holds weights it did not read."""
+OTHER_VALUES = "other_values"
+"""The key under which a reader states, as JSON, the names and types of a file's values that are no arrays."""
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:
@@ -52,3 +52,17 @@ def unpack(entries: Mapping[str, Any]) -> dict[str, str]:
     if PACKED not in entries:
         return {}
     return {str(key): str(value) for key, value in json.loads(str(entries[PACKED])).items()}
+
+
+def other_values(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the names and types of the values that a reader found beside the arrays; empty if it names none.
+
+    Example:
+        >>> other_values({OTHER_VALUES: '{"epoch": "of type int"}'}), other_values({OTHER_VALUES: "?"})
+        ({'epoch': 'of type int'}, {})
+    """
+    try:
+        values = json.loads(metadata.get(OTHER_VALUES, "{}"))
+    except (ValueError, RecursionError):  # another program's metadata may have the same key
+        return {}
+    return {str(name): str(kind) for name, kind in values.items()} if isinstance(values, dict) else {}

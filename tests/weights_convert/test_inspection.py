@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from impls.config import VARIANTS, ResNetConfig
 from weights_convert import Checkpoint, ConversionError, inspect, load
 from weights_convert.dialects import DIALECTS
-from weights_convert.inspection import FLOATS, recognise_dialect
+from weights_convert.inspection import FLOATS
+from weights_convert.recognition import recognise_dialect
 from weights_convert.shapes import expected_shapes
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -40,7 +41,8 @@ def test_a_dialect_is_recognised_by_its_names(dialect: str, checkpoint_of: MakeC
     ("names", "message"),
     [
         ([], "belong to no known dialect .it is empty."),
-        (["module.conv1.weight"], r"belong to no known dialect \('module.conv1.weight'\); give the dialect"),
+        (["blocks.0.weight"], r"belong to no known dialect \('blocks.0.weight'\)$"),
+        (["module.conv1.weight"], "its names belong to canonical and torchvision alike"),
         (["conv1.weight"], "its names belong to canonical and torchvision alike"),
         (["stage1.0.conv1.kernel"], "its names belong to flax and keras alike"),
     ],

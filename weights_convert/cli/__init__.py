@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,23 @@ DIALECT = click.Choice([*DIALECTS, *ALIASES])
 VARIANT = click.Choice(list(VARIANTS))
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
-AVERAGED = click.option("--averaged", is_flag=True, help="Read the averaged weights (EMA) of a training checkpoint.")
+
+
+def reading_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add to a command the options that choose what is read of a source, the arguments of `load`."""
+    for option in reversed(
+        (
+            click.option("--averaged", is_flag=True, help="Read the averaged weights (EMA) of a training checkpoint."),
+            click.option("--entry", metavar="PATH", help="Read the network at this path, such as teacher.backbone."),
+            click.option(
+                "--drop", metavar="PATH", multiple=True, help="Leave out what lies at this path; may be repeated."
+            ),
+            click.option("--head", metavar="PATH", help="The linear layer at this path is the classifier."),
+            click.option("--drop-head", is_flag=True, help="Leave out the classifier, whatever it is made of."),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 def change_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,6 +53,12 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options that choose what is read, and those that request changes of numbers."""
+    requested = {name: value for name, value in options.items() if name in changes.CHANGES}
+    return {name: value for name, value in options.items() if name not in requested}, requested
 
 
 def parse_size(context: click.Context, option: click.Parameter, size: str | None) -> int | None:
@@ -103,7 +125,7 @@ def main() -> None:
 @click.option("--from", "source_dialect", type=DIALECT, help="Dialect of SOURCE.  [default: recognised by its names]")
 @click.option("--to", "target_dialect", type=DIALECT, help="Dialect of TARGET.  [default: from its file name]")
 @click.option("--variant", type=VARIANT, help="Variant of the network, if SOURCE does not state it.")
-@AVERAGED
+@reading_options
 @change_options
 @click.option("--max-shard-size", callback=parse_size, help="Largest file of a .transformers folder, as in 50MB.")
 @JSON
@@ -113,16 +135,18 @@ def convert_command(
     source_dialect: str | None,
     target_dialect: str | None,
     variant: str | None,
-    averaged: bool,
     max_shard_size: int | None,
     as_json: bool,
-    **requested: Any,
+    **options: Any,
 ) -> None:
     """Convert a checkpoint into another dialect or container.
 
     SOURCE is a file, a folder or an address (hf://timm/resnet50.a1_in1k; see `weights-convert list`). The ending of
     TARGET selects the container (.safetensors, .pth, .weights.h5, ...; .transformers and .orbax are folders), and the
     part before the ending selects the dialect, as in resnet50.flax.safetensors.
+
+    A network behind any prefix is found. Where SOURCE holds several, or other arrays beside it, the message names the
+    --entry, --drop or --head that says what to read.
 
     A source that cannot be converted completely is not converted at all, and an existing TARGET is replaced only by a
     complete one. Numbers change only on request: --dtype, --drop-background, --fold-conv-bias.
@@ -131,7 +155,8 @@ def convert_command(
     container = containers.writable(target)
     if target.exists() and Path(source).exists() and Path(source).resolve().is_relative_to(target.resolve()):
         raise ConversionError(str(target), ["it is the source as well; write to another file"])
-    original = load(source, dialect=source_dialect, variant=variant, averaged=averaged)
+    reading, requested = divided(options)
+    original = load(source, dialect=source_dialect, variant=variant, **reading)
     changed = changes.apply(original, requested)
     converted = changed.to(dialect.name)
     containers.write(target, converted.arrays, converted.metadata(), max_shard_size)
@@ -173,15 +198,15 @@ def dialect_of_name(target: Path) -> Dialect:
 @click.argument("source")
 @click.option("--from", "dialect", type=DIALECT, help="Dialect of SOURCE.  [default: recognised by its names]")
 @click.option("--variant", type=VARIANT, help="Variant to compare the arrays with.")
-@AVERAGED
+@reading_options
 @JSON
-def inspect_command(source: str, dialect: str | None, variant: str | None, averaged: bool, as_json: bool) -> None:
+def inspect_command(source: str, dialect: str | None, variant: str | None, as_json: bool, **reading: Any) -> None:
     """Show what a file holds and what is wrong with it.
 
     SOURCE is a file, a folder or an address. The report lists the dialects that it can be converted to. The exit
     code is 0 for every source whose arrays can be read, whether or not they are a complete network, and 2 otherwise.
     """
-    inspection = inspect(source, dialect=dialect, variant=variant, averaged=averaged)
+    inspection = inspect(source, dialect=dialect, variant=variant, **reading)
     text.print_report(text.inspection_facts(inspection), as_json)
 
 
@@ -240,7 +265,7 @@ def diff_command(first: str, second: str, variant: str | None, as_json: bool) ->
 @click.argument("source")
 @click.argument("target")
 @click.option("--variant", type=VARIANT, help="Variant of the network, if SOURCE does not state it.")
-@AVERAGED
+@reading_options
 @change_options
 @click.option("--impl", "names", multiple=True, help="Run only this: torch, flax or keras.  [default: all installed]")
 @JSON
@@ -248,10 +273,9 @@ def verify_command(
     source: str,
     target: str,
     variant: str | None,
-    averaged: bool,
     names: Sequence[str],
     as_json: bool,
-    **requested: Any,
+    **options: Any,
 ) -> None:
     """Verify a conversion: its arrays, and what they compute.
 
@@ -263,7 +287,8 @@ def verify_command(
     the float64 oracle, and compares every block. The exit code is the suite's: 0 if all conform, 1 if something
     diverges, 3 if a framework could not run.
     """
-    original = changes.apply(load(source, variant=variant, averaged=averaged), requested)
+    reading, requested = divided(options)
+    original = changes.apply(load(source, variant=variant, **reading), requested)
     variant = original.config.variant
     converted = load(target, variant=variant)
     if different := differences(original.to("canonical").arrays, converted.to("canonical").arrays):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import click
 
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint, Difference, Inspection
+from weights_convert.checkpoint import left_out
 from weights_convert.containers import Container
 from weights_convert.dialects import DIALECTS
 from weights_convert.errors import SHOWN
@@ -19,7 +19,7 @@ from weights_convert.naming import Dialect
 from weights_convert.published import Published
 from weights_convert.table import RUNNING_STATISTICS
 
-ONE_PER_LINE = ("problems", "changes", "notes")
+ONE_PER_LINE = ("problems", "changes", "found", "notes")
 """The facts that are lists of sentences."""
 
 
@@ -36,13 +36,13 @@ def print_report(facts: Mapping[str, Any], as_json: bool) -> None:
 
 def _lines(name: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):  # names, with the reason why each was dropped
-        lines = [f"{count} ({reason})" for reason, count in Counter(value.values()).items()]
+        lines = left_out(value)
     elif isinstance(value, list) and name in ONE_PER_LINE:
         lines = value[:SHOWN] + [f"and {len(value) - SHOWN} more"] * (len(value) > SHOWN)
     elif isinstance(value, list):
         lines = [", ".join(map(str, value))] if value else []
     else:
-        lines = ["unknown" if value is None else f"{value:,}" if isinstance(value, int) else value]
+        lines = ["unknown"] if value is None else [f"{value:,}"] if isinstance(value, int) else value.splitlines()
     return lines or ["none"]
 
 
@@ -61,6 +61,7 @@ def conversion_facts(
         "arrays": len(converted.arrays),
         "dtypes": converted.dtypes(),
         "content_hash": converted.content_hash(),
+        **({"found": list(converted.notes)} if converted.notes else {}),
         "dropped": dict(converted.dropped),
         "changes": list(converted.changes),
         "notes": conversion_notes(converted.dialect, container, converted.config),
@@ -90,6 +91,7 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
         "parameters": sum(array.size for array in weights.values()) - statistics,
         "running_statistics": statistics,
         "content_hash": inspection.content_hash,
+        **({"found": list(inspection.notes)} if inspection.notes else {}),
         "dropped": dict(inspection.dropped),
         "changes": list(inspection.changes),
         "problems": list(inspection.problems),
@@ -99,11 +101,12 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
             if network and not inspection.problems and not (network.conv_bias and target.bias_free)
         ],
     }
+    advice = inspection.advice.splitlines()
     if len(variants) > 1 and dialect and dialect.published_variant:
-        facts["advice"] = f"give --variant; the weights that {dialect.name} publishes are {dialect.published_variant}"
+        advice.append(f"give --variant; the weights that {dialect.name} publishes are {dialect.published_variant}")
     elif len(variants) > 1:
-        facts["advice"] = "give --variant"
-    return facts
+        advice.append("give --variant")
+    return facts | ({"advice": "\n".join(advice)} if advice else {})
 
 
 def conversion_notes(dialect: Dialect, container: Container, network: ResNetConfig) -> list[str]:

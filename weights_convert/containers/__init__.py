@@ -49,7 +49,6 @@ class Container:
         on_trial: Whether to read it in a process of its own first, since a damaged file can crash its library.
         entries: For a folder, patterns (as of `fnmatch`) of the names in it. A folder that holds anything else is not
             replaced.
-        has_averages: Whether it may hold averaged weights beside the last ones: the reader takes `averaged`.
         has_files: Whether it consists of files of other containers: the reader takes `read_file`.
         has_shards: Whether it may be split into several files: the writer takes `shard_bytes`.
     """
@@ -67,7 +66,6 @@ class Container:
     library_only: tuple[str, ...] = ()
     on_trial: bool = False
     entries: tuple[str, ...] = ()
-    has_averages: bool = False
     has_files: bool = False
     has_shards: bool = False
 
@@ -109,7 +107,6 @@ CONTAINERS = (
         module="torch_file",
         matches=lambda path, head: head.startswith((ZIP, OLD_PICKLE)),
         keeps_metadata=False,
-        has_averages=True,
     ),
     Container(
         "Keras HDF5",
@@ -224,24 +221,14 @@ def _head(path: Path) -> bytes:
         return file.read(MAGIC_LENGTH)
 
 
-def read(path: Path, averaged: bool = False) -> Contents:
+def read(path: Path) -> Contents:
     """Read the arrays and the metadata of a file or folder.
 
-    Args:
-        path: The file or folder.
-        averaged: Whether to read the averaged weights of a training checkpoint instead of the last ones.
-
     Raises:
-        ConversionError: If there is no such file, it is of no known kind or damaged, or it holds no averaged weights
-            although they are wanted.
+        ConversionError: If there is no such file, or it is of no known kind or damaged.
     """
     container = recognise(path)
-    if averaged and not container.has_averages:
-        others = ", ".join(c.name for c in CONTAINERS if c.has_averages)
-        problem = f"a {container.name} file holds no averaged weights beside others; only {others} files may"
-        raise ConversionError(str(path), [problem])
-    options: dict[str, Any] = {"averaged": averaged} if container.has_averages else {}
-    options |= {"read_file": read} if container.has_files else {}
+    options = {"read_file": read} if container.has_files else {}
     try:
         if container.on_trial:
             read_on_trial(f"{__name__}.{container.module}", container.reader, path)

@@ -51,9 +51,18 @@ def has_entry(path: Path, name: str) -> bool:
     Raises:
         ConversionError: If the list of contents, which stands at the end of the file, is damaged or missing.
     """
+    return name in entry_names(path)
+
+
+def entry_names(path: Path) -> list[str]:
+    """Return the names of all entries of an archive.
+
+    Raises:
+        ConversionError: If the list of contents, which stands at the end of the file, is damaged or missing.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return name in archive.namelist()
+            return archive.namelist()
     except Exception as error:  # zipfile raises BadZipFile, and other errors for damaged fields
         problem = f"it is not a complete zip archive, as PyTorch and Keras write them: {first_line(error)}"
         raise ConversionError(str(path), [problem]) from error

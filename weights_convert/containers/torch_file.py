@@ -2,106 +2,166 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from weights_convert.containers.archives import check_content, check_directory
+from weights_convert.containers.archives import check_content, check_directory, entry_names
 from weights_convert.containers.contents import Arrays, Contents, Metadata
-from weights_convert.errors import ConversionError
-from weights_convert.metadata import OTHER_WEIGHTS
+from weights_convert.containers.stand_ins import NUMBERS, STANDARD_LIBRARY, is_replaceable, stand_in, stands_for
+from weights_convert.containers.trees import unique_dict
+from weights_convert.errors import ConversionError, first_line
+from weights_convert.metadata import OTHER_VALUES
 from weights_convert.packages import import_optional
 
 SAVE_STATE_DICT = "Save `model.state_dict()` alone."
 
-LAST_WEIGHTS = ("state_dict", "model_state_dict", "model")
-AVERAGED_WEIGHTS = ("state_dict_ema", "model_ema")
-"""The entries of a training checkpoint that may hold the last weights, and averaged weights; the first present is read.
+MOST_STAND_INS = 256
+"""The most classes of other libraries that are met by stand-ins; a training checkpoint has a dozen."""
 
-timm's `CheckpointSaver` writes `state_dict` and `state_dict_ema`, torchvision's references `model` and `model_ema`.
-"""
-
-PREFIXES = ("module.", "_orig_mod.")
-"""The prefixes that DistributedDataParallel and averaged models (`module.`), and torch.compile, give to all names."""
-
-AVERAGING_COUNTER = "n_averaged"
-"""The entry that `torch.optim.swa_utils.AveragedModel` keeps beside the weights."""
+MAX_NESTING = 64
+MAX_VALUES = 1_000_000
+"""The depth and the number of values up to which a checkpoint is read; its parts may contain each other."""
 
 
-def read(path: Path, averaged: bool = False) -> Contents:
-    """Read a saved `state_dict`, or the one in a training checkpoint.
-
-    Args:
-        path: The file.
-        averaged: Whether to read the averaged weights of a training checkpoint. Otherwise the last weights are read, or
-            the averaged ones if there are no others.
+def read(path: Path) -> Contents:
+    """Read every tensor of a file, by the keys that lead to it, joined by dots.
 
     Returns:
-        Arrays by name; the metadata names the entry of other weights that were not read, if there is one.
+        Arrays by name; the metadata names the values that are no arrays, if there are any, each with its type.
 
     Raises:
-        ConversionError: If PyTorch is not installed, the file holds anything but tensors by name, or there are no
-            averaged weights although they are wanted.
+        ConversionError: If PyTorch is not installed, or the file holds no tensors by name.
     """
     torch = import_optional("torch", "torch", str(path))
     if zipfile.is_zipfile(path):
         check_directory(path)
         check_content(path)
+        _refuse_programs(path)
     content = _load(torch, path)
-    state, other = _state_dict(content, averaged, path) if isinstance(content, Mapping) else (content, None)
-    if not isinstance(state, Mapping):
-        problem = f"it is of type {type(state).__name__}, expected a state_dict"
-        raise ConversionError(str(path), [problem], SAVE_STATE_DICT)
-    problems = [
-        f"{name!r} is of type {type(value).__name__}, expected a tensor with a name"
-        for name, value in state.items()
-        if not (isinstance(name, str) and isinstance(value, torch.Tensor))
-    ]
-    if problems:
-        raise ConversionError(str(path), problems, SAVE_STATE_DICT)
-    arrays = {name: _to_numpy(torch, tensor.detach()) for name, tensor in state.items()}
-    return arrays, {OTHER_WEIGHTS: other} if other else {}
+    if not isinstance(content, Mapping) or stands_for(content):
+        kind = _kind(content)
+        raise ConversionError(str(path), [f"it is {kind}, expected a state_dict"], SAVE_STATE_DICT)
+    leaves = unique_dict(_Walk(torch).leaves(content))
+    arrays = {name: value for name, value in leaves.items() if isinstance(value, np.ndarray)}
+    others = {name: value for name, value in leaves.items() if isinstance(value, str)}
+    if not arrays:
+        listed = ", ".join(f"{name!r}: {kind}" for name, kind in list(others.items())[:4]) or "it is empty"
+        raise ConversionError(str(path), [f"it holds no tensors by name ({listed})"], SAVE_STATE_DICT)
+    return arrays, {OTHER_VALUES: json.dumps(others)} if others else {}
+
+
+PROGRAMS = {
+    "constants.pkl": (
+        "it is a TorchScript file, which holds a program",
+        "Save its weights alone: torch.save(torch.jit.load(path).state_dict(), 'weights.pth').",
+    ),
+    "serialized_exported_program.json": (
+        "it is an exported program of torch.export",
+        "Save its weights alone: torch.save(torch.export.load(path).state_dict, 'weights.pth').",
+    ),
+    "MAR-INF/MANIFEST.json": ("it is an archive of TorchServe", "Unpack it, and give the .pth file in it."),
+}
+"""The entries by which archives of programs are recognised, each with what it is and what to do."""
+
+
+def _refuse_programs(path: Path) -> None:
+    names = entry_names(path)
+    for entry, (problem, advice) in PROGRAMS.items():
+        if any(f"/{name}".endswith(f"/{entry}") for name in names):
+            raise ConversionError(str(path), [f"{problem}, and no program is run"], advice)
 
 
 def _load(torch: Any, path: Path) -> Any:
-    try:
-        # timm's training checkpoints hold their options as a Namespace.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore", UserWarning)  # kinds of tensors that PyTorch deprecates
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if (function := re.search(r"GLOBAL (\S+)", str(error))) is None:
-            raise
-        problem = f"it holds more than tensors: reading it would call {function[1]}, which is refused"
-        raise ConversionError(str(path), [problem], SAVE_STATE_DICT) from error
+    """Return the content of a file, with stand-ins for the classes of other libraries."""
+    likes: dict[str, str] = {}
+    # On the meta device, the tensors of an archive are not read until all classes are known.
+    device = "meta" if zipfile.is_zipfile(path) else "cpu"
+    while True:
+        allowed = [(stand_in(name, like), name) for name, like in likes.items()]
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+                warnings.simplefilter("ignore", UserWarning)  # kinds of tensors that PyTorch deprecates
+                content = torch.load(path, map_location=device, weights_only=True)
+                return content if device == "cpu" else torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if (needed := _needed(str(error), likes)) is None or len(likes) > MOST_STAND_INS:
+                _, _, reason = str(error).partition("WeightsUnpickler error:")
+                if not reason.strip():
+                    raise
+                problem = f"it holds more than tensors: {first_line(ValueError(reason))}"
+                raise ConversionError(str(path), [problem], SAVE_STATE_DICT) from error
+            name, like = needed
+            if not is_replaceable(name):
+                problem = f"it holds more than tensors: reading it would call {name}, which is refused"
+                raise ConversionError(str(path), [problem], SAVE_STATE_DICT) from error
+            likes[name] = like
 
 
-def _state_dict(content: Mapping[str, Any], averaged: bool, path: Path) -> tuple[Any, str | None]:
-    """Return the weights in a training checkpoint or a plain state_dict, and the entry that holds other weights."""
-    entries = [entry for entry in (*LAST_WEIGHTS, *AVERAGED_WEIGHTS) if isinstance(content.get(entry), Mapping)]
-    averages = [entry for entry in entries if entry in AVERAGED_WEIGHTS]
-    if averaged and not averages:
-        raise ConversionError(str(path), [f"it holds no averaged weights ({' or '.join(AVERAGED_WEIGHTS)})"])
-    chosen = next(iter(averages if averaged else entries), None)
-    others = (entry for entry in entries if entry != chosen and (entry in AVERAGED_WEIGHTS) is not averaged)
-    return _without_prefixes(content[chosen] if chosen else content), next(others, None)
+REQUESTS = {
+    "object": re.compile(r"GLOBAL (\S+)"),
+    "dict": re.compile(r"Can only SETITEMS? for dict.* but got <class '(\S+)'>"),
+    "list": re.compile(r"Can only append to lists, but got <class '(\S+)'>"),
+}
+"""The messages by which PyTorch refuses a class, by the type that a stand-in for it must be filled like."""
 
 
-def _without_prefixes(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Remove the prefixes that all names share."""
-    for prefix in PREFIXES * 2:  # they occur in both orders
-        names = [name for name in state if name != AVERAGING_COUNTER]
-        if names and all(isinstance(name, str) and name.startswith(prefix) for name in names):
-            state = {name.removeprefix(prefix): state[name] for name in names}
-    return state
+def _needed(message: str, likes: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the class that a message of PyTorch refuses, and the type that it is filled like; None for any other."""
+    for like, pattern in REQUESTS.items():
+        if match := pattern.search(message):
+            name = match[1] if "." in match[1] else f"builtins.{match[1]}"
+            expected = None if like == "object" else "object"  # a class is first met by an object
+            return (name, like) if likes.get(name) == expected else None
+    return None
+
+
+class _Walk:
+    """A walk over the content of a file, which may be nested, and may contain itself."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+        self._count = 0
+
+    def leaves(self, value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray | str]]:
+        """Yield every tensor as an array by name, and the type of every other value.
+
+        A container without tensors is one value.
+
+        Raises:
+            ValueError: If the content is nested too deeply, or is too large.
+        """
+        self._count += 1
+        if depth > MAX_NESTING or self._count > MAX_VALUES:
+            raise ValueError("its content is nested too deeply, contains itself, or is too large")
+        if isinstance(value, self._torch.Tensor):
+            yield name, _to_numpy(self._torch, value.detach())
+        elif isinstance(value, Mapping | list | tuple) and stands_for(value) is None:
+            below: list[tuple[str, np.ndarray | str]] = []
+            for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+                below += self.leaves(item, f"{name}.{key}" if depth else str(key), depth + 1)
+            if any(isinstance(leaf, np.ndarray) for _, leaf in below) or not depth:
+                yield from below
+            else:
+                yield name, _kind(value)
+        else:
+            yield name, _kind(value)
+
+
+def _kind(value: Any) -> str:
+    """Return the type of a value, for messages. The object of an unknown class may be anything, also weights."""
+    name = stands_for(value)
+    if name is None or name in STANDARD_LIBRARY or name in NUMBERS:
+        return f"of type {name or type(value).__name__}"
+    return f"an object of {name}"
 
 
 def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
@@ -114,13 +174,17 @@ def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
     torch.save({name: _to_torch(torch, array) for name, array in arrays.items()}, path)
 
 
-def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
-    """Return a tensor as an array with the same bits. PyTorch itself cannot convert bfloat16 to NumPy."""
-    if tensor.dtype is torch.bfloat16:
-        bits: np.ndarray = tensor.contiguous().view(torch.int16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
-    array: np.ndarray = tensor.numpy()
-    return array
+def _to_numpy(torch: Any, tensor: Any) -> np.ndarray | str:
+    """Return a tensor as an array with the same bits, or its type if NumPy has none like it.
+
+    PyTorch itself cannot convert bfloat16 to NumPy.
+    """
+    try:
+        is_bfloat16 = tensor.dtype is torch.bfloat16
+        array: np.ndarray = (tensor.view(torch.int16) if is_bfloat16 else tensor).numpy()
+    except (TypeError, RuntimeError):  # sparse and quantized tensors, lazy conjugates, dtypes that NumPy lacks
+        return f"a tensor of {tensor.dtype} that NumPy lacks"
+    return array.view(ml_dtypes.bfloat16) if is_bfloat16 else array
 
 
 def _to_torch(torch: Any, array: np.ndarray) -> Any:

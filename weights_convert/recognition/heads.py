@@ -1,0 +1,116 @@
+"""The classifier of a network, where libraries and users spell it otherwise than the dialect does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from weights_convert.naming import Dialect, Reading
+from weights_convert.recognition.subtrees import Subtree
+from weights_convert.table import RULES, Rule
+
+SPELLINGS: dict[str, str] = {
+    "fc.0": "an nn.Sequential in place of the layer, as fine-tuning recipes write it",
+    "fc.1": "nn.Sequential(nn.Dropout(...), nn.Linear(...)) in place of the layer, as fine-tuning recipes write it",
+    "head": "a network whose classifier was renamed",
+    "head.fc": "mmpretrain's LinearClsHead, timm's ClassifierHead",
+    "classifier": "a network whose classifier was renamed",
+    "classifier.1": "nn.Sequential(nn.Dropout(...), nn.Linear(...)) as a classifier",
+}
+"""The paths at which a classifier is looked for, beside the dialect's own, each with who writes it so.
+
+A path counts only if it holds the arrays of one linear layer and nothing else does. Layers without arrays may stand
+beside it in a Sequential, and are not seen: a dropout does nothing in inference, and a softmax would.
+"""
+
+BACKBONE_HEADS: dict[str, tuple[str, str]] = {
+    "backbone.": ("head.fc", "mmpretrain's ImageClassifier: backbone and head.fc"),
+}
+"""For a prefix that ends a library's name of its backbone, the path of its classifier beside it, and the library."""
+
+HEAD_NAMES = ("fc", "head", "classifier", "predictions", "Dense_0", "linear")
+"""The names under which a classifier of any kind is looked for when it is to be left out."""
+
+
+def linear_rules(dialect: Dialect) -> dict[str, Rule]:
+    """Return the rows of a linear layer by the leaf names of the dialect's framework.
+
+    Example:
+        >>> from weights_convert.dialects import DIALECTS
+        >>> list(linear_rules(DIALECTS["torchvision"]))
+        ['weight', 'bias']
+    """
+    return {rule.leaf(dialect.framework).name: rule for rule in RULES if rule.kind == "linear"}
+
+
+def with_head(tree: Subtree, names: Collection[str], head: str | None) -> Subtree:
+    """Return a subtree with the classifier at a path that the user gave, or at one of the known spellings.
+
+    Args:
+        tree: A subtree.
+        names: All names of the source.
+        head: The path of the classifier, from the top of the source or from any level above the network; None looks for
+            a known spelling, if the network has no classifier.
+    """
+    if head is None and any(canonical.startswith("fc.") for canonical in tree.canonical.values()):
+        return tree
+    if head is not None:
+        found = [path for path in _given(tree, head) if _readings(tree.dialect, path, names)][:1]
+    else:
+        found = list(dict.fromkeys(path for path in _known(tree, names) if _readings(tree.dialect, path, names)))
+    if len(found) != 1:
+        return tree
+    path = found[0]
+    kept = {name: reading for name, reading in tree.readings.items() if not reading[0].startswith("fc.")}
+    return replace(tree, readings=kept | _readings(tree.dialect, path, names), head=path)
+
+
+def without_head(tree: Subtree, names: Collection[str]) -> tuple[Subtree, list[str]]:
+    """Return a subtree without its classifier, and the names that were left out, whatever the classifier is made of."""
+    own = [name for name, canonical in tree.canonical.items() if canonical.startswith("fc.")]
+    starts = [f"{place}{head}." for head in HEAD_NAMES for place in _places(tree)[:1]]
+    starts += [f"{above}{head}." for end, (head, _) in BACKBONE_HEADS.items() for above in _above(tree, end)]
+    other = [name for name in names if name not in tree.readings and name.startswith(tuple(starts))]
+    kept = {name: reading for name, reading in tree.readings.items() if name not in own}
+    return replace(tree, readings=kept, head=""), own + other
+
+
+def _readings(dialect: Dialect, path: str, names: Collection[str]) -> dict[str, Reading]:
+    """Return the readings of a classifier at a path; empty if the path does not hold exactly a linear layer."""
+    rules = linear_rules(dialect)
+    below = {name for name in names if name.startswith(f"{path}.")}
+    if below != {f"{path}.{leaf}" for leaf in rules}:
+        return {}
+    return {f"{path}.{leaf}": (f"fc.{rule.leaf('torch').name}", rule) for leaf, rule in rules.items()}
+
+
+def _known(tree: Subtree, names: Collection[str]) -> Iterator[str]:
+    """Yield the paths of known spellings. Whatever else lies in the same Sequential or head rules them out."""
+    paths = [(place, head) for place in _places(tree)[:1] for head in SPELLINGS]
+    paths += [(above, head) for end, (head, _) in BACKBONE_HEADS.items() for above in _above(tree, end)]
+    for place, head in paths:
+        group = f"{place}{head.partition('.')[0]}."
+        if all(name.startswith(f"{place}{head}.") for name in names if name.startswith(group)):
+            yield place + head
+
+
+def _given(tree: Subtree, head: str) -> Iterator[str]:
+    yield head
+    yield from (place + head for place in _places(tree))
+
+
+def _places(tree: Subtree) -> list[str]:
+    """Return the levels at which a classifier may lie: that of the network, and every one above it."""
+    parts = f"{tree.outer}{tree.dialect.collections[0]}{tree.inner}".split(".")[:-1]
+    return [".".join([*parts[:end], ""]) for end in range(len(parts), -1, -1)]
+
+
+def _above(tree: Subtree, end: str) -> list[str]:
+    """Return the level above a prefix, if it has the given end."""
+    prefix = tree.outer
+    return [prefix.removesuffix(end)] if f".{prefix}".endswith(f".{end}") else []
+
+
+def linear_layers(groups: Mapping[str, int], dialect: Dialect, names: Collection[str]) -> list[str]:
+    """Return the paths among groups of names that hold one linear layer and nothing else."""
+    return [path for path in groups if _readings(dialect, path, names)]
