@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from conformance.cases.case import PRECISIONS, TASKS
+from conformance.cases.case import MODES, PRECISIONS, TASKS
 from conformance.options import (
     Candidates,
     SeveralValues,
@@ -37,7 +37,6 @@ def main() -> None:
 @main.command(name="list", short_help="List implementations, variants, inputs and tasks.")
 def list_command() -> None:
     """List implementations and whether they are installed, variants, precisions, inputs and tasks."""
-    from conformance.cases.case import MODES
     from conformance.cases.recipes import RECIPES, STEPS
     from conformance.run.implementations import BUILDS, IMPLEMENTATIONS
 
@@ -150,6 +149,92 @@ def run_command(
     if report is not None:
         write_json(record, report)
     sys.exit(EXIT_CODES[outcome.verdict] or (EXIT_CODES["incomplete"] if candidates.absent else 0))
+
+
+@main.command(name="check", cls=SeveralValues, short_help="Check models as they are, without an adapter.")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.option("--variant", metavar="NAME", help=f"{', '.join(VARIANTS)}.  [default: as the model tells]")
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]")
+@click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="What to compare.  [default: forward]")
+@click.option("--inference", is_flag=True, help="Compare inference mode alone.")
+@click.option("--images", multiple=True, type=click.Path(path_type=Path), help="Your own pictures, not the photograph.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint, in place of synthetic weights.")
+@click.option("--own-weights", is_flag=True, help="Give the model's own weights to the oracle.")
+@click.option("--names", type=click.Path(path_type=Path), help="A TOML file of path patterns: the model's names.")
+@click.option("--output", default="", metavar="KEY", help="Key, index or attribute of the logits in its output.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the images that it takes.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]))
+@click.option(
+    "--timeout", default=900.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds per worker."
+)
+@click.option("--report", type=click.Path(path_type=Path), help="Write the whole run to this JSON file.")
+@click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep the arrays of every run in this folder.")
+@click.option("--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another interpreter.")
+def check_command(
+    targets: Sequence[str],
+    variant: str | None,
+    precisions: Sequence[str],
+    tasks: Sequence[str],
+    inference: bool,
+    images: Sequence[Path],
+    weights: Path | None,
+    own_weights: bool,
+    names: Path | None,
+    output: str,
+    layout: Literal["NCHW", "NHWC"] | None,
+    seed: int,
+    device: str,
+    timeout: float,
+    report: Path | None,
+    keep_traces: Path | None,
+    interpreters: Sequence[str],
+) -> None:
+    """Check models as they are: the same cases, oracle and verdicts as `run`, without an adapter.
+
+    A TARGET is MODULE:FACTORY or FILE.py:FACTORY, with literal arguments if need be. NAME=TARGET gives it a name.
+
+    \b
+    Exit code 0: all conform, in what the report says was compared.
+              1: one diverges; its first wrong layer and the likely cause are printed.
+              2: bad input.
+              3: one could not run, or not do what was asked for, and nothing that ran diverges.
+
+    \b
+    conformance check torchvision.models:resnet50
+    conformance check "mine=./port.py:make_model(num_classes=10)" --variant v1.5
+    """  # noqa: D301 (click's mark of lines to be kept)
+    from conformance.checking import Request, check_targets
+    from conformance.report.progress import progress
+    from conformance.report.record import write_json
+    from conformance.report.text import plain_console, print_record
+    from conformance.run.candidates.options import Options
+
+    console = plain_console()
+    with exit_on_bad_input(), progress() as notify:
+        check_report(report)
+        check_empty(keep_traces)
+        request = Request(
+            variant,
+            weights,
+            own_weights,
+            images,
+            precisions,
+            tasks or TASKS[:1],
+            MODES[:1] if inference else MODES,
+            device,
+            timeout,
+            seed,
+            Options(output, layout or "", str(names or "")),
+            parse_pairs(interpreters, "--python"),
+            keep_traces,
+        )
+        result = check_targets(targets, request, notify)
+    for record in result.records:
+        print_record(record, console)
+    if report is not None:
+        write_json(result.to_dict(), report)
+    sys.exit(result.exit_code)
 
 
 @main.command(name="selftest", cls=SeveralValues, short_help="Try the suite on injected faults.")

@@ -57,6 +57,7 @@ class Localiser:
         tasks: The tasks of the run.
         seed: Seed of the small network's weights and input.
         rerun: Runs cases once more.
+        modes: Modes of the run.
     """
 
     networks: Mapping[str, NetworkPlan]
@@ -64,6 +65,7 @@ class Localiser:
     tasks: Sequence[str]
     seed: int
     rerun: Rerun
+    modes: Sequence[Mode] = MODES
 
     def network(self, first: Comparison) -> NetworkPlan:
         """The network in which a comparison failed."""
@@ -113,7 +115,7 @@ def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[
     by small errors that add up, or its adapter errs in a whole run alone.
     """
     case, precision = group[0].case, group[0].precision
-    cases = [Case(case.variant, case.input, mode, layers=True) for mode in MODES]
+    cases = [Case(case.variant, case.input, mode, layers=True) for mode in localiser.modes]
     truth = localiser.rerun([ORACLE], "float64", cases, network, feed={})[ORACLE.name]
     runs, floors = [truth], {}
     if precision == "float32" and not truth.failure:

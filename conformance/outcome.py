@@ -19,20 +19,25 @@ class Failure:
 
     Attributes:
         candidate: Name of the candidate.
-        precision: "float64" or "float32".
+        precision: "float64" or "float32"; empty where it could not even be loaded.
         reason: Why not.
         task: The task that it cannot do; empty where it could not run at all.
+        layer: The layer at which it is wrong before anything is compared; empty where nothing says that it is wrong.
+        lacks: What it lacks ("float64"), where that is the reason.
     """
 
     candidate: str
     precision: str
     reason: str
     task: str = ""
+    layer: str = ""
+    lacks: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """The failure as JSON values."""
         facts = {"implementation": self.candidate, "precision": self.precision}
-        return facts | {"task": self.task, "reason": self.reason}
+        known = {key: value for key, value in (("layer", self.layer), ("lacks", self.lacks)) if value}
+        return facts | {"task": self.task, "reason": self.reason} | known
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Outcome:
         divergences: One for each candidate and variant that diverges.
         workers: By candidate and precision ("torch float64"), what its worker said: seconds, device, versions.
         seconds: Duration of the run.
+        not_shown: By candidate, the arrays that it cannot show, each with the reason; they are not compared.
     """
 
     comparisons: list[Comparison] = field(default_factory=list)
@@ -91,10 +97,12 @@ class Outcome:
     divergences: list[Divergence] = field(default_factory=list)
     workers: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
+    not_shown: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
         """The verdict: "diverges" if anything does, else "incomplete" if anything could not run, else "conforms"."""
-        if not all(comparison.passed for comparison in self.comparisons):
+        wrong = any(failure.layer for failure in self.failures)
+        if wrong or not all(comparison.passed for comparison in self.comparisons):
             return "diverges"
         return "incomplete" if self.failures or not self.comparisons else "conforms"

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from conformance.cases.case import MODES, Case, is_judged
+from conformance.cases.case import MODES, Case, Mode, is_judged
 from conformance.cases.inputs import Input
 from conformance.cases.recipes import RECIPES
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
@@ -72,6 +72,7 @@ class Plan:
         tasks: Of `conformance.cases.recipes.TASKS`.
         threads: Number of threads of each worker; None shares the processors out.
         variables: Environment variables of the workers, beside those that precision and device need.
+        modes: Modes that are compared.
     """
 
     networks: Mapping[str, NetworkPlan]
@@ -86,6 +87,7 @@ class Plan:
     tasks: Sequence[str] = ("forward",)
     threads: int | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    modes: Sequence[Mode] = MODES
 
     def cases(self, precision: str) -> list[Case]:
         """Every case of a candidate in that precision, in the order they run."""
@@ -95,6 +97,7 @@ class Plan:
             for task, make_cases in CASES.items()
             if ASKED_AS.get(task, task) in self.tasks
             for case in make_cases(variant, network, precision)
+            if case.mode in self.modes
         ]
 
     def parallel(self, jobs: int) -> int:

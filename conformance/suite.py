@@ -32,7 +32,7 @@ def run_suite(plan: Plan, notify: Listener) -> Outcome:
     cases = {precision: cases for precision in plan.precisions if (cases := plan.cases(precision))}
     outcome = run_cases(plan, files, cases, notify)
     candidates = {candidate.name: candidate for candidate in plan.implementations}
-    localiser = Localiser(plan.networks, candidates, plan.tasks, plan.seed, rerunner(plan, files, notify))
+    localiser = Localiser(plan.networks, candidates, plan.tasks, plan.seed, rerunner(plan, files, notify), plan.modes)
     outcome.divergences = localise(localiser, first_failures(outcome.comparisons))
     outcome.seconds = time.monotonic() - started
     return outcome
@@ -85,7 +85,8 @@ class Comparing:
         if event.kind == "traced":
             self._take_trace(event.job, event.case, event.file)
         elif event.kind == "failed":
-            self.outcome.failures.append(Failure(candidate, precision, event.facts["reason"]))
+            facts = {key: event.facts.get(key, "") for key in ("layer", "lacks")}
+            self.outcome.failures.append(Failure(candidate, precision, event.facts["reason"], **facts))
         elif event.kind == "skipped":
             task = ASKED_AS.get(event.case.task, event.case.task)
             failure = Failure(candidate, precision, event.facts["reason"], task)
@@ -128,6 +129,7 @@ class Comparing:
         origin, outcome = candidate.origin, self.outcome
         config = self.plan.networks[origin.case.variant].config
         judged = is_judged(origin.case, origin.precision)
+        outcome.not_shown.setdefault(origin.candidate, {}).update(origin.not_shown)
         for comparison in compare_traces(oracle, candidate, config, self.floors.get(origin.case)):
             (outcome.comparisons if judged or not comparison.passed else outcome.reported).append(comparison)
         network = (origin.candidate, origin.precision, origin.case.variant)

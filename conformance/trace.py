@@ -17,7 +17,7 @@ from conformance.cases.case import Case
 
 ORIGIN_FILE = "origin.json"
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the origin's fields on disk; a trace of another version is refused."""
 
 
@@ -40,6 +40,7 @@ class Origin:
         versions: Package to installed version.
         in_force: Operation to the precision that was measured for it.
         fed: Whether each segment was fed the oracle's own input.
+        not_shown: Arrays that the candidate cannot show, each with the reason; they are not compared.
         format_version: Version of these fields on disk.
     """
 
@@ -53,6 +54,7 @@ class Origin:
     versions: Mapping[str, str] = field(default_factory=dict)
     in_force: Mapping[str, str] = field(default_factory=dict)
     fed: bool = False
+    not_shown: Mapping[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

@@ -107,6 +107,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "conformance.run.adapters.torch": ("conformance.run", "conformance.cases", "conformance.trace", "impls.torch"),
     "conformance.run.adapters.flax": ("conformance.run", "conformance.cases", "conformance.trace", "impls.flax"),
     "conformance.run.adapters.keras": ("conformance.run", "conformance.cases", "conformance.trace", "impls.keras"),
+    "conformance.run.candidates.torch": ("conformance.run", "conformance.cases", "impls.torch"),
     "conformance.compare": ("conformance.cases", "conformance.trace", "impls.numpy"),
     "conformance.faults": ("conformance.cases", "impls.numpy"),
     "conformance.oracle": ("conformance.faults", "conformance.cases", "impls.numpy"),
@@ -143,6 +144,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "conformance.trace",
     ),
     "conformance.selftest": ("conformance",),
+    "conformance.checking": ("conformance",),
     "conformance.options": ("conformance.plan", "conformance.run.implementations", "conformance.cases"),
     "conformance.cli": ("conformance",),
 }
@@ -272,6 +274,7 @@ def test_a_circle_that_is_planted_is_found(tmp_path):
 NAMED_FRAMEWORKS = OWN | {
     "impls.numpy": set(),
     "conformance.run.adapters.torch": {"torch"},
+    "conformance.run.candidates.torch": {"torch"},
     "conformance.run.adapters.flax": {"flax", "jax"},
     "conformance.run.adapters.keras": {"keras", "tensorflow", "jax", "torch"},  # Keras runs on each of the three
 }

@@ -53,6 +53,8 @@ def judge_arrays(
 ) -> dict[str, Verdict]:
     """Judge every array that the candidate's case promises; one that cannot be measured fails.
 
+    An array that the candidate cannot show, and says so, is left out.
+
     Args:
         oracle: The oracle's trace.
         candidate: The candidate's trace of the same case.
@@ -61,6 +63,8 @@ def judge_arrays(
     """
     verdicts = {}
     for name in expected_names(candidate.origin.case, config):
+        if name in candidate.origin.not_shown and name not in candidate.arrays:
+            continue
         try:
             verdicts[name] = judge(name, measure_in_trace(name, oracle, candidate))
         except Incomparable as error:

@@ -33,6 +33,7 @@ def make_record(plan: Plan, outcome: Outcome, left_out: Sequence[str]) -> Record
             "variants": list(plan.networks),
             "precisions": [precision for precision in plan.precisions if plan.cases(precision)],
             "tasks": list(plan.tasks),
+            "modes": list(plan.modes),
         },
         "environment": environment(plan, outcome),
         "left_out": list(left_out),

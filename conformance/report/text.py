@@ -82,6 +82,8 @@ def print_record(record: Record, console: Console) -> None:
         _print_note(REPORTED, console)
     for note in notes(record["comparisons"]):
         _print_note(note, console)
+    for line in record.get("notes", []):
+        console.print(line)
     for divergence in record["first_divergences"]:
         print_divergence(divergence, console)
     for failure in record["failures"]:
@@ -123,7 +125,12 @@ def could_not_run(failure: Record) -> Text:
     from rich.text import Text
 
     what = f"{failure['task']} not compared" if failure["task"] else "could not run"
-    subject = f"{failure['implementation']} ({failure['precision']}) {what}:"
+    if failure.get("lacks"):
+        what = "is not compared"
+    if layer := failure.get("layer"):
+        what = f"diverges before anything is compared; first at {layer}"
+    precision = f" ({failure['precision']})" if failure["precision"] else ""
+    subject = f"{failure['implementation']}{precision} {what}:"
     return Text.assemble((subject, "bold red"), f" {failure['reason']}")
 
 
@@ -265,7 +272,8 @@ def _print_closing(record: Record, console: Console) -> None:
     from rich.text import Text
 
     names = [name for inputs in record["environment"]["inputs"].values() for name in inputs]
-    console.print(f"inputs: {', '.join(dict.fromkeys(names))}; each in inference and train mode")
+    modes = " and ".join(record["plan"]["modes"])
+    console.print(f"inputs: {', '.join(dict.fromkeys(names))}; each in {modes} mode")
     if absent := [task for task in TASKS if task not in record["plan"]["tasks"]]:
         console.print(f"not compared: {', '.join(absent)} ({' '.join(f'--task {task}' for task in absent)})")
     verdict, comparisons = record["verdict"], record["comparisons"]

@@ -179,8 +179,12 @@ METHODS: dict[Capability, tuple[str, ...]] = {
 """Methods of each capability; `REQUIRED` are those of every adapter."""
 
 
-def load_adapter(path: str) -> Any:
+def load_adapter(path: str, settings: Mapping[str, Any] | None = None) -> Any:
     """Make the adapter at "module:class".
+
+    Args:
+        path: A class, or a function that returns an adapter.
+        settings: Keyword arguments to call it with.
 
     Returns:
         An `Adapter`, which has the methods of the capabilities that it declares.
@@ -192,7 +196,7 @@ def load_adapter(path: str) -> Any:
             that is missing is named.
     """
     module, _, name = path.partition(":")
-    adapter = getattr(importlib.import_module(module), name)()
+    adapter = getattr(importlib.import_module(module), name)(**(settings or {}))
     declared = getattr(adapter, "capabilities", None)
     problems = [] if isinstance(declared, frozenset) else ["no frozenset `capabilities` (frozenset() for none)"]
     problems += [f"no method `{method}`" for method in REQUIRED if not callable(getattr(adapter, method, None))]

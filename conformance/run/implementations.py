@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Implementation:
 
     Attributes:
         name: What `--impl` calls it.
-        adapter: Where its adapter class is: "module:class".
+        adapter: Where its adapter class is, "module:class"; or what makes an adapter of `settings`.
         packages: Distributions whose versions matter; the first ones must be there for it to run.
         extra: The extra of this project that installs it.
         cost: Roughly how long a run takes, beside the others; the slowest is started first.
@@ -22,6 +23,7 @@ class Implementation:
         float32_only: Why it computes in float32 alone, and is not compared in float64; empty where it can be.
         faults: Faults of a faulty candidate: ids with the names of their places.
         wrapper: Class that puts faults into an adapter's network: "module:class", imported by a worker that needs it.
+        settings: Arguments of what makes the adapter, beside the precision; JSON values.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Implementation:
     float32_only: str = ""
     faults: Sequence[tuple[str, str]] = ()
     wrapper: str = "conformance.selftest.faulty:FaultyAdapter"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def precisions(self) -> tuple[str, ...]:

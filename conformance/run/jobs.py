@@ -61,7 +61,7 @@ class Job:
     Attributes:
         implementation: The candidate, the oracle or a reference build.
         precision: "float64" or "float32".
-        cases: In the order they run.
+        cases: In the order they run; none for a survey of a model that is run as it is.
         networks: Variant to network, of at least the cases' variants.
         directory: The worker's own folder, for job file, traces and log.
         device: "cpu", "gpu" or "auto".
@@ -113,7 +113,7 @@ class Event:
 
     Attributes:
         job: The worker's job.
-        kind: "ready"; "traced" or "skipped", of a case; at the end "failed" or "done".
+        kind: "ready" or "surveyed"; "traced" or "skipped", of a case; at the end "failed" or "done".
         facts: Facts that came with it, by name.
     """
 
@@ -167,7 +167,8 @@ def _follow(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     command = [job.python, "-m", "conformance.run.worker", str(job.write())]
     log = job.directory / "log.txt"
-    started, last, reason, timed_out = time.monotonic(), "its start", None, threading.Event()
+    started, last, timed_out = time.monotonic(), "its start", threading.Event()
+    told: dict[str, Any] = {}
     with log.open("wb") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     watch = threading.Thread(target=_watch, args=(process, started + job.timeout, timed_out, stopped), daemon=True)
@@ -177,14 +178,14 @@ def _follow(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event
         facts = json.loads(line)
         kind = facts.pop("event")
         if kind == "failed":
-            reason = facts["reason"]
+            told = facts
         else:
             events.put(Event(job, kind, facts))
         if kind == "traced":
             last = f"the case after {' / '.join(str(facts['case'][key]) for key in ('variant', 'input', 'mode'))}"
     process.stdout.close()
     code = process.wait()
-    seconds = time.monotonic() - started
+    seconds, reason = time.monotonic() - started, told.get("reason")
     if timed_out.is_set():
         reason = f"it was stopped after {seconds:.0f} s, in {last}: longer than --timeout {job.timeout:g} allows"
     elif code < 0:
@@ -195,7 +196,7 @@ def _follow(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event
         reason = f"it ended with exit code {code} after {seconds:.0f} s, in {last}: {_last_lines(log)}"
     if reason is None:
         return Event(job, "done", {"seconds": seconds})
-    return Event(job, "failed", {"reason": reason, "log": str(log)})
+    return Event(job, "failed", {**told, "reason": reason, "log": str(log)})
 
 
 def _watch(

@@ -26,6 +26,8 @@ import numpy as np
 
 from conformance.cases.case import Case
 from conformance.cases.inputs import content_hash
+from conformance.run.candidates.survey import Unfit
+from conformance.run.candidates.targets import TargetError
 from conformance.run.capabilities import Adapter, Capability, DeviceMissing, Probed, load_adapter
 from conformance.run.jobs import Job, NetworkFiles
 from conformance.run.precision import measure_precision
@@ -44,13 +46,25 @@ def main(job_file: str) -> int:
     except (ImportError, DeviceMissing, WrongPrecision) as error:
         say(event="failed", reason=str(error))
         return 1
+    except TargetError as error:
+        say(event="failed", reason=str(error), bad_input=True)
+        return 1
+    except Unfit as error:
+        log_traceback()
+        say(event="failed", **error.facts())
+        return 1
     except Exception as error:
-        import traceback
-
-        traceback.print_exc()
+        log_traceback()
         say(event="failed", reason=f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def log_traceback() -> None:
+    """Print the traceback of the exception that is handled to standard error, which is the worker's log."""
+    import traceback
+
+    traceback.print_exc()
 
 
 class WrongPrecision(RuntimeError):
@@ -58,10 +72,14 @@ class WrongPrecision(RuntimeError):
 
 
 def work(job: Job, say: Say) -> None:
-    """Prepare the candidate, then run every case of the job."""
+    """Prepare the candidate, then run every case of the job; without cases, survey it."""
     gc.disable()  # a framework makes a million objects and hardly a cycle: looking for them took a tenth of the time
-    adapter = load_adapter(job.implementation.adapter)
+    settings = job.implementation.settings
+    adapter = load_adapter(job.implementation.adapter, settings and {**settings, "precision": job.precision})
     gc.freeze()
+    if not job.cases:
+        say(event="surveyed", **adapter.survey().to_dict())
+        return
     device = adapter.prepare(job.device, job.precision)
     if job.device == "gpu" and device == "cpu":
         raise DeviceMissing("a GPU was asked for, and the adapter says that it runs on the CPU")
@@ -75,6 +93,8 @@ def work(job: Job, say: Say) -> None:
         candidate = with_faults(adapter, job.implementation.wrapper, network) if network.faults else adapter
         candidate.build(network.config, network.weights)
         parameters = {name: tuple(shape) for name, shape in candidate.parameters().items()}
+        if hasattr(candidate, "examine"):
+            candidate.examine(min((np.load(file) for file in network.inputs.values()), key=np.size))
         for case in [case for case in job.cases if case.variant == variant]:
             started = time.perf_counter()
             if reason := missing_capability(candidate, case):
@@ -91,15 +111,23 @@ def work(job: Job, say: Say) -> None:
                 device,
                 versions,
                 in_force,
+                not_shown=getattr(candidate, "not_shown", {}),
             )
-            file = run_case(job, candidate, images, network, origin)
+            try:
+                file = run_case(job, candidate, images, network, origin)
+            except Unfit as error:  # in this case alone: it took the first look
+                log_traceback()
+                say(event="skipped", case=case.to_dict(), reason=str(error))
+                continue
             seconds = time.perf_counter() - started
             say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
 
 
 def missing_capability(adapter: Adapter, case: Case) -> str:
-    """Say which capability a case needs that the adapter does not declare; empty if none."""
-    needs = TASKS[case.task].needs
+    """Say what a case needs that the adapter cannot do, or does not declare; empty if nothing."""
+    cannot, needs = getattr(adapter, "cannot", {}), TASKS[case.task].needs
+    if reason := cannot.get(case.mode) or cannot.get(case.task):
+        return str(reason)
     if needs is None or needs in adapter.capabilities:
         return ""
     return f"the adapter does not declare {needs} ({needs.value})"

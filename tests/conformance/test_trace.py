@@ -44,8 +44,8 @@ def origin_text(**changes):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "has format version None, and this release reads version 1"),
-        ({"origin": origin_text(format_version=FORMAT_VERSION + 1)}, "has format version 2"),
+        (None, "has format version None, and this release reads version 2"),
+        ({"origin": origin_text(format_version=FORMAT_VERSION + 1)}, "has format version 3"),
         ({"origin": origin_text(candidate=None)}, "nothing readable about the origin .*candidate"),
         ({"origin": origin_text(case="inference")}, "nothing readable about the origin"),
         ({"origin": origin_text(another="field")}, "nothing readable about the origin .*another"),

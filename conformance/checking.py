@@ -1,0 +1,324 @@
+"""Checks: models as they are, held against the oracle. The function is `conformance.check`, the command `check`.
+
+Each model is surveyed in a worker of its own first: its arrays tell its size and dialect, its configuration or the user
+its variant. Models that are held against the same network are then compared in one run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+
+import weights_convert
+from conformance.cases.case import MODES, PRECISIONS, TASKS, Mode
+from conformance.cases.defaults import default_inputs
+from conformance.cases.pictures import read_images
+from conformance.cases.synthetic import synthetic_weights
+from conformance.options import trace_folder, with_pictures
+from conformance.outcome import EXIT_CODES, Failure, Outcome
+from conformance.plan import Listener, NetworkPlan, Plan
+from conformance.report.record import Record, make_record
+from conformance.report.text import plain_console, print_record
+from conformance.run.candidates.naming import Naming, read_names
+from conformance.run.candidates.options import Options
+from conformance.run.candidates.survey import Survey
+from conformance.run.candidates.targets import Target, TargetError, parse_target
+from conformance.run.candidates.variants import find_variant, follow_convention
+from conformance.run.implementations import NAMED, ORACLE, REFERENCE_BUILDS, Implementation
+from conformance.run.jobs import Job, run_jobs
+from conformance.suite import run_suite
+from impls.config import ResNetConfig
+from weights_convert import Checkpoint
+from weights_convert.dialects import find_dialect
+
+OPEN = "conformance.run.candidates.kinds:open_candidate"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a check is asked for.
+
+    Attributes:
+        variant: The variant that every target is held against; None where targets tell their own.
+        weights: A checkpoint that every target is given; None for synthetic weights.
+        own_weights: Whether the oracle takes the weights of each target instead.
+        images: The user's own pictures.
+        precisions: Precisions that were asked for by name; none for both, as far as a target can.
+        tasks: Of `conformance.cases.case.TASKS`.
+        modes: Modes that are compared.
+        device: "cpu", "gpu" or "auto".
+        timeout: Seconds that one worker may take.
+        seed: Seed of weights and noise.
+        options: What the user says about the models.
+        interpreters: Candidate name to a Python of another environment.
+        keep_traces: Folder in which traces are kept; None for none.
+    """
+
+    variant: str | None = None
+    weights: Path | None = None
+    own_weights: bool = False
+    images: Sequence[Path] = ()
+    precisions: Sequence[str] = ()
+    tasks: Sequence[str] = TASKS[:1]
+    modes: Sequence[Mode] = MODES
+    device: str = "auto"
+    timeout: float = 900.0
+    seed: int = 0
+    options: Options = field(default_factory=Options)
+    interpreters: Mapping[str, str] = field(default_factory=dict)
+    keep_traces: Path | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a check.
+
+    Attributes:
+        records: A record of each run, as `conformance run --report` writes it.
+    """
+
+    records: Sequence[Record]
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict: "diverges", "incomplete" or "conforms"."""
+        verdicts = [record["verdict"] for record in self.records]
+        return next((v for v in ("diverges", "incomplete") if v in verdicts), "conforms" if verdicts else "incomplete")
+
+    @property
+    def conforms(self) -> bool:
+        """Whether everything that was asked for was compared, and nothing diverges."""
+        return self.verdict == "conforms"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        return EXIT_CODES[self.verdict]
+
+    def to_dict(self) -> Record:
+        """The record of the run; of several runs, their verdict and their records."""
+        if len(self.records) == 1:
+            return self.records[0]
+        return {"verdict": self.verdict, "runs": list(self.records)}
+
+    def __str__(self) -> str:
+        text = StringIO()
+        for record in self.records:
+            print_record(record, plain_console(text, 110))
+        return text.getvalue()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A target that was surveyed, with the network that it is held against.
+
+    Attributes:
+        candidate: It, as a candidate.
+        config: The network.
+        weights: Weights of the oracle.
+        notes: What is to be said about it.
+    """
+
+    candidate: Implementation
+    config: ResNetConfig
+    weights: Checkpoint
+    notes: Sequence[str]
+
+
+def check_targets(texts: Sequence[str], request: Request, notify: Listener) -> Report:
+    """Check models that targets name, in workers.
+
+    Args:
+        texts: Targets; see `conformance.run.candidates.targets`.
+        request: What is asked for.
+        notify: Hears every event of the workers.
+
+    Raises:
+        ValueError: If a target is none or names nothing, its arrays or its variant cannot be told, or weights or
+            pictures cannot be read or do not suit it.
+    """
+    targets = parse_targets(texts)
+    with trace_folder(request.keep_traces) as folder:
+        surveys, failures = survey_targets(targets, request, folder / "surveys", notify)
+        checked = [prepare(targets[name], survey, request) for name, survey in surveys.items()]
+        records = [
+            run_group(group, request, folder / f"group-{number}", notify)
+            for number, group in enumerate(grouped(checked))
+        ]
+    if failures:
+        records.append(failed_record(failures, request, folder))
+    return Report(records)
+
+
+def parse_targets(texts: Sequence[str]) -> dict[str, Target]:
+    """Read targets; returns them by name.
+
+    Raises:
+        TargetError: If one is none, or two have the same name, or one has the name of something else.
+    """
+    targets = [parse_target(text) for text in texts]
+    twice = [name for name, count in Counter(target.name for target in targets).items() if count > 1]
+    if twice:
+        raise TargetError(f"several targets are called {twice[0]}: name them, as in mine={targets[0].text}")
+    taken = {ORACLE.name, *(build.name for build in REFERENCE_BUILDS), *NAMED} & {target.name for target in targets}
+    if taken:
+        raise TargetError(
+            f"{taken.pop()!r} is the name of one of our own: name it otherwise, as in mine={targets[0].text}"
+        )
+    return {target.name: target for target in targets}
+
+
+def survey_targets(
+    targets: Mapping[str, Target], request: Request, folder: Path, notify: Listener
+) -> tuple[dict[str, Survey], list[Failure]]:
+    """Survey models in workers; returns what was found out of each, and those that cannot be loaded.
+
+    Raises:
+        TargetError: If a target names nothing that is there.
+    """
+    jobs = [
+        Job(
+            candidate_of(target, request, folder),
+            "float32",
+            (),
+            {},
+            folder / target.name,
+            device="cpu",
+            timeout=request.timeout,
+            python=request.interpreters.get(target.name, sys.executable),
+        )
+        for target in targets.values()
+    ]
+    surveys, failures = {}, []
+    folder.mkdir(parents=True, exist_ok=True)
+    for event in run_jobs(jobs, len(jobs)):
+        notify(event)
+        name = event.job.implementation.name
+        if event.kind == "surveyed":
+            surveys[name] = Survey.from_dict(event.facts)
+        elif event.kind == "failed" and event.facts.get("bad_input"):
+            raise TargetError(event.facts["reason"])
+        elif event.kind == "failed":
+            failures.append(Failure(name, "", event.facts["reason"]))
+    return {name: surveys[name] for name in targets if name in surveys}, failures
+
+
+def candidate_of(target: Target, request: Request, folder: Path) -> Implementation:
+    """Make the candidate that a target is; its own weights go into a folder, where they are asked for."""
+    own = str(folder / f"{target.name}.safetensors") if request.own_weights else ""
+    options = replace(request.options, own_weights=own)
+    return Implementation(target.name, OPEN, (), settings={"target": target.text, "options": options.to_dict()})
+
+
+def prepare(target: Target, survey: Survey, request: Request) -> Checked:
+    """Tell the network that a model is held against, and its weights.
+
+    Raises:
+        ValueError: If its arrays or its variant cannot be told, or weights do not suit it.
+    """
+    try:
+        naming = read_names(
+            survey.shapes, survey.framework, Path(request.options.names) if request.options.names else None
+        )
+        variant, known_by = find_variant(request.variant, target, survey)
+        config, convention = follow_convention(naming.config(survey.shapes, variant), survey)
+    except ValueError as error:
+        raise type(error)(f"{target.name}: {error}") from error
+    weights = choose_weights(config, naming, survey, request)
+    candidate = replace(
+        candidate_of(target, request, Path()), packages=survey.packages, float32_only=survey.cannot.get("float64", "")
+    )
+    notes = [f"{target.name}: a {survey.kind}, its arrays named as in {naming.dialect}; {config.variant} {known_by}"]
+    notes += [f"{target.name} is compared with {convention}"] * bool(convention)
+    return Checked(candidate, config, weights, notes)
+
+
+def choose_weights(config: ResNetConfig, naming: Naming, survey: Survey, request: Request) -> Checkpoint:
+    """Choose the oracle's weights: synthetic ones, those of a file, or the model's own.
+
+    Raises:
+        ConversionError: If a file cannot be read, or does not fit the model.
+    """
+    if request.own_weights:
+        return own_weights(config, naming, survey)
+    if request.weights is None:
+        return synthetic_weights(config, request.seed)
+    return replace(weights_convert.load(request.weights, variant=config.variant, config=config), config=config)
+
+
+def own_weights(config: ResNetConfig, naming: Naming, survey: Survey) -> Checkpoint:
+    """Read the weights that a model had when it was surveyed.
+
+    Raises:
+        ConversionError: If arrays are missing or of another shape.
+    """
+    from safetensors.numpy import load_file
+
+    arrays = load_file(survey.weights)
+    canonical = {known: naming.to_canonical(name, arrays[name]) for name, (known, _) in naming.arrays.items()}
+    checkpoint = weights_convert.load(canonical, dialect="canonical", config=config)
+    return replace(checkpoint, dialect=find_dialect("canonical"), where="the model's own weights")
+
+
+def grouped(checked: Sequence[Checked]) -> list[list[Checked]]:
+    """Group models that are held against the same network with the same weights."""
+    groups: dict[tuple[ResNetConfig, str], list[Checked]] = {}
+    for each in checked:
+        groups.setdefault((each.config, each.weights.content_hash()), []).append(each)
+    return list(groups.values())
+
+
+def run_group(group: Sequence[Checked], request: Request, folder: Path, notify: Listener) -> Record:
+    """Compare models that are held against one network, and record the run."""
+    config, weights = group[0].config, group[0].weights
+    pictures = read_images(request.images) if request.images else []
+    network = NetworkPlan(config, weights, with_pictures(config, pictures, default_inputs(config, request.seed)))
+    plan = Plan(
+        {config.variant: network},
+        [each.candidate for each in group],
+        request.precisions or PRECISIONS,
+        folder,
+        request.device,
+        request.timeout,
+        {name: python for name, python in request.interpreters.items() if name in {c.candidate.name for c in group}},
+        request.keep_traces is not None,
+        request.seed,
+        request.tasks,
+        modes=request.modes,
+    )
+    outcome = run_suite(plan, notify)
+    left_out = excuse(outcome, request)
+    record = make_record(plan, outcome, left_out)
+    record["notes"] = [note for each in group for note in each.notes]
+    return record
+
+
+def excuse(outcome: Outcome, request: Request) -> list[str]:
+    """Say what was not compared, and take away failures in what nobody asked for by name."""
+    excused = [failure for failure in outcome.failures if failure.lacks and failure.precision not in request.precisions]
+    outcome.failures = [failure for failure in outcome.failures if failure not in excused]
+    lines = [f"{failure.candidate} is not compared in {failure.precision}: {failure.reason}" for failure in excused]
+    for candidate, not_shown in outcome.not_shown.items():
+        for reason, names in by_reason(not_shown).items():
+            what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+            lines.append(f"{what} of {candidate}: {reason}")
+    return lines
+
+
+def by_reason(not_shown: Mapping[str, str]) -> dict[str, list[str]]:
+    """Group names by the reason why they are not shown."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in not_shown.items():
+        groups.setdefault(reason, []).append(name)
+    return groups
+
+
+def failed_record(failures: Sequence[Failure], request: Request, folder: Path) -> Record:
+    """Record models that could not be loaded, so that nothing was run."""
+    candidates = [Implementation(failure.candidate, OPEN, ()) for failure in failures]
+    plan = Plan({}, candidates, request.precisions or PRECISIONS, folder, request.device, tasks=request.tasks)
+    return make_record(plan, Outcome(failures=list(failures)), [])

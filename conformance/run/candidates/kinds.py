@@ -1,0 +1,156 @@
+"""Kinds of models: how each is recognised, which adapter runs it, and what it can do. One row for each kind.
+
+A kind is recognised by its framework's own classes where that framework is imported already; nothing is imported here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from conformance.run.candidates.options import Options
+from conformance.run.candidates.survey import Unfit
+from conformance.run.candidates.targets import import_target, needs_arguments, parse_target
+from weights_convert.errors import first_line
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model, and what it can do at best: "yes", or why not.
+
+    Attributes:
+        name: What it is called in reports.
+        classes: Its classes, "module:class", of which a model must be an instance of one.
+        adapter: Its adapter, "module:class".
+        packages: Distributions of its framework.
+        float64: Whether it computes in float64.
+        train: Whether it runs in train mode.
+        weights: Whether it can be given weights.
+        activations: Whether it shows activations within an ordinary run.
+        taps: Whether activations can be seen and replaced one by one, to feed it.
+        gradients: Whether it can be differentiated and trained.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    adapter: str
+    packages: tuple[str, ...]
+    float64: str = "yes"
+    train: str = "yes"
+    weights: str = "yes"
+    activations: str = "yes"
+    taps: str = "yes"
+    gradients: str = "yes"
+
+    def holds(self, model: Any) -> bool:
+        """Tell whether a model is of this kind."""
+        return any(isinstance(model, each) for each in map(imported_class, self.classes) if each is not None)
+
+
+def imported_class(path: str) -> type | None:
+    """Return the class at "module:class" if its module is imported already.
+
+    Example:
+        >>> imported_class("collections:OrderedDict"), imported_class("not_imported:Class")
+        (<class 'collections.OrderedDict'>, None)
+    """
+    module, _, name = path.partition(":")
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) else None
+
+
+TORCH = "conformance.run.candidates.torch:"
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        "scripted PyTorch module",
+        ("torch.jit:ScriptModule",),
+        f"{TORCH}Scripted",
+        ("torch",),
+        activations="logits alone: hooks do not fire inside a scripted module",
+        taps="hooks do not fire inside a scripted module",
+    ),
+    Kind(
+        "compiled PyTorch module",
+        ("torch._dynamo.eval_frame:OptimizedModule",),
+        f"{TORCH}Compiled",
+        ("torch",),
+        activations="logits alone: a compiled graph cannot be looked into",
+        taps="yes, of the module run eagerly",
+    ),
+    Kind("PyTorch module", ("torch.nn:Module",), f"{TORCH}TorchCandidate", ("torch",)),
+)
+"""Every kind, the more special ones first."""
+
+
+def find_kind(model: Any) -> Kind:
+    """Find the kind of a model.
+
+    Raises:
+        Unfit: If it is of none; the message lists the kinds.
+    """
+    for kind in KINDS:
+        if kind.holds(model):
+            return kind
+    kinds = ", ".join(kind.name for kind in KINDS)
+    raise Unfit(f"the target gives a {type(model).__module__}.{type(model).__qualname__}; a model is a {kinds}")
+
+
+def adapt(model: Any, options: Options, packages: tuple[str, ...] = ()) -> Any:
+    """Make the adapter of a model.
+
+    Args:
+        model: The model.
+        options: What the user says about it.
+        packages: Distributions that it comes from, beside its framework's.
+
+    Raises:
+        Unfit: If it is of no known kind.
+    """
+    kind = find_kind(model)
+    module, _, name = kind.adapter.partition(":")
+    adapter = getattr(importlib.import_module(module), name)(model, options)
+    adapter.kind, adapter.packages = kind, installed((*kind.packages, *packages))
+    return adapter
+
+
+def installed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of the names that are installed distributions, each once."""
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return tuple(found)
+
+
+def open_candidate(target: str, options: Mapping[str, Any], precision: str) -> Any:
+    """Load the model that a target names, and make its adapter: the entry in a worker.
+
+    Args:
+        target: The target, without a name.
+        options: Fields of the `Options`.
+        precision: "float64" or "float32".
+
+    Raises:
+        TargetError: If the target names nothing that is there.
+        Unfit: If its factory fails, or gives no model of a known kind.
+    """
+    spoken = parse_target(target)
+    found = import_target(spoken)
+    try:
+        known = find_kind(found)
+    except Unfit:
+        known = None
+    if known is None and callable(found) and (spoken.called or not needs_arguments(found)):
+        try:
+            found = found(*spoken.arguments, **spoken.keywords)
+        except Exception as error:
+            raise Unfit(f"{spoken.factory} raised {type(error).__name__}: {first_line(error)}") from error
+    return adapt(found, Options.from_dict(options), (spoken.module.partition(".")[0],))

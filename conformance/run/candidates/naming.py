@@ -1,0 +1,215 @@
+"""Naming: which array of a model is which array of the network.
+
+The dialects of `weights_convert` are tried first. A model with names of its own is described by a TOML file of path
+patterns, which reads like a dialect::
+
+    [layers]
+    conv1 = "stem.conv"
+    bn1 = "stem.norm"
+    "stage{stage}.{block}.conv{k}" = "body.{stage0}.{block}.conv{k0}"
+    "stage{stage}.{block}.bn{k}" = "body.{stage0}.{block}.norm{k0}"
+    "stage{stage}.{block}.downsample_conv" = "body.{stage0}.{block}.project.conv"
+    "stage{stage}.{block}.downsample_bn" = "body.{stage0}.{block}.project.norm"
+    fc = "classifier"
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from impls.config import ResNetConfig
+from weights_convert.dialects import BATCH_COUNTER, DIALECTS
+from weights_convert.naming import CANONICAL_LAYERS, FLAT, PLACEHOLDERS, Dialect
+from weights_convert.shapes import Shape, infer_sizes
+from weights_convert.table import Framework, Rule, permutation
+
+SHARE_OF_PREFIX = 0.5
+"""A prefix is looked for among those that at least this share of all names begins with."""
+
+LEAST_SHARE = 0.5
+"""A naming in which less than this share of a model's arrays is found is not that model's."""
+
+
+class NamingError(ValueError):
+    """Names that no dialect reads, or a file of patterns that does not describe them; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of a model's arrays, read.
+
+    Attributes:
+        dialect: Name of the dialect, or of the file of patterns.
+        framework: The framework whose column of the conversion table the arrays follow.
+        arrays: The model's name of each array to its canonical name and its row of the conversion table.
+        unread: Names that no rule reads, and that are not left out on purpose.
+        prefix: What all names begin with that is no part of the dialect.
+    """
+
+    dialect: str
+    framework: Framework
+    arrays: Mapping[str, tuple[str, Rule]]
+    unread: tuple[str, ...] = ()
+    prefix: str = ""
+
+    def shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Return the canonical name and shape of every array; one that is not read, or has other axes, as it is."""
+        canonical: dict[str, Shape] = {}
+        for name, (canonical_name, rule) in self.arrays.items():
+            axes, shape = rule.leaf(self.framework).axes, tuple(shapes[name])
+            order = permutation(axes, rule.leaf("torch").axes)
+            canonical[canonical_name] = tuple(shape[axis] for axis in order) if len(shape) == len(axes) else shape
+        return canonical | {name: tuple(shapes[name]) for name in self.unread}
+
+    def canonical_names(self) -> dict[str, str]:
+        """Return the canonical name of each array by the model's name."""
+        return {name: canonical for name, (canonical, _) in self.arrays.items()}
+
+    def from_canonical(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return a canonical array in the axis order of the model's array of that name."""
+        _, rule = self.arrays[name]
+        order = permutation(rule.leaf("torch").axes, rule.leaf(self.framework).axes)
+        return np.ascontiguousarray(array.transpose(order))
+
+    def to_canonical(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return the model's array of that name in canonical axis order."""
+        _, rule = self.arrays[name]
+        order = permutation(rule.leaf(self.framework).axes, rule.leaf("torch").axes)
+        return np.ascontiguousarray(array.transpose(order))
+
+    def config(self, shapes: Mapping[str, Shape], variant: ResNetConfig) -> ResNetConfig:
+        """Return the network of a variant with depths, width, classes and input channels of the model.
+
+        Raises:
+            NamingError: If the arrays are not those of a bottleneck ResNet.
+        """
+        try:
+            return infer_sizes(self.shapes(shapes), variant)
+        except (ValueError, IndexError) as error:
+            raise NamingError(f"its arrays, read as {self.dialect}, are {error}") from error
+
+
+def read_names(names: Iterable[str], framework: Framework, patterns: Path | None = None) -> Naming:
+    """Recognise the names of a model's arrays.
+
+    Args:
+        names: Name of every array of the model.
+        framework: The framework that names and orders the arrays of its layers.
+        patterns: A file of path patterns; None recognises a dialect.
+
+    Raises:
+        NamingError: If no dialect fits or several do, or if the file is none or does not describe the model one to one.
+
+    Example:
+        >>> naming = read_names(["module.layer1.0.conv1.weight", "module.conv1.weight"], "torch")
+        >>> naming.dialect, naming.prefix, naming.canonical_names()["module.layer1.0.conv1.weight"]
+        ('torchvision', 'module.', 'stage1.0.conv1.weight')
+    """
+    names = list(names)
+    if patterns is not None:
+        naming = read_as(names, pattern_dialect(patterns, framework), "")
+        return check_one_to_one(naming, patterns)
+    dialects = [dialect for dialect in DIALECTS.values() if dialect.framework == framework]
+    namings = [read_as(names, dialect, prefix) for prefix in prefixes(names) for dialect in dialects]
+    most = max((len(naming.arrays) for naming in namings), default=0)
+    best = [naming for naming in namings if len(naming.arrays) == most]
+    if most < LEAST_SHARE * len(names) or len(best) != 1:
+        reason = (
+            "belong to no known dialect" if len(best) != 1 or not most else f"are hardly those of {best[0].dialect}"
+        )
+        raise NamingError(
+            f"the names of its arrays {reason} ({', '.join(sorted(names)[:4]) or 'there are none'}): describe them in "
+            "a TOML file of path patterns, and give it by --names (docs/your-own-model.md shows one)"
+        )
+    return best[0]
+
+
+def prefixes(names: Iterable[str]) -> list[str]:
+    """List the dotted prefixes that many of the names begin with, the empty one first.
+
+    Example:
+        >>> prefixes(["model.conv1.weight", "model.fc.weight", "head.bias"])
+        ['', 'model.']
+    """
+    names, counts = list(names), Counter[str]()
+    for name in names:
+        steps = name.split(".")[:-2]
+        counts.update(".".join(steps[: depth + 1]) + "." for depth in range(len(steps)))
+    return ["", *(prefix for prefix, count in counts.items() if count > SHARE_OF_PREFIX * len(names))]
+
+
+def read_as(names: Iterable[str], dialect: Dialect, prefix: str) -> Naming:
+    """Read names as those of a dialect, behind a prefix.
+
+    Of several names of one array (tied weights) the first is read; the others are not.
+    """
+    shortened = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    readings, seen = {}, set()
+    for short, (canonical, rule) in dialect.read_names(shortened).items():
+        if canonical not in seen:
+            seen.add(canonical)
+            readings[shortened[short]] = canonical, rule
+    unread = [name for name in names if name not in readings and dialect.why_dropped(name.removeprefix(prefix)) is None]
+    return Naming(dialect.name, dialect.framework, readings, tuple(unread), prefix)
+
+
+def pattern_dialect(file: Path, framework: Framework) -> Dialect:
+    """Read a file of path patterns.
+
+    Raises:
+        NamingError: If it cannot be read, or does not give a path to each layer by the placeholders that there are.
+    """
+    try:
+        contents = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise NamingError(f"{file} cannot be read: {error}") from error
+    layers, known = contents.get("layers"), {*PLACEHOLDERS, FLAT}
+    if contents.keys() != {"layers"} or not isinstance(layers, dict):
+        raise NamingError(f"{file} must have one table, [layers]: a path of the model for each of {listed()}")
+    problems = [f"{name!r} has no path" for name in CANONICAL_LAYERS if name not in layers and name != "fc"]
+    problems += [f"{name!r} is no layer of the network" for name in layers if name not in CANONICAL_LAYERS]
+    problems += [f"the path of {name!r} is no text" for name, path in layers.items() if not isinstance(path, str)]
+    for name, path in layers.items():
+        if name in CANONICAL_LAYERS and isinstance(path, str):
+            problems += placeholder_problems(name, path, known)
+    if problems:
+        raise NamingError(f"{file}: {'; '.join(problems)}; the layers are {listed()}")
+    return Dialect(str(file), framework, {"fc": "\0", **layers}, "a file of path patterns", BATCH_COUNTER)
+
+
+def placeholder_problems(name: str, path: str, known: set[str]) -> list[str]:
+    """List what is wrong with the placeholders of a pattern: unknown ones, and numbers that it leaves open."""
+    used = re.findall(r"{(\w*)}", path)
+    problems = [f"{path!r} has the unknown placeholder {{{each}}}" for each in used if each not in known]
+    problems += [f"{path!r} has {{{each}}} twice" for each, count in Counter(used).items() if count > 1]
+    told = {"stage", "block"} if FLAT in used else {PLACEHOLDERS[each][0] for each in used if each in PLACEHOLDERS}
+    wanted = {PLACEHOLDERS[each][0] for each in re.findall(r"{(\w+)}", name)}
+    if told != wanted:
+        problems.append(f"{path!r} must have a placeholder for each of {', '.join(sorted(wanted)) or 'nothing'}")
+    return problems
+
+
+def listed() -> str:
+    """List the canonical layers and the placeholders, for messages."""
+    return f"{', '.join(CANONICAL_LAYERS)}, and the placeholders {', '.join((*PLACEHOLDERS, FLAT))}"
+
+
+def check_one_to_one(naming: Naming, file: Path) -> Naming:
+    """Return the naming if every array of the model is read by it.
+
+    Raises:
+        NamingError: If an array is not read: no path leads to it, or two lead to the same.
+    """
+    if naming.unread:
+        shown = ", ".join(naming.unread[:6]) + (", ..." if len(naming.unread) > 6 else "")
+        raise NamingError(
+            f"{file} describes {len(naming.arrays)} arrays of the model, and none of its paths leads to {shown}"
+        )
+    return naming

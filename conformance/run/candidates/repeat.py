@@ -1,0 +1,111 @@
+"""The first look at a candidate: the smallest input, twice in inference mode, before anything is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from conformance.cases.names import activation_names
+from conformance.run.candidates.survey import Unfit
+from conformance.run.capabilities import Arrays
+from impls.config import ResNetConfig
+
+ORDER_OF_SUMS = {"float64": 1e-10, "float32": 1e-3}
+"""Two runs that differ by less than this differ in the order of their sums; by more, in what they compute. A coin that
+dropout or an augmentation tosses changes logits by some percent."""
+
+BELOW_FLOAT32 = 2.0**-35
+"""A relative change of the images that float64 sees and float32 does not: its numbers are 2^-23 apart."""
+
+
+class Examined(Protocol):
+    """The part of a candidate that is examined."""
+
+    config: ResNetConfig
+    precision: str
+
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
+        """The activations of a run."""
+
+    def canonical_state(self) -> Mapping[str, np.ndarray]:
+        """Copies of all arrays by canonical name."""
+
+
+def examine(candidate: Examined, images: np.ndarray, called: set[str]) -> None:
+    """Run an input twice, and see that nothing changes that must not.
+
+    Args:
+        candidate: The candidate, with its weights.
+        images: The smallest input, (batch, channels, height, width) float32.
+        called: Takes the names of the activations that the runs show.
+
+    Raises:
+        Unfit: If two runs differ, if weights change in inference mode, or if it computes float32 where float64 was
+            asked for.
+    """
+    before = candidate.canonical_state()
+    first = candidate.record(images, False, True)
+    called |= set(first)
+    if candidate.precision == "float64":
+        check_float64(candidate, images, first)
+    second = candidate.record(images, False, True)
+    check_weights(before, candidate.canonical_state())
+    for name in shown(candidate.config, first):
+        error = distance(first[name], second[name]) if name in second else np.inf
+        if error > ORDER_OF_SUMS[candidate.precision]:
+            raise Unfit(
+                f"two runs of the same input in inference mode differ by {error:.1e} (relative L2): something is drawn "
+                "at random there (dropout left on, an augmentation), or is kept from one run to the next",
+                layer=name,
+                error=float(error) if np.isfinite(error) else None,
+            )
+
+
+def check_float64(candidate: Examined, images: np.ndarray, first: Arrays) -> None:
+    """See that float64 is computed in float64 from the images to the end of the stem.
+
+    Raises:
+        Unfit: If an output has another dtype, or if a change of the images that float32 cannot hold changes nothing.
+    """
+    name = next((name for name in ("stem", *shown(candidate.config, first)) if name in first), "")
+    for output in (name, *shown(candidate.config, first)[-1:]):
+        if output and first[output].dtype != np.float64:
+            raise Unfit(f"its {output} is {first[output].dtype} where float64 goes in", lacks="float64")
+    shifted = candidate.record(images.astype(np.float64) * (1 + BELOW_FLOAT32), False, True)
+    if name and np.array_equal(first[name], shifted[name]):
+        raise Unfit(
+            f"it computes in float32 inside: its {name} does not notice a change of the images by {BELOW_FLOAT32:.0e}",
+            lacks="float64",
+        )
+
+
+def check_weights(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """See that a run in inference mode leaves the weights as they are.
+
+    Raises:
+        Unfit: If an array changed.
+    """
+    changed = [name for name in before if not np.array_equal(before[name], after[name], equal_nan=True)]
+    if changed:
+        raise Unfit(
+            f"{len(changed)} of its arrays change during a run in inference mode, {changed[0]} first: its norms update "
+            "their running statistics, so it is in train mode there",
+            layer=changed[0].rpartition(".")[0],
+        )
+
+
+def shown(config: ResNetConfig, arrays: Arrays) -> list[str]:
+    """List the activations that a run shows, in the order in which the network computes them."""
+    return [name for name in activation_names(config, layers=True) if name in arrays]
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Compute the relative L2 distance of two arrays; infinite if shapes differ, zero if they are equal bit for bit."""
+    if first.shape != second.shape:
+        return np.inf
+    if np.array_equal(first, second, equal_nan=True):
+        return 0.0
+    norm = float(np.linalg.norm(first.astype(np.float64)))
+    return float(np.linalg.norm(first.astype(np.float64) - second) / norm) if norm else np.inf
