@@ -119,7 +119,7 @@ def wrong_arrays(injection: Injection, config: ResNetConfig) -> Iterator[str]:
     """The names in each framework of the weights that differ, or the images that do."""
     if injection.fault.images:
         yield "The prepared images differ before they enter the network."
-    ones = {name: np.ones(shape) for name, shape in expected_shapes(config).items()}
+    ones = {name: np.broadcast_to(1.0, shape) for name, shape in expected_shapes(config).items()}  # without memory
     if names := list(injection.weights(ones, config)):
         yield f"Weights that differ, with the fault at {injection.place.name}:"
         for framework in CONVERTED:

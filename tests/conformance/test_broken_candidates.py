@@ -8,26 +8,38 @@ import pytest
 
 CANDIDATES = {
     "padding": ("broken_ports:PaddingOfStage3", "stage3.0.conv2"),
-    "stride": ("broken_ports:StrideOfStage2", "stage2.0.conv1"),
-    "epsilon": ("broken_ports:EpsilonOfStage4", "stage4.1.bn2"),
     "swapped": ("broken_ports:SwappedKernels", "stage1.0.conv3"),
     "variance": ("broken_oracles:BiasedVariance", "bn1.running_var"),
     "extra": ("broken_oracles:ExtraParameter", "parameters"),
-    "leak": ("broken_oracles:ReducedPrecision", "conv1"),
     "flax": ("broken_flax:PaddingOfStem", "conv1"),
     "keras": ("broken_keras:DefaultEpsilon", "bn1"),
 }
+"""Adapter and first wrong layer."""
+
+SLOW = {
+    "stride": ("broken_ports:StrideOfStage2", "stage2.0.conv1"),
+    "epsilon": ("broken_ports:EpsilonOfStage4", "stage4.1.bn2"),
+    "leak": ("broken_oracles:ReducedPrecision", "conv1"),  # no known fault: every one is tried
+}
+"""Further candidates, of the slow tests."""
 
 
 @pytest.fixture(scope="module")
-def red_run(conformance, small_weights, tmp_path_factory):
-    report = tmp_path_factory.mktemp("report") / "report.json"
-    adapters = [f"--impl=broken-{name}={adapter}" for name, (adapter, _) in CANDIDATES.items()]
-    done = conformance(
-        *("run", *adapters, "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64"),
-        *("--report", report),
-    )
-    return done, json.loads(report.read_text())
+def run_beside_torch(conformance, small_weights, tmp_path_factory):
+    """Run candidates, by name and adapter, beside the PyTorch implementation; return the process and the report."""
+
+    def run(candidates):
+        report = tmp_path_factory.mktemp("report") / "report.json"
+        adapters = [f"--impl={name}={adapter}" for name, adapter in candidates.items()]
+        options = ("--weights", small_weights["v1.5"], "--precision=float64", "--report", report)
+        return conformance("run", *adapters, "--impl=torch", *options), json.loads(report.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def red_run(run_beside_torch):
+    return run_beside_torch({f"broken-{name}": adapter for name, (adapter, _) in CANDIDATES.items()})
 
 
 def test_the_run_is_red(red_run):
@@ -48,3 +60,23 @@ def test_the_correct_one_beside_them_is_not_accused(red_run):
     own = [comparison for comparison in report["comparisons"] if comparison["implementation"] == "torch"]
     assert len(own) > 100
     assert all(comparison["passed"] for comparison in own)
+
+
+@pytest.fixture(scope="module")
+def slow_run(run_beside_torch):
+    return run_beside_torch({name: adapter for name, (adapter, _) in SLOW.items()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_the_first_wrong_layer_of_further_candidates_is_named(slow_run, name):
+    _, report = slow_run
+    (divergence,) = [d for d in report["first_divergences"] if d["implementation"] == name]
+    assert divergence["layer"] == SLOW[name][1]
+
+
+@pytest.mark.slow
+def test_a_leak_of_precision_has_no_known_cause(slow_run):
+    _, report = slow_run
+    (divergence,) = [d for d in report["first_divergences"] if d["implementation"] == "leak"]
+    assert [finding["causes"] for finding in divergence["diagnosis"]] == [[]]

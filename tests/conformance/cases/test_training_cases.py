@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from impls.config import VARIANTS
 
 BOTH = ("--task=gradients", "--task=steps", "--precision=float64")
 
-PORTS = {  # what is wrong; the task that sees it first, the first array, and the words of the diagnosis
+CANDIDATES = {  # what is wrong; the task that sees it first, the first array, and the words of the diagnosis
     "fields": (
         "oracle+adam-eps@network+nesterov-missing@network+wd-on-norm@network",
         ("steps nesterov", "first.conv1.weight"),
@@ -71,24 +72,36 @@ PORTS = {  # what is wrong; the task that sees it first, the first array, and th
 }
 
 
+EVERYDAY = ("estimated", "framework", "gradients", "by-hand")
+"""The candidates of the everyday run."""
+
+OTHERS = tuple(name for name in CANDIDATES if name not in EVERYDAY)
+"""The candidates of the slow tests' run."""
+
+
 @pytest.fixture(scope="module")
 def red_run(conformance, small_weights, tmp_path_factory):
-    report = tmp_path_factory.mktemp("report") / "report.json"
-    adapters = [f"--impl={name}={adapter}" for name, (adapter, _, _) in PORTS.items()]
-    done = conformance("run", *adapters, "--weights", small_weights["v1.5"], *BOTH, "--report", report)
-    return done, json.loads(report.read_text())
+    """Run candidates of the table; return the process and the report, of one run for each group of candidates."""
+
+    @cache
+    def run(names):
+        report = tmp_path_factory.mktemp("report") / "report.json"
+        adapters = [f"--impl={name}={CANDIDATES[name][0]}" for name in names]
+        done = conformance("run", *adapters, "--weights", small_weights["v1.5"], *BOTH, "--report", report)
+        return done, json.loads(report.read_text())
+
+    return run
 
 
-def test_the_run_is_red(red_run):
-    done, report = red_run
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [(name, EVERYDAY) for name in EVERYDAY] + [pytest.param(name, OTHERS, marks=pytest.mark.slow) for name in OTHERS],
+)
+def test_the_first_wrong_array_and_the_cause_are_named(red_run, name, group):
+    done, report = red_run(group)
     assert (done.returncode, report["verdict"], report["failures"]) == (1, "diverges", [])
-
-
-@pytest.mark.parametrize("name", PORTS)
-def test_the_first_wrong_array_and_the_cause_are_named(red_run, name):
-    done, report = red_run
     (divergence,) = [d for d in report["first_divergences"] if d["implementation"] == name]
-    _, where, words = PORTS[name]
+    _, where, words = CANDIDATES[name]
     assert (divergence["task"], divergence["layer"]) == where
     told = " ".join([*(finding["text"] for finding in divergence["diagnosis"]), divergence["note"]])
     assert [word for word in words if word not in told] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,23 +25,40 @@ CANDIDATES = tuple(
 
 
 @pytest.fixture(scope="module")
-def run(conformance, small_weights, tmp_path_factory):
-    report = tmp_path_factory.mktemp("report") / "report.json"
-    weights = ("--weights", small_weights["v1.5"])
-    tasks = ("--task=gradients", "--task=steps", "--precision=float32")
-    done = conformance(
-        "run", "--impl=torch", "--impl=flax", "--impl=keras", *CANDIDATES, *weights, *tasks, "--report", report
-    )
-    return done, json.loads(report.read_text())
+def run_float32(conformance, small_weights, tmp_path_factory):
+    """Run candidates in float32; return the process and the report, of one run for each group of candidates."""
+
+    @cache
+    def run(*candidates):
+        report = tmp_path_factory.mktemp("report") / "report.json"
+        options = ("--weights", small_weights["v1.5"], "--task=gradients", "--task=steps", "--precision=float32")
+        done = conformance("run", *candidates, *options, "--report", report)
+        return done, json.loads(report.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(run_float32):
+    return run_float32("--impl=torch", *CANDIDATES)
+
+
+@pytest.fixture(scope="module")
+def run_of(run, run_float32):
+    """The run in which a framework is: PyTorch's is the everyday one."""
+    return lambda framework: run if framework == "torch" else run_float32("--impl=flax", "--impl=keras")
+
+
+FRAMEWORKS = ["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("flax", "keras"))]
 
 
 def of(run, implementation):
     return [c for c in run[1]["comparisons"] if c["implementation"] == implementation and c["mode"] != "-"]
 
 
-@pytest.mark.parametrize("framework", ["torch", "flax", "keras"])
-def test_a_correct_candidate_is_not_accused(run, framework):
-    comparisons = of(run, framework)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_correct_candidate_is_not_accused(run_of, framework):
+    comparisons = of(run_of(framework), framework)
     assert all(c["passed"] for c in comparisons)
     assert {c["task"] for c in comparisons} == {"backward"}
     names = expected_names(Case("v1.5", "noise", "train", task="backward"), VARIANTS["v1.5"])
@@ -93,9 +111,9 @@ def test_the_report_says_that_steps_are_not_judged(run):
     assert "and steps are not judged" in " ".join(run[0].stdout.split())
 
 
-@pytest.mark.parametrize("framework", ["torch", "flax", "keras"])
-def test_training_as_it_comes_is_reported_and_not_judged(run, framework):
-    done, report = run
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_training_as_it_comes_is_reported_and_not_judged(run_of, framework):
+    done, report = run_of(framework)
     reported = [c for c in report["reported"] if c["implementation"] == framework]
     cases = [Case("v1.5", "noise", "train", task="gradients")]
     cases += [Case("v1.5", "noise", "train", task="steps", recipe=recipe) for recipe in RECIPES]

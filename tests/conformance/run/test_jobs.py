@@ -38,11 +38,11 @@ def test_a_worker_reads_the_job_that_was_written(tmp_path):
 def mixed_run(conformance, small_weights, tmp_path_factory):
     """One run with a correct implementation between broken ones."""
     report = tmp_path_factory.mktemp("report") / "report.json"
-    names = ("Killed", "Hanging", "Chattering", "Crashing", "Exiting", "Imprecise")
+    names = ("Killed", "Chattering", "Crashing", "Exiting", "Imprecise")
     adapters = [f"--impl={name.lower()}=broken_processes:{name}" for name in names]
     done = conformance(
         *("run", *adapters, "--impl=absent=no_such_module:Adapter", "--weights", small_weights["v1.5"]),
-        *("--precision=float64", "--timeout=15", "--report", report),
+        *("--precision=float64", "--report", report),
     )
     assert "Traceback" not in done.stdout
     return done, json.loads(report.read_text())
@@ -52,7 +52,6 @@ def mixed_run(conformance, small_weights, tmp_path_factory):
     ("name", "reason"),
     [
         ("killed", "killed by signal 9"),
-        ("hanging", "longer than --timeout 15 allows"),
         ("crashing", "RuntimeError: the sky fell"),
         ("exiting", "exit code 7"),
         ("imprecise", "a matrix product is computed in float16"),
@@ -64,6 +63,13 @@ def test_each_bad_end_is_told(mixed_run, name, reason):
     (failure,) = [failure for failure in report["failures"] if failure["implementation"] == name]
     assert reason in failure["reason"]
     assert f"{name} (float64) could not run" in done.stdout
+
+
+def test_a_candidate_that_hangs_is_ended(conformance, small_weights):
+    options = ("--weights", small_weights["v1.5"], "--precision=float64", "--timeout=2")
+    done = conformance("run", "--impl=hanging=broken_processes:Hanging", *options)
+    assert done.returncode == 3
+    assert "longer than --timeout 2 allows" in " ".join(done.stdout.split())
 
 
 def test_the_others_keep_their_verdict(mixed_run):
