@@ -34,6 +34,7 @@ EXTRAS = {
     },
     "flax": {
         "take_step",  # a function of the model, which nnx.jit compiles
+        "Training.take_step",  # caches the graphs of model and optimizer, which the other two have none of
         "Training.steps",  # optax and Keras count steps; PyTorch's SGD does not
     },
     "keras": {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -109,8 +109,16 @@ class Training:
             images: (batch, height, width, channels).
             labels: Integers (batch,).
         """
-        self.model.set_attributes(use_running_average=False, raise_if_not_found=False)
-        return float(train_step(self.model, self.optimizer, images, labels, self.recipe))
+        take_step = self.take_step
+        if self.model.bn1.use_running_average:
+            self.model.train()
+        return float(take_step(images, labels, self.recipe))
+
+    @cached_property
+    def take_step(self) -> Callable[..., Array]:
+        """`train_step` of this model and optimizer, in train mode; their graphs are traversed once, not at each call."""
+        self.model.train()
+        return nnx.cached_partial(train_step, self.model, self.optimizer)
 
     def slots(self) -> dict[str, dict[str, nnx.Variable[Array]]]:
         """Collect the variables of the optimizer by slot, as PyTorch names it, and by parameter name.
