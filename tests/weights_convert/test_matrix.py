@@ -64,8 +64,10 @@ def test_every_bit_is_kept(
 @each_pair
 @pytest.mark.parametrize(
     "sizes",
-    [{"num_classes": 0}, {"depths": (3, 8, 36, 3), "in_channels": 1}],
-    ids=["headless", "152"],
+    [
+        pytest.param({"num_classes": 0}, id="headless"),
+        pytest.param({"depths": (3, 8, 36, 3), "in_channels": 1}, id="152", marks=pytest.mark.slow),
+    ],
 )
 def test_every_size_is_kept(
     dialect: str,

@@ -78,8 +78,8 @@ def test_several_faults_are_found_one_after_the_other(specimen, faults):
     "faults",
     [
         "scale-255@input bgr@input",
-        "image-turned@input scaled-around-zero@input",
-        "image-shifted@input crop-pct@input",
+        pytest.param("image-turned@input scaled-around-zero@input", marks=pytest.mark.slow),
+        pytest.param("image-shifted@input crop-pct@input", marks=pytest.mark.slow),
         "softmax-included@head fc-bias-dropped@head",
         "kernel-flip@conv1 stem-bgr@conv1",
     ],

@@ -56,7 +56,7 @@ def test_faults_of_several_recipes_are_found_together(specimen):
         pytest.param(pair, id="+".join(pair), marks=[pytest.mark.slow] * slow)
         for pair, slow in (
             (("adam-eps", "adam-uncorrected"), False),
-            (("adamw-decay-not-times-rate", "adam-eps-other"), False),
+            (("adamw-decay-not-times-rate", "adam-eps-other"), True),
             (("nesterov-missing", "warmup-missing"), True),
             (("wd-decoupled", "dampening"), True),
             (("adam-uncorrected", "adam-eps-other"), True),

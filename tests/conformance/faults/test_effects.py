@@ -17,9 +17,8 @@ FORWARD = [fault for fault in FAULTS.values() if fault.task == "forward"]
 GRADIENTS = [fault for fault in FAULTS.values() if fault.task == "gradients"]
 
 
-# The tutorial's head takes images of 224 pixels only, and half a minute for them all.
 @pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.slow) if name == "tutorial" else name for name in VARIANTS]
+    "variant", [name if name == "v1.5" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 )
 def test_every_fault_shows_first_where_it_is_or_is_harmless(variant):
     specimen, shown = forward_specimen(variant), 0

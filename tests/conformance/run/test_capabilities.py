@@ -132,7 +132,7 @@ def record_twice(name, tmp_path):
     ("name", "entered"),
     [
         ("flax-jit", set()),
-        ("keras-compiled", set()),
+        pytest.param("keras-compiled", set(), marks=pytest.mark.slow),
         # torch.compile enters the function that it replaces the code of.
         pytest.param("torch-compiled", {"activations"}, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
     ],
