@@ -116,7 +116,7 @@ class Training:
 
     @cached_property
     def take_step(self) -> Callable[..., Array]:
-        """`train_step` of this model and optimizer, in train mode; their graphs are traversed once, not at each call."""
+        """`train_step` of this model and optimizer, in train mode; their graphs are traversed once for all steps."""
         self.model.train()
         return nnx.cached_partial(train_step, self.model, self.optimizer)
 
