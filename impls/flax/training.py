@@ -111,13 +111,13 @@ class Training:
         """
         take_step = self.take_step
         if self.model.bn1.use_running_average:
-            self.model.train()
+            self.model.train()  # type: ignore[no-untyped-call]
         return float(take_step(images, labels, self.recipe))
 
     @cached_property
     def take_step(self) -> Callable[..., Array]:
         """`train_step` of this model and optimizer, in train mode; their graphs are traversed once for all steps."""
-        self.model.train()
+        self.model.train()  # type: ignore[no-untyped-call]
         return nnx.cached_partial(train_step, self.model, self.optimizer)
 
     def slots(self) -> dict[str, dict[str, nnx.Variable[Array]]]:
