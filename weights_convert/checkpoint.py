@@ -15,7 +15,7 @@ from impls.config import ResNetConfig
 from weights_convert.containers import byte_count, write
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
-from weights_convert.metadata import network_metadata
+from weights_convert.metadata import ACCEPTED, KNOWN_BY, known_first_by, network_metadata
 from weights_convert.naming import Dialect
 from weights_convert.table import reorder
 
@@ -41,6 +41,7 @@ class Checkpoint:
         recognised_by: How the variant is known.
         changes: The changes of numbers that were asked for, one line each.
         notes: How the network was found in the source, one line each.
+        accepted: The fields of a library's configuration, as FIELD=VALUE, that somebody said to be harmless.
 
     Example:
         >>> checkpoint = Checkpoint({"fc.weight": np.zeros((10, 2048))}, find_dialect("canonical"), ResNetConfig())
@@ -56,6 +57,7 @@ class Checkpoint:
     recognised_by: str = ""
     changes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
     def to(self, dialect: str) -> Checkpoint:
         """Return the same weights in another dialect. The arrays are views: nothing is copied.
@@ -119,6 +121,8 @@ class Checkpoint:
             **({"changes": "; ".join(self.changes)} if self.changes else {}),
             **({"found": "; ".join(self.notes)} if self.notes else {}),
             **({"left_out": "; ".join(self.left_out())} if self.dropped else {}),
+            **({KNOWN_BY: known_by} if (known_by := known_first_by(self.recognised_by)) else {}),
+            **({ACCEPTED: "\n".join(self.accepted)} if self.accepted else {}),
         }
 
     def left_out(self) -> list[str]:

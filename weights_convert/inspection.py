@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from impls.config import VARIANTS, ResNetConfig, named_config
 from weights_convert.checkpoint import Checkpoint
+from weights_convert.configurations import Judgement, found_in, judge
 from weights_convert.containers import read, recognise
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError, first_line
-from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, is_ours, other_values
+from weights_convert.metadata import ACCEPTED, FORMAT_VERSION, KNOWN_BY, is_ours, known_from, other_values
 from weights_convert.naming import Dialect
 from weights_convert.recognition import Request, Subtree, select
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
@@ -54,6 +56,7 @@ class Inspection:
         changes: The changes of numbers that the file records.
         advice: The option that would accept what is wrong; may be empty.
         notes: How the network was found in the source, one line each.
+        accepted: The fields of a library's configuration, as FIELD=VALUE, that somebody said to be harmless.
     """
 
     where: str
@@ -68,6 +71,7 @@ class Inspection:
     changes: tuple[str, ...] = ()
     advice: str = ""
     notes: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
     def checkpoint(self) -> Checkpoint:
         """Return the checkpoint that the source holds.
@@ -83,7 +87,7 @@ class Inspection:
         if problems or self.dialect is None:
             raise ConversionError(self.where, problems, advice)
         network, known_by = self.networks[0], self.recognised_by
-        facts = (self.dropped, self.where, known_by, self.changes, self.notes)
+        facts = (self.dropped, self.where, known_by, self.changes, self.notes, self.accepted)
         return Checkpoint(self.weights, self.dialect, network, *facts)
 
     def canonical(self) -> Mapping[str, np.ndarray]:
@@ -112,6 +116,7 @@ def load(
     drop: Sequence[str] = (),
     head: str | None = None,
     drop_head: bool = False,
+    accept: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Read a checkpoint, and verify that it is complete and belongs to the expected network.
 
@@ -128,6 +133,8 @@ def load(
         drop: Paths of arrays to leave out, such as a projection head.
         head: The path of the linear layer that is the classifier, where it stands beside the network ("classifier").
         drop_head: Whether to leave out the classifier, whatever it is made of.
+        accept: Values of fields of a library's configuration that no table of ours classifies, and that you know to
+            leave the function as it is, by the name of the field. The file that is written records them.
 
     Raises:
         ConversionError: With every problem at once: an unreadable file, names without a rule, arrays missing, extra or
@@ -151,6 +158,7 @@ def load(
             drop=drop,
             head=head,
             drop_head=drop_head,
+            accept=accept,
         ).checkpoint()
     if problems := _mismatches(source.config, source.recognised_by, variant, config):
         raise ConversionError(source.where, problems)
@@ -168,6 +176,7 @@ def inspect(
     drop: Sequence[str] = (),
     head: str | None = None,
     drop_head: bool = False,
+    accept: Mapping[str, Any] | None = None,
 ) -> Inspection:
     """Read a source, and collect what it holds and what is wrong with it. The arguments are those of `load`.
 
@@ -187,19 +196,21 @@ def inspect(
         known = find_dialect(name) if name else None
     except ValueError as error:
         return replace(opened, problems=(*opened.problems, str(error)))
+    stated = judge(metadata, accept)
     request = Request(known, entry, drop, head, drop_head, averaged, at_top=bool(ours))
     selection = select(opened.arrays, other_values(metadata), request)
     opened = replace(
         opened,
         dropped=selection.dropped,
-        problems=(*opened.problems, *selection.problems),
+        problems=(*opened.problems, *stated.problems, *selection.problems),
         advice=selection.advice,
         notes=selection.notes,
         changes=(ours["changes"],) if "changes" in ours else (),
+        accepted=tuple(dict.fromkeys([*ours.get(ACCEPTED, "").splitlines(), *stated.accepted])),
     )
     if selection.tree is None:
         return opened
-    return _compared(opened, selection.tree, metadata, expected, variant, config)
+    return _compared(opened, selection.tree, metadata, expected, variant, config, stated)
 
 
 def _compared(
@@ -209,6 +220,7 @@ def _compared(
     expected: ResNetConfig | None,
     variant: str | None,
     config: ResNetConfig | None,
+    stated: Judgement,
 ) -> Inspection:
     """Complete an inspection by the network that the arrays of a subtree belong to, and all that is wrong with them."""
     ours = metadata if is_ours(metadata) else {}
@@ -224,8 +236,9 @@ def _compared(
     networks: tuple[ResNetConfig, ...] = ()
     recognised_by = ""
     try:
-        networks, recognised_by = _networks(ours, metadata, shapes, expected)
-        problems += _mismatches(networks[0], recognised_by, variant, config)
+        networks, recognised_by = _networks(ours, metadata, shapes, expected, stated)
+        problems += _mismatches(networks[0], recognised_by, variant, config) if networks else []
+        problems += stated.contradictions(networks[0]) if networks else []
     except ValueError as error:
         problems.append(str(error))
     network = next(iter(networks), None) if ours or config is None else config
@@ -287,15 +300,14 @@ def _open(source: str | os.PathLike[str] | Mapping[str, np.ndarray]) -> tuple[In
 
 def _open_address(address: str) -> tuple[Inspection, dict[str, str]]:
     """Fetch and read a file. The table of published checkpoints, or a config beside it, may tell its variant."""
-    from weights_convert.containers.configs import variant_from_config
     from weights_convert.remote import fetch, fetch_config, published_for  # imported here, since few sources need it
 
     path, published = fetch(address), published_for(address)
     opened, metadata = _open(path)
     if published is not None and not is_ours(metadata):
         metadata |= {"variant": published.variant, KNOWN_BY: published.recognised_by}
-    elif not is_ours(metadata) and (config := fetch_config(address, path)):
-        metadata |= variant_from_config(config.parent)
+    if config := fetch_config(address, path):
+        metadata |= found_in(config.parent)
     return replace(opened, where=address), metadata
 
 
@@ -305,17 +317,25 @@ def _native(array: np.ndarray) -> np.ndarray:
 
 
 def _networks(
-    ours: Mapping[str, str], metadata: Mapping[str, str], shapes: Mapping[str, Shape], expected: ResNetConfig | None
+    ours: Mapping[str, str],
+    metadata: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    expected: ResNetConfig | None,
+    stated: Judgement,
 ) -> tuple[tuple[ResNetConfig, ...], str]:
     """Return the networks that arrays of these shapes may belong to, and, for a single one, how it is known.
+
+    There is none if a configuration beside the arrays states a network that no variant is.
 
     Raises:
         ValueError: If there is none, or our metadata is damaged.
     """
     if ours:
-        return (_network_from_metadata(ours, len(shapes)),), "from its metadata"
+        return (_network_from_metadata(ours, len(shapes)),), known_from(ours)
     if {"variant", KNOWN_BY} <= metadata.keys():
         return (infer_sizes(shapes, named_config(metadata["variant"])),), metadata[KNOWN_BY]
+    if stated.known_by:
+        return tuple(infer_sizes(shapes, named_config(variant)) for variant in stated.variants), stated.known_by
     if expected is not None:
         return (infer_sizes(shapes, expected),), "as given"
     fitting = [known for known in VARIANTS.values() if known.conv_bias == has_conv_bias(shapes)]

@@ -15,7 +15,16 @@ PACKED = "resnet_parity"
 """The key under which our metadata is stored among the metadata of another library's format."""
 
 KNOWN_BY = "known_by"
-"""The key, beside "variant", under which a reader states how it recognised the variant of another library's file."""
+"""The key under which a file says how its variant was known when it was converted: the fields that it rests on."""
+
+FROM_METADATA = "from its metadata"
+"""How the variant of a file of ours is known; what the file says of it follows after a colon."""
+
+CONFIGURATIONS = "library_configurations"
+"""The key under which a reader passes on the configurations of a library that it found, as a JSON list."""
+
+ACCEPTED = "accepted"
+"""The key under which a file records, one FIELD=VALUE a line, what was accepted as harmless."""
 
 OTHER_VALUES = "other_values"
 """The key under which a reader states, as JSON, the names and types of a file's values that are no arrays."""
@@ -40,6 +49,37 @@ def network_metadata(config: ResNetConfig, dialect: str) -> dict[str, str]:
 def pack(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return our metadata as a single entry, to be stored among another library's."""
     return {PACKED: json.dumps(dict(metadata))}
+
+
+def known_from(ours: Mapping[str, str]) -> str:
+    """Return how the variant of a file of ours is known.
+
+    Example:
+        >>> known_from({"known_by": "as given"}), known_from({})
+        ('from its metadata: as given', 'from its metadata')
+    """
+    return f"{FROM_METADATA}: {ours[KNOWN_BY]}" if ours.get(KNOWN_BY) else FROM_METADATA
+
+
+def known_first_by(recognised_by: str) -> str:
+    """Return how a variant was known when the weights were first converted; the inverse of `known_from`.
+
+    Example:
+        >>> known_first_by("from its metadata: as given"), known_first_by("as given"), known_first_by(FROM_METADATA)
+        ('as given', 'as given', '')
+    """
+    return recognised_by.removeprefix(FROM_METADATA).removeprefix(": ")
+
+
+def metadata_of(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Return our metadata from among another library's entries, or else these.
+
+    The entries do not include those by which readers speak to their callers, whatever the file says.
+    """
+    reserved = (KNOWN_BY, CONFIGURATIONS, OTHER_VALUES)
+    if is_ours(entries):
+        return {name: value for name, value in entries.items() if name not in reserved[1:]}
+    return unpack(entries) or {str(name): str(value) for name, value in entries.items() if name not in reserved}
 
 
 def unpack(entries: Mapping[str, Any]) -> dict[str, str]:

@@ -116,6 +116,7 @@ class TestConvert:
             "dropped             bn1.num_batches_tracked "
             "(PyTorch's count of training batches, which no other framework has)",
             "changes             none",
+            "accepted            none",
             "notes               torchvision's own ResNet is variant v1.5; with these weights, of variant v1, it "
             "computes another function",
             "notes               a PyTorch file cannot state its variant; give --variant v1 to read it",
@@ -137,6 +138,7 @@ class TestConvert:
             "content_hash": load(target).content_hash(),
             "dropped": {"bn1.num_batches_tracked": "PyTorch's count of training batches, which no other framework has"},
             "changes": [],
+            "accepted": [],
             "notes": [],
         }
 
@@ -205,7 +207,7 @@ class TestInspect:
             "dialect             flax",
             "used by             impls.flax: attribute paths, joined by dots",
             "variant             v1.5",
-            "recognised by       from its metadata",
+            "recognised by       from its metadata: made for it",
             "possible variants   v1.5",
             "network             ResNet-17, width 4",
             "depths              2, 1, 1, 1",
@@ -218,6 +220,7 @@ class TestInspect:
             f"content hash        {checkpoint_of().content_hash()}",
             "dropped             none",
             "changes             none",
+            "accepted            none",
             "problems            none",
             f"converts to         {', '.join(DIALECTS)}",
         ]
@@ -249,6 +252,7 @@ class TestInspect:
             "content_hash": checkpoint_of().content_hash(),
             "dropped": {"bn1.num_batches_tracked": "PyTorch's count of training batches, which no other framework has"},
             "changes": [],
+            "accepted": [],
             "problems": [],
             "converts_to": list(DIALECTS),
             "advice": "give --variant; the weights that torchvision publishes are v1.5",

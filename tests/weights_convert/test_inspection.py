@@ -57,7 +57,7 @@ class TestTheVariant:
         checkpoint = checkpoint_of(replace(tiny, strided_layer="conv1"))
         checkpoint.save(tmp_path / "a.safetensors")
         read = load(tmp_path / "a.safetensors")
-        assert (read.config.variant, read.recognised_by) == ("v1", "from its metadata")
+        assert (read.config.variant, read.recognised_by) == ("v1", "from its metadata: made for it")
 
     def test_is_not_guessed_among_several(self, checkpoint_of: MakeCheckpoint):
         arrays = checkpoint_of(dialect="torchvision").arrays
@@ -78,7 +78,9 @@ class TestTheVariant:
 
     def test_cannot_be_overruled(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
         checkpoint_of().save(tmp_path / "a.safetensors")
-        with pytest.raises(ConversionError, match=r"holds variant v1.5 \(from its metadata\), not v1; equal shapes"):
+        with pytest.raises(
+            ConversionError, match=r"holds variant v1.5 \(from its metadata: made for it\), not v1; equal shapes"
+        ):
             load(tmp_path / "a.safetensors", variant="v1")
         with pytest.raises(ConversionError, match=r"holds variant v1.5 \(made for it\), not v1"):
             load(checkpoint_of(), variant="v1")

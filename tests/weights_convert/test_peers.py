@@ -482,7 +482,7 @@ class TestKerasHub:
     def test_its_config_tells_the_variant(self, published: Published):
         read = load(published.weights)
         assert (read.config.variant, read.dialect.name, read.config.num_classes) == ("v1.5", "keras-hub", 1000)
-        assert "named in its config.json" in read.recognised_by
+        assert "Keras Hub: config.json and task.json (" in read.recognised_by
 
     def test_its_files_hold_the_same_weights(self, published: Published):
         whole = load(published.weights)

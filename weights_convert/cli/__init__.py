@@ -27,6 +27,24 @@ VARIANT = click.Choice(list(VARIANTS))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
 
 
+def parse_accepted(context: click.Context, option: click.Parameter, words: Sequence[str]) -> dict[str, Any]:
+    """Return the fields that the command line accepts, with their values: JSON, or else text.
+
+    Raises:
+        click.BadParameter: If a word is not FIELD=VALUE, or a field is given twice.
+    """
+    accepted: dict[str, Any] = {}
+    for word in words:
+        field, equals, value = word.partition("=")
+        if not (field and equals) or field in accepted:
+            raise click.BadParameter(f"{word!r} is not FIELD=VALUE, or gives a field a second time")
+        try:
+            accepted[field] = json.loads(value)
+        except ValueError:
+            accepted[field] = value
+    return accepted
+
+
 def reading_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add to a command the options that choose what is read of a source, the arguments of `load`."""
     for option in reversed(
@@ -38,6 +56,13 @@ def reading_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option("--head", metavar="PATH", help="The linear layer at this path is the classifier."),
             click.option("--drop-head", is_flag=True, help="Leave out the classifier, whatever it is made of."),
+            click.option(
+                "--accept",
+                metavar="FIELD=VALUE",
+                multiple=True,
+                callback=parse_accepted,
+                help="A field of its configuration that is unknown here, and harmless; may be repeated.",
+            ),
         )
     ):
         command = option(command)
@@ -150,6 +175,9 @@ def convert_command(
 
     A source that cannot be converted completely is not converted at all, and an existing TARGET is replaced only by a
     complete one. Numbers change only on request: --dtype, --drop-background, --fold-conv-bias.
+
+    A configuration that stands beside the weights or within a whole model is read whole. A value that no variant has
+    is refused, and so is a field that is not known, unless --accept says that it leaves the function as it is.
     """
     dialect = find_dialect(target_dialect) if target_dialect else dialect_of_name(target)
     container = containers.writable(target)

@@ -19,7 +19,7 @@ from weights_convert.naming import Dialect
 from weights_convert.published import Published
 from weights_convert.table import RUNNING_STATISTICS
 
-ONE_PER_LINE = ("problems", "changes", "found", "notes")
+ONE_PER_LINE = ("problems", "changes", "accepted", "found", "notes")
 """The facts that are lists of sentences."""
 
 
@@ -64,6 +64,7 @@ def conversion_facts(
         **({"found": list(converted.notes)} if converted.notes else {}),
         "dropped": dict(converted.dropped),
         "changes": list(converted.changes),
+        "accepted": list(converted.accepted),
         "notes": conversion_notes(converted.dialect, container, converted.config),
     }
 
@@ -94,6 +95,7 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
         **({"found": list(inspection.notes)} if inspection.notes else {}),
         "dropped": dict(inspection.dropped),
         "changes": list(inspection.changes),
+        "accepted": list(inspection.accepted),
         "problems": list(inspection.problems),
         "converts_to": [
             target.name

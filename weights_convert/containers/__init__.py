@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -200,6 +201,7 @@ def recognise(path: Path) -> Container:
     """
     is_folder = path.is_dir()
     try:
+        check_regular(path)
         head = b"" if is_folder else _head(path)
     except OSError as error:
         raise ConversionError(str(path), [f"it cannot be opened: {error.strerror or error}"]) from error
@@ -216,6 +218,18 @@ def recognise(path: Path) -> Container:
     raise ConversionError(str(path), [problem])
 
 
+def check_regular(path: Path) -> None:
+    """Raise an error if a path is neither a folder nor a regular file: opening a named pipe would wait for its writer.
+
+    Raises:
+        ConversionError: If it is a pipe, a socket or a device.
+        OSError: If there is nothing.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ConversionError(str(path), ["it is a pipe, a socket or a device, not a file that can be read"])
+
+
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(MAGIC_LENGTH)
@@ -230,6 +244,9 @@ def read(path: Path) -> Contents:
     container = recognise(path)
     options = {"read_file": read} if container.has_files else {}
     try:
+        if container.folder and not container.has_files:  # its library opens whatever is in it
+            for entry in path.rglob("*"):
+                check_regular(entry)
         if container.on_trial:
             read_on_trial(f"{__name__}.{container.module}", container.reader, path)
         contents: Contents = getattr(_module(container.module), container.reader)(path, **options)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from weights_convert.containers.configs import variant_from_config
+from weights_convert.configurations import CONFIG, found_in
 from weights_convert.containers.contents import Arrays, Contents, Metadata, ReadFile
 from weights_convert.containers.keras_models import add_metadata, buildable_network, common_dtype, fill
-from weights_convert.metadata import is_ours
 from weights_convert.packages import import_optional
 
 BACKBONE, TASK = "model.weights.h5", "task.weights.h5"
 """The files of a preset: the backbone, and the task (its head, or all of it) if there is one."""
+
+TASK_CONFIG = "task.json"
+"""The configuration of the task; that of the backbone is a `config.json`."""
 
 
 def is_folder(folder: Path) -> bool:
@@ -21,12 +23,15 @@ def is_folder(folder: Path) -> bool:
 
 
 def read(folder: Path, read_file: ReadFile) -> Contents:
-    """Read the arrays of a preset's backbone and of the head of its task; its config may tell the variant."""
+    """Read the arrays of a preset's backbone and of the head of its task, and pass on the configs of both."""
     arrays, metadata = read_file(folder / BACKBONE)
+    configurations = found_in(folder, CONFIG)
     if (folder / TASK).is_file():
+        has_config = (folder / TASK_CONFIG).is_file()  # without it, nothing says how the head pools
+        configurations = found_in(folder, TASK_CONFIG, configurations) if has_config else {}
         head, head_metadata = read_file(folder / TASK)
         arrays, metadata = arrays | head, metadata | head_metadata
-    return arrays, metadata if is_ours(metadata) else metadata | variant_from_config(folder)
+    return arrays, metadata | configurations
 
 
 def write(folder: Path, arrays: Arrays, metadata: Metadata) -> None:

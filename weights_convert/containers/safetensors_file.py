@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from weights_convert.containers.contents import Arrays, Contents, Metadata
 from weights_convert.containers.trees import unique_dict
-from weights_convert.metadata import pack, unpack
+from weights_convert.metadata import metadata_of, pack
 
 DTYPES = {
     "F64": np.float64,
@@ -64,7 +64,7 @@ def read(path: Path) -> Contents:
         aligned = stored if offset % dtype.itemsize == 0 else stored.copy()
         arrays[name] = aligned.view(dtype).reshape(shapes[name])
         offset = end
-    return arrays, unpack(metadata) or metadata
+    return arrays, metadata_of(metadata)
 
 
 def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:

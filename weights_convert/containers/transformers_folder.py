@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from impls.config import ResNetConfig
+from weights_convert.configurations import CONFIG, found_in
 from weights_convert.containers import safetensors_file
 from weights_convert.containers.atomic import write_atomically
-from weights_convert.containers.configs import CONFIG, transformers_config, variant_from_config
+from weights_convert.containers.configs import transformers_config
 from weights_convert.containers.contents import Arrays, Contents, Metadata, ReadFile
 from weights_convert.errors import ConversionError
-from weights_convert.metadata import is_ours, pack, unpack
+from weights_convert.metadata import metadata_of, pack
 
 INDEX_ENDING = ".index.json"
 
@@ -48,13 +49,13 @@ def read_index(path: Path, read_file: ReadFile) -> Contents:
     if problems:
         raise ConversionError(str(path), problems)
     metadata = index.get("metadata") or {}
-    return arrays, unpack(metadata) or dict(metadata)
+    return arrays, metadata_of(metadata)
 
 
 def read(folder: Path, read_file: ReadFile) -> Contents:
-    """Read the first of the files that hold all weights; the config beside it may tell the variant."""
+    """Read the first of the files that hold all weights, and pass on the config beside it."""
     arrays, metadata = read_file(next(folder / name for name in WHOLE if (folder / name).is_file()))
-    return arrays, metadata if is_ours(metadata) else metadata | variant_from_config(folder)
+    return arrays, metadata | found_in(folder)
 
 
 def write(folder: Path, arrays: Arrays, metadata: Metadata, shard_bytes: int | None = None) -> None:

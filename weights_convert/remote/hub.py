@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from weights_convert.containers.configs import CONFIG
+from weights_convert.configurations import CONFIG
 from weights_convert.containers.transformers_folder import INDEX_ENDING, WHOLE
 from weights_convert.errors import ConversionError, first_line
 from weights_convert.packages import import_optional

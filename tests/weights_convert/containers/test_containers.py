@@ -130,6 +130,31 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path):
         containers.read(tmp_path)
 
 
+class TestAPipe:
+    """Opening a named pipe waits until somebody writes to it, which may be never."""
+
+    def test_is_refused_at_once(self, tmp_path: Path):
+        os.mkfifo(tmp_path / "a.pth")
+        with pytest.raises(ConversionError, match=r"a\.pth: it is a pipe, a socket or a device, not a file"):
+            load(tmp_path / "a.pth", variant="v1.5")
+
+    @pytest.mark.parametrize("ending", [".orbax", ".transformers"])
+    def test_in_a_folder_is_refused_at_once(self, ending: str, save: Save, tmp_path: Path):
+        save(tmp_path / f"a{ending}")
+        for entry in (tmp_path / f"a{ending}").rglob("*"):
+            if entry.is_file() and entry.name not in ("_METADATA", "model.safetensors"):
+                entry.unlink()
+                os.mkfifo(entry)
+        with pytest.raises(ConversionError, match=r"a pipe, a socket or a device|no regular file"):
+            load(tmp_path / f"a{ending}")
+
+    def test_behind_a_symbolic_link_is_refused_at_once(self, tmp_path: Path):
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "a.safetensors").symlink_to("pipe")
+        with pytest.raises(ConversionError, match="a pipe, a socket or a device"):
+            load(tmp_path / "a.safetensors")
+
+
 class TestAWriteThatFails:
     """A write that fails midway, as on a full disk; each library raises its own error."""
 

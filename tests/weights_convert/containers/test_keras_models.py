@@ -162,7 +162,7 @@ class TestKerasApplications:
         assert distance(got, expected) < LIMIT
         read = load(named)
         assert read.content_hash() == weights.content_hash()
-        assert (read.recognised_by, read.changes) == ("from its metadata", weights.changes)
+        assert (read.recognised_by, read.changes) == ("from its metadata: made for it", weights.changes)
 
     @pytest.mark.parametrize("ending", [".keras", ".model.h5"])
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -194,7 +194,7 @@ class TestKerasHub:
         got = keras.ops.convert_to_numpy(output if classes else keras.ops.mean(output, axis=(1, 2)))
         assert distance(got, logits_of(weights, image)) < LIMIT
         read = load(tmp_path / "a.keras-hub")
-        assert (read.recognised_by, read.content_hash()) == ("from its metadata", weights.content_hash())
+        assert (read.recognised_by, read.content_hash()) == ("from its metadata: made for it", weights.content_hash())
 
     def test_the_backbone_file_is_read_alone(self, tmp_path: Path):
         weights = synthetic_weights(WIDE, seed=3)

@@ -71,8 +71,16 @@ def test_a_config_of_transformers_tells_the_variant(in_bottleneck: bool | None, 
     assert load(index.parent).config.variant == variant
 
 
-def test_a_config_of_another_model_tells_nothing(index: Path):
-    (index.parent / "config.json").write_text(json.dumps({"model_type": "vit"}))
+def test_a_config_of_another_model_is_refused(index: Path):
+    (index.parent / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 768}))
+    with pytest.raises(ConversionError, match='model_type is "vit"') as error:
+        load(index.parent, variant="v1.5")
+    assert len(error.value.problems) == 1  # the fields of another model are not judged
+
+
+@pytest.mark.parametrize("config", [[], {}, {"learning_rate": 0.1}])
+def test_a_config_of_no_library_tells_nothing(config: object, index: Path):
+    (index.parent / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConversionError, match="does not state its variant"):
         load(index.parent)
 
@@ -138,7 +146,10 @@ class TestATransformersFolder:
         assert len(shards) == {1: len(checkpoint.arrays), 40_000: 5, "40KB": 5, "1GB": 1}[limit]
         assert (folder / "model.safetensors").exists() is (len(shards) == 1)
         read = load(folder)
-        assert (read.recognised_by, bits_of(read.arrays)) == ("from its metadata", bits_of(checkpoint.arrays))
+        assert (read.recognised_by, bits_of(read.arrays)) == (
+            "from its metadata: made for it",
+            bits_of(checkpoint.arrays),
+        )
         if len(shards) > 1:
             index = json.loads((folder / "model.safetensors.index.json").read_text())
             assert index["metadata"]["total_size"] == sum(array.nbytes for array in checkpoint.arrays.values())

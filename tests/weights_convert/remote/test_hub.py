@@ -154,8 +154,12 @@ class TestTheHub:
         ("config", "variant", "known_by"),
         [
             (b'{"model_type": "resnet", "downsample_in_bottleneck": true}', "v1", "downsample_in_bottleneck is true"),
-            (b'{"model_type": "resnet"}', "v1.5", "downsample_in_bottleneck is false"),
-            (b'{"architecture": "resnet50"}', "v1.5", "timm's resnet50"),
+            (b'{"model_type": "resnet"}', "v1.5", "downsample_in_bottleneck is false by default"),
+            (
+                b'{"architecture": "resnet50", "model_args": {"layers": [2, 1, 1, 1]}}',
+                "v1.5",
+                "timm: config.json (arch",
+            ),
         ],
     )
     def test_the_config_beside_the_weights_tells_the_variant(
@@ -174,23 +178,34 @@ class TestTheHub:
         hub.files |= {f"{folder}pytorch_model.bin": (tmp_path / "a.pth").read_bytes(), f"{folder}config.json": config}
         inspection = inspect(f"{REPOSITORY}/{folder}pytorch_model.bin")
         assert [network.variant for network in inspection.networks] == [variant]
-        assert inspection.recognised_by.startswith(known_by)
+        assert known_by in inspection.recognised_by
         assert hub.fetched() == [f"main/{folder}pytorch_model.bin", f"{COMMIT}/{folder}config.json"]
 
-    @pytest.mark.parametrize("config", [b'{"architecture": "resnet50d"}', b'{"model_type": "bit"}', b"[]", None])
-    def test_the_config_of_another_model_tells_nothing(
+    @pytest.mark.parametrize(
+        ("config", "problem"),
+        [
+            (b'{"architecture": "resnet50d"}', 'timm\'s config.json: architecture is "resnet50d" (the model)'),
+            (b'{"model_type": "bit"}', 'transformers\' config.json: model_type is "bit" (the model)'),
+            (b"[]", ""),
+            (None, ""),
+        ],
+    )
+    def test_the_config_of_another_model_is_a_problem_and_others_tell_nothing(
         self,
         hub: FakeHub,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         checkpoint_of: Callable[..., Checkpoint],
         config: bytes | None,
+        problem: str,
     ):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         checkpoint_of(dialect="torchvision").save(tmp_path / "a.pth")
         hub.files["pytorch_model.bin"] = (tmp_path / "a.pth").read_bytes()
         hub.files |= {"config.json": config} if config else {}
-        assert len(inspect(REPOSITORY).networks) > 1
+        inspection = inspect(REPOSITORY)
+        assert "".join(inspection.problems).startswith(problem)
+        assert len(inspection.networks) == (0 if problem else 4)
 
     def test_a_kept_file_needs_no_hub(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
         hub.files["pytorch_model.bin"] = OLD
