@@ -7,17 +7,14 @@ leave the function as it is; the configuration of a library's own model is read 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from conformance.run.candidates.survey import Survey
 from conformance.run.candidates.targets import Target
 from impls.config import VARIANTS, ResNetConfig
-from weights_convert.containers.configs import CONFIG, variant_from_config
-from weights_convert.metadata import KNOWN_BY
+from weights_convert.configurations import Judgement, found, judge
 from weights_convert.table import Framework
 
 
@@ -111,8 +108,11 @@ def find_variant(given: str | None, target: Target | None, survey: Survey) -> tu
         return VARIANTS[given], "as given"
     if ours := own_config(survey.facts):
         return ours, "by its own configuration"
-    if survey.facts and (known := variant_of_facts(survey.facts)):
-        return VARIANTS[known["variant"]], known[KNOWN_BY]
+    stated = judgement_of_facts(survey.facts)
+    if stated.problems:
+        raise VariantError(f"{'; '.join(stated.problems)}; --variant (variant=...) holds it against one anyway")
+    if len(stated.variants) == 1:
+        return VARIANTS[stated.variants[0]], f"by {stated.known_by}"
     if target is not None and any(factory.makes(target) for factory in V15_FACTORIES):
         return VARIANTS["v1.5"], f"assumed: {target.module}:{target.factory} with these arguments is v1.5"
     raise VariantError(
@@ -130,11 +130,9 @@ def own_config(facts: Mapping[str, Any]) -> ResNetConfig | None:
     return config if config.variant in VARIANTS else None
 
 
-def variant_of_facts(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Tell the variant by a library's own configuration, read as the file that it would be in."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / CONFIG).write_text(json.dumps(facts, default=str))
-        return variant_from_config(Path(folder))
+def judgement_of_facts(facts: Mapping[str, Any]) -> Judgement:
+    """Judge a library's own configuration, read as the file that it would be in."""
+    return judge(found("configuration", json.loads(json.dumps(facts, default=str))))
 
 
 def follow_convention(config: ResNetConfig, survey: Survey) -> tuple[ResNetConfig, str]:
