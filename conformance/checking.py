@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import weights_convert
 from conformance.cases.case import MODES, PRECISIONS, TASKS, Mode
@@ -23,13 +25,15 @@ from conformance.outcome import EXIT_CODES, Failure, Outcome
 from conformance.plan import Listener, NetworkPlan, Plan
 from conformance.report.record import Record, make_record
 from conformance.report.text import plain_console, print_record
+from conformance.run.candidates.kinds import adapt
 from conformance.run.candidates.naming import Naming, read_names
 from conformance.run.candidates.options import Options
-from conformance.run.candidates.survey import Survey
+from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.candidates.targets import Target, TargetError, parse_target
 from conformance.run.candidates.variants import find_variant, follow_convention
 from conformance.run.implementations import NAMED, ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.run.jobs import Job, run_jobs
+from conformance.run.live import LiveCandidate, random_states
 from conformance.suite import run_suite
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint
@@ -107,8 +111,9 @@ class Report:
 
     def __str__(self) -> str:
         text = StringIO()
-        for record in self.records:
-            print_record(record, plain_console(text, 110))
+        with random_states():  # rich draws numbers for its styles
+            for record in self.records:
+                print_record(record, plain_console(text, 110))
         return text.getvalue()
 
 
@@ -129,11 +134,11 @@ class Checked:
     notes: Sequence[str]
 
 
-def check_targets(texts: Sequence[str], request: Request, notify: Listener) -> Report:
-    """Check models that targets name, in workers.
+def check_models(models: Sequence[Any], request: Request, notify: Listener = lambda event: None) -> Report:
+    """Check models: those that targets name in workers, live objects in this process.
 
     Args:
-        texts: Targets; see `conformance.run.candidates.targets`.
+        models: Targets, as text (see `conformance.run.candidates.targets`), and live objects.
         request: What is asked for.
         notify: Hears every event of the workers.
 
@@ -141,10 +146,15 @@ def check_targets(texts: Sequence[str], request: Request, notify: Listener) -> R
         ValueError: If a target is none or names nothing, its arrays or its variant cannot be told, or weights or
             pictures cannot be read or do not suit it.
     """
-    targets = parse_targets(texts)
+    targets = parse_targets([model for model in models if isinstance(model, str)])
+    live = name_objects([model for model in models if not isinstance(model, str)], targets)
     with trace_folder(request.keep_traces) as folder:
         surveys, failures = survey_targets(targets, request, folder / "surveys", notify)
-        checked = [prepare(targets[name], survey, request) for name, survey in surveys.items()]
+        checked = [
+            prepare(candidate_of(targets[name], request, Path()), targets[name], survey, request)
+            for name, survey in surveys.items()
+        ]
+        checked += [survey_object(name, model, request, folder / "surveys") for name, model in live.items()]
         records = [
             run_group(group, request, folder / f"group-{number}", notify)
             for number, group in enumerate(grouped(checked))
@@ -172,6 +182,32 @@ def parse_targets(texts: Sequence[str]) -> dict[str, Target]:
     return {target.name: target for target in targets}
 
 
+def name_objects(models: Sequence[Any], taken: Collection[str]) -> dict[str, Any]:
+    """Name live objects after their classes, and number those of one class."""
+    named: dict[str, Any] = {}
+    for model in models:
+        name = type(model).__name__
+        numbers = (f"{name}-{number}" for number in count(2))
+        named[name if name not in (*named, *taken) else next(n for n in numbers if n not in named)] = model
+    return named
+
+
+def survey_object(name: str, model: Any, request: Request, folder: Path) -> Checked:
+    """Survey a live object in this process.
+
+    Raises:
+        ValueError: If it is of no kind that is known, or its arrays or its variant cannot be told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = str(folder / f"{name}.safetensors") if request.own_weights else ""
+    try:
+        adapter = adapt(model, replace(request.options, own_weights=own), (type(model).__module__.partition(".")[0],))
+    except Unfit as error:
+        raise ValueError(str(error)) from error
+    candidate = Implementation(name, type(model).__qualname__, (), here=LiveCandidate(adapter))
+    return prepare(candidate, None, adapter.survey(), request)
+
+
 def survey_targets(
     targets: Mapping[str, Target], request: Request, folder: Path, notify: Listener
 ) -> tuple[dict[str, Survey], list[Failure]]:
@@ -195,7 +231,7 @@ def survey_targets(
     ]
     surveys, failures = {}, []
     folder.mkdir(parents=True, exist_ok=True)
-    for event in run_jobs(jobs, len(jobs)):
+    for event in run_jobs(jobs, max(1, len(jobs))):
         notify(event)
         name = event.job.implementation.name
         if event.kind == "surveyed":
@@ -214,7 +250,7 @@ def candidate_of(target: Target, request: Request, folder: Path) -> Implementati
     return Implementation(target.name, OPEN, (), settings={"target": target.text, "options": options.to_dict()})
 
 
-def prepare(target: Target, survey: Survey, request: Request) -> Checked:
+def prepare(candidate: Implementation, target: Target | None, survey: Survey, request: Request) -> Checked:
     """Tell the network that a model is held against, and its weights.
 
     Raises:
@@ -227,13 +263,11 @@ def prepare(target: Target, survey: Survey, request: Request) -> Checked:
         variant, known_by = find_variant(request.variant, target, survey)
         config, convention = follow_convention(naming.config(survey.shapes, variant), survey)
     except ValueError as error:
-        raise type(error)(f"{target.name}: {error}") from error
+        raise type(error)(f"{candidate.name}: {error}") from error
     weights = choose_weights(config, naming, survey, request)
-    candidate = replace(
-        candidate_of(target, request, Path()), packages=survey.packages, float32_only=survey.cannot.get("float64", "")
-    )
-    notes = [f"{target.name}: a {survey.kind}, its arrays named as in {naming.dialect}; {config.variant} {known_by}"]
-    notes += [f"{target.name} is compared with {convention}"] * bool(convention)
+    candidate = replace(candidate, packages=survey.packages, float32_only=survey.cannot.get("float64", ""))
+    notes = [f"{candidate.name}: a {survey.kind}, its arrays named as in {naming.dialect}; {config.variant} {known_by}"]
+    notes += [f"{candidate.name} is compared with {convention}"] * bool(convention)
     return Checked(candidate, config, weights, notes)
 
 

@@ -204,7 +204,7 @@ def check_command(
     conformance check torchvision.models:resnet50
     conformance check "mine=./port.py:make_model(num_classes=10)" --variant v1.5
     """  # noqa: D301 (click's mark of lines to be kept)
-    from conformance.checking import Request, check_targets
+    from conformance.checking import Request, check_models
     from conformance.report.progress import progress
     from conformance.report.record import write_json
     from conformance.report.text import plain_console, print_record
@@ -229,7 +229,7 @@ def check_command(
             parse_pairs(interpreters, "--python"),
             keep_traces,
         )
-        result = check_targets(targets, request, notify)
+        result = check_models(targets, request, notify)
     for record in result.records:
         print_record(record, console)
     if report is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
@@ -24,6 +24,7 @@ class Implementation:
         faults: Faults of a faulty candidate: ids with the names of their places.
         wrapper: Class that puts faults into an adapter's network: "module:class", imported by a worker that needs it.
         settings: Arguments of what makes the adapter, beside the precision; JSON values.
+        here: Runs a job in this process, given the job and what reports events; of a live object alone.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Implementation:
     faults: Sequence[tuple[str, str]] = ()
     wrapper: str = "conformance.selftest.faulty:FaultyAdapter"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    here: Callable[[Any, Callable[..., None]], None] | None = None
 
     @property
     def precisions(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,10 @@ from impls.config import ResNetConfig
 
 LINES_OF_LOG = 3
 ROOT = Path(__file__).resolve().parents[2]
+
+
+Say = Callable[..., None]
+"""Reports an event, by its kind and its facts."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,24 @@ def run_jobs(jobs: Sequence[Job], parallel: int) -> Iterator[Event]:
 def _supervise(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event) -> None:
     """Start a worker, pass its events on, and say how it ended."""
     try:
-        ending = _follow(job, events, stopped)
+        ending = _run_here(job, events) if job.implementation.here else _follow(job, events, stopped)
     except Exception as error:  # whatever went wrong, the parent must hear of it, or it would wait for ever
         ending = Event(job, "failed", {"reason": f"its worker could not be started: {error}"})
     events.put(ending)
+
+
+def _run_here(job: Job, events: queue.SimpleQueue[Event]) -> Event:
+    """Run the job of a live object in this process, pass its events on, and say how it ended."""
+    started = time.monotonic()
+    endings: list[Event] = []
+
+    def say(event: str, **facts: Any) -> None:
+        (endings.append if event == "failed" else events.put)(Event(job, event, facts))
+
+    job.directory.mkdir(parents=True)
+    assert job.implementation.here is not None
+    job.implementation.here(job, say)
+    return endings[0] if endings else Event(job, "done", {"seconds": time.monotonic() - started})
 
 
 def _follow(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Event) -> Event:

@@ -29,20 +29,23 @@ from conformance.cases.inputs import content_hash
 from conformance.run.candidates.survey import Unfit
 from conformance.run.candidates.targets import TargetError
 from conformance.run.capabilities import Adapter, Capability, DeviceMissing, Probed, load_adapter
-from conformance.run.jobs import Job, NetworkFiles
+from conformance.run.jobs import Job, NetworkFiles, Say
 from conformance.run.precision import measure_precision
 from conformance.run.stream import write_stream
 from conformance.run.tasks import TASKS
 from conformance.trace import Origin, Trace, finish_folder
 
-Say = Callable[..., None]
-
 
 def main(job_file: str) -> int:
     """Work through a job file; 0 when every case is traced."""
     say = take_standard_output()
+    return attempt(lambda: work(Job.read(Path(job_file)), say), say)
+
+
+def attempt(task: Callable[[], None], say: Say) -> int:
+    """Do a worker's task, or say why it failed; 0 when it is done."""
     try:
-        work(Job.read(Path(job_file)), say)
+        task()
     except (ImportError, DeviceMissing, WrongPrecision) as error:
         say(event="failed", reason=str(error))
         return 1
@@ -80,6 +83,11 @@ def work(job: Job, say: Say) -> None:
     if not job.cases:
         say(event="surveyed", **adapter.survey().to_dict())
         return
+    work_through(adapter, job, say)
+
+
+def work_through(adapter: Any, job: Job, say: Say) -> None:
+    """Prepare an adapter, then run every case of the job."""
     device = adapter.prepare(job.device, job.precision)
     if job.device == "gpu" and device == "cpu":
         raise DeviceMissing("a GPU was asked for, and the adapter says that it runs on the CPU")

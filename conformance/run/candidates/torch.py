@@ -175,6 +175,35 @@ class TorchCandidate(TorchAdapter):
             self.forward(self.tensor(images), pass_on, self.hooks)
             return self.running_statistics() if train else {}
 
+    @contextmanager
+    def leaving_as_it_was(self) -> Iterator[None]:
+        """Put back the module's tensors, modes and gradients, the switches of PyTorch and its random state."""
+        tensors = list({id(t): t for t in (*self.module.parameters(), *self.module.buffers())}.values())
+        contents = [(tensor, tensor.data, tensor.data.clone(), tensor.grad) for tensor in tensors]
+        buffers = [(module, dict(module._buffers)) for module in self.module.modules()]
+        modes = [(module, module.training) for module in self.module.modules()]
+        cudnn: Any = torch.backends.cudnn
+        switches = (cudnn.conv, torch.backends.cuda.matmul)
+        grad = torch.is_grad_enabled()
+        precisions = [switch.fp32_precision for switch in switches]
+        deterministic = torch.get_deterministic_debug_mode()
+        try:
+            with torch.random.fork_rng():
+                yield
+        finally:
+            with torch.no_grad():
+                for tensor, data, values, gradient in contents:
+                    data.copy_(values)
+                    tensor.data, tensor.grad = data, gradient
+            for module, own in buffers:
+                module._buffers.update(own)
+            for module, mode in modes:
+                module.training = mode
+            for switch, precision in zip(switches, precisions, strict=True):
+                switch.fp32_precision = precision
+            torch.set_deterministic_debug_mode(deterministic)
+            torch.set_grad_enabled(grad)
+
     @torch.no_grad()
     def restore(self) -> None:
         """Set all arrays to what they were before training."""

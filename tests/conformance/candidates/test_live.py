@@ -1,0 +1,70 @@
+"""A live object is checked in this process, and is as it was afterwards."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import conformance
+from tests.conformance.candidates import small_ports
+
+
+def states(model):
+    """Everything that a check must leave alone: arrays, where they are, modes, gradients, generators and switches."""
+    tensors = {name: (t.clone(), t.data_ptr(), t.dtype) for name, t in model.state_dict().items()}
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    switches = (
+        torch.is_grad_enabled(),
+        torch.get_deterministic_debug_mode(),
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,
+        torch.get_default_dtype(),
+    )
+    generators = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    return tensors, gradients, modes, hooks, switches, generators
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_live_module_conforms_and_is_left_as_it_was(precision):
+    model = small_ports.port()
+    model.layer1[0].eval()
+    model.conv1.weight.grad = torch.ones_like(model.conv1.weight)
+    before = states(model)
+    report = conformance.check(model, variant="v1.5", precisions=[precision], tasks=["forward", "steps"])
+    assert report.conforms, report
+    assert "Port: a PyTorch module, its arrays named as in torchvision; v1.5 as given" in " ".join(str(report).split())
+    after = states(model)
+    for name, (tensor, pointer, dtype) in before[0].items():
+        assert torch.equal(after[0][name][0], tensor), name
+        assert after[0][name][1:] == (pointer, dtype)
+    assert all(after[1][name] is gradient for name, gradient in before[1].items())
+    assert torch.equal(model.conv1.weight.grad, torch.ones_like(model.conv1.weight))
+    assert after[2:5] == before[2:5]
+    for name, then, now in zip(("torch", "python", "numpy"), before[5], after[5], strict=True):
+        assert now == then, name
+
+
+def test_a_wrong_live_module_diverges_and_the_report_says_why():
+    model = small_ports.port("wrong_eps")
+    report = conformance.check(model, variant="v1.5", precisions=["float64"], inference=True)
+    assert (report.conforms, report.verdict, report.exit_code) == (False, "diverges", 1)
+    assert "likely cause: `eps-keras` at stage3.0.bn2" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (small_ports.port(), {}, "Port: nothing tells which variant it is held against"),
+        (small_ports.port(), {"variant": "v2"}, "there is no variant v2"),
+        (3, {"variant": "v1.5"}, "the target gives a builtins.int; a model is a"),
+        (torch.nn.Linear(2, 3), {"variant": "v1.5"}, "Linear: the names of its arrays belong to no known dialect"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        conformance.check(model, **arguments)
