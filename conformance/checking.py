@@ -77,7 +77,7 @@ class Request:
     keep_traces: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The outcome of a check.
 
@@ -108,6 +108,9 @@ class Report:
         if len(self.records) == 1:
             return self.records[0]
         return {"verdict": self.verdict, "runs": list(self.records)}
+
+    def __repr__(self) -> str:
+        return f"<Report: {self.verdict}>"
 
     def __str__(self) -> str:
         text = StringIO()

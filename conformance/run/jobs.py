@@ -159,7 +159,8 @@ def _supervise(job: Job, events: queue.SimpleQueue[Event], stopped: threading.Ev
     try:
         ending = _run_here(job, events) if job.implementation.here else _follow(job, events, stopped)
     except Exception as error:  # whatever went wrong, the parent must hear of it, or it would wait for ever
-        ending = Event(job, "failed", {"reason": f"its worker could not be started: {error}"})
+        what = "it could not be left as it was" if job.implementation.here else "its worker could not be started"
+        ending = Event(job, "failed", {"reason": f"{what}: {error}"})
     events.put(ending)
 
 

@@ -179,7 +179,8 @@ class TorchCandidate(TorchAdapter):
     def leaving_as_it_was(self) -> Iterator[None]:
         """Put back the module's tensors, modes and gradients, the switches of PyTorch and its random state."""
         tensors = list({id(t): t for t in (*self.module.parameters(), *self.module.buffers())}.values())
-        contents = [(tensor, tensor.data, tensor.data.clone(), tensor.grad) for tensor in tensors]
+        contents = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors]
+        gradients = [(tensor, tensor.grad, tensor.grad.data) for tensor in tensors if tensor.grad is not None]
         buffers = [(module, dict(module._buffers)) for module in self.module.modules()]
         modes = [(module, module.training) for module in self.module.modules()]
         cudnn: Any = torch.backends.cudnn
@@ -192,9 +193,13 @@ class TorchCandidate(TorchAdapter):
                 yield
         finally:
             with torch.no_grad():
-                for tensor, data, values, gradient in contents:
+                for tensor, data, values in contents:
                     data.copy_(values)
-                    tensor.data, tensor.grad = data, gradient
+                    tensor.grad = None
+                    tensor.data = data
+                for tensor, gradient, data in gradients:
+                    gradient.data = data
+                    tensor.grad = gradient
             for module, own in buffers:
                 module._buffers.update(own)
             for module, mode in modes:
