@@ -22,6 +22,7 @@ from conformance.cases.batches import padded
 from conformance.cases.case import MODES, Case, Mode, is_judged
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.recipes import RECIPES, STEPS
+from conformance.cases.segments import segment_of
 from conformance.cases.synthetic import synthetic_weights
 from conformance.compare.comparison import Comparison
 from conformance.compare.noise import NoiseFloors, noise_floors
@@ -36,6 +37,7 @@ from conformance.oracle.gradients import SegmentedGradients
 from conformance.oracle.steps import StepwiseTraining
 from conformance.outcome import Divergence, unlocalised
 from conformance.plan import NetworkPlan, Rerun, TracedRun
+from conformance.probing import identify_candidate
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.trace import Trace
 from impls.config import ResNetConfig
@@ -143,9 +145,32 @@ def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[
     for first in group:
         if first.candidate in whole:
             divergences[first.candidate] = examine_layers(first, network, oracle, whole[first.candidate], floors)
+    for first in group:
+        divergence = divergences[first.candidate]
+        if precision == "float64" and divergence.fed and not all(finding.causes for finding in divergence.findings):
+            suspects = first_wrong_layers(network, oracle, traces[first.candidate])
+            candidate = localiser.candidates[first.candidate]
+            unfed = [replace(case, layers=False) for case in cases]
+            identification = identify_candidate(localiser.rerun, candidate, network, unfed, suspects)
+            divergences[first.candidate] = replace(divergence, identification=identification)
     for traced in runs:
         traced.discard()
     return list(divergences.values())
+
+
+def first_wrong_layers(
+    network: NetworkPlan, oracle: Mapping[Mode, Trace], candidate: Mapping[Mode, Trace]
+) -> dict[str, list[Mode]]:
+    """Return the first wrong layer of each segment that was fed the oracle's own input, with the modes."""
+    found: dict[str, list[Mode]] = {}
+    for mode, trace in candidate.items():
+        segments: set[str] = set()
+        for comparison in compare_traces(oracle[mode], trace, network.config):
+            segment = segment_of(comparison.name)
+            if not comparison.passed and segment not in segments:
+                segments.add(segment)
+                found.setdefault(comparison.name, []).append(mode)
+    return found
 
 
 def _by_mode(run: TracedRun) -> dict[Mode, Trace]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from conformance.compare.comparison import Comparison
 from conformance.diagnose.finding import Finding
+from conformance.identify.identification import Identification
 
 EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
 """Exit code of the command by verdict; 2 is bad input."""
@@ -51,6 +52,7 @@ class Divergence:
         fed: Whether it exceeds the limit even where its segment is fed the oracle's own input.
         findings: The faults that explain the divergence, one after the other.
         note: How the findings were obtained, where that is unusual, or why there are none.
+        identification: What the wrong layers compute, as it was measured; None where that was not done.
     """
 
     first: Comparison
@@ -59,6 +61,7 @@ class Divergence:
     fed: bool = False
     findings: Sequence[Finding] = field(default_factory=list)
     note: str = ""
+    identification: Identification | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The divergence as JSON values."""
@@ -69,6 +72,7 @@ class Divergence:
             "fed": self.fed,
             "note": self.note,
             "diagnosis": [finding.to_dict() for finding in self.findings],
+            "identification": self.identification.to_dict() if self.identification else None,
         }
 
 

@@ -19,10 +19,11 @@ import numpy as np
 
 from conformance.cases.case import MODES, Case, Mode, is_judged
 from conformance.cases.inputs import Input
+from conformance.cases.probe import Probe, Probed
 from conformance.cases.recipes import RECIPES
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.run.jobs import Event, Job, NetworkFiles, run_jobs
-from conformance.trace import Trace
+from conformance.trace import ArrayFolder, Trace
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint
 
@@ -202,6 +203,7 @@ def make_jobs(
     networks: Files,
     folder: Path,
     feed: Feed | None = None,
+    probes: Sequence[Probe] = (),
 ) -> list[Job]:
     """Make the jobs of some requests, the longest first: the only place where a `Job` is built.
 
@@ -211,6 +213,7 @@ def make_jobs(
         networks: Variant to files, of all variants of the cases.
         folder: Each worker gets a new folder in it.
         feed: How activations of forward cases with `layers` are handed out; see `Rerun`.
+        probes: Probes that each worker runs after its cases; they are written into its folder.
     """
     processors = os.cpu_count() or 1
     threads = plan.threads or max(1, processors // plan.parallel(len(requests)))
@@ -227,9 +230,13 @@ def make_jobs(
             threads=threads,
             variables=plan.variables,
             feed=None if feed is None else {case.slug: trace.path for case, trace in feed.items() if trace.path},
+            probes={probe.name: (probe.target, probe.train) for probe in probes},
         )
         for implementation, precision, cases in requests
     ]
+    for job in jobs:
+        for probe in probes:
+            probe.save(job.directory / probe.name)
     return sorted(jobs, key=lambda job: -job.implementation.cost * len(job.cases))
 
 
@@ -263,11 +270,14 @@ class TracedRun:
     Attributes:
         traces: Case to trace, of the cases that ran.
         failure: Why not all of them ran; empty where they did.
+        folder: The worker's folder; None if it stays.
+        probed: Name of a probe to its result, whose arrays stay on disk until they are asked for.
     """
 
     traces: Mapping[Case, Trace]
     failure: str = ""
     folder: Path | None = None
+    probed: Mapping[str, Probed] = field(default_factory=dict)
 
     def discard(self) -> None:
         """Remove the traces from disk, unless the plan keeps traces; streamed arrays cannot be read afterwards."""
@@ -285,16 +295,16 @@ class Rerun(Protocol):
         cases: Sequence[Case],
         network: NetworkPlan,
         feed: Feed | None = None,
+        probes: Sequence[Probe] = (),
     ) -> dict[str, TracedRun]:
-        """Run cases of one network.
+        """Run cases and probes of one network.
 
-        Starting a worker costs the import of a framework: give all cases of a question at once. The signature has
-        room for probes (a layer, an input of any size, stop after it) as a further keyword.
+        Starting a worker costs the import of a framework: give all cases and probes of a question at once.
 
         Args:
             implementations: Candidates, `ORACLE` or `REFERENCE_BUILDS`; each runs all cases.
             precision: "float64" or "float32".
-            cases: All of one variant.
+            cases: All of one variant; none where there are probes.
             network: A network of the plan, or another one (a small network of the variant), whose files are then
                 written first.
             feed: How activations of forward cases with `layers` leave the worker. None: as return value of the
@@ -302,6 +312,7 @@ class Rerun(Protocol):
                 folder, if the candidate has taps; in the cases that the mapping holds, each segment is fed the oracle's
                 activation from that trace (`trace.origin.fed` tells). `{}` streams without feeding, which makes the
                 traces that other runs are fed with.
+            probes: Runs with activations of the suite's own choice in the place of the candidate's, after the cases.
 
         Returns:
             Implementation name to run. Call `discard` when its traces are no longer needed.
@@ -332,14 +343,16 @@ def rerunner(plan: Plan, files: Files, notify: Listener) -> Rerun:
         cases: Sequence[Case],
         network: NetworkPlan,
         feed: Feed | None = None,
+        probes: Sequence[Probe] = (),
     ) -> dict[str, TracedRun]:
-        (variant,) = {case.variant for case in cases}
+        (variant,) = {case.variant for case in cases} or {network.config.variant}
         folder = plan.directory / f"rerun-{next(numbers)}"
         if id(network) not in written:
             kept.append(network)
             written[id(network)] = write_network(network, folder / "network", variant)
         requests = [Request(implementation, precision, cases) for implementation in implementations]
-        jobs = make_jobs(plan, requests, {variant: written[id(network)]}, folder, feed)
+        jobs = make_jobs(plan, requests, {variant: written[id(network)]}, folder, feed, probes)
+        probed: dict[str, dict[str, Probed]] = {job.implementation.name: {} for job in jobs}
         traces: dict[str, dict[Case, Trace]] = {job.implementation.name: {} for job in jobs}
         failures = dict.fromkeys(traces, "")
         for event in run_jobs(jobs, plan.parallel(len(jobs))):
@@ -347,9 +360,12 @@ def rerunner(plan: Plan, files: Files, notify: Listener) -> Rerun:
             name = event.job.implementation.name
             if event.kind == "traced":
                 traces[name][event.case] = Trace.load(event.file)
+            elif event.kind == "probed":
+                arrays = ArrayFolder(Path(event.facts["folder"]))
+                probed[name][event.facts["probe"]] = Probed(arrays, event.facts["reason"])
             elif event.kind in ("failed", "skipped"):
                 failures[name] = event.facts["reason"]
         folders = {job.implementation.name: None if plan.keep_traces else job.directory for job in jobs}
-        return {name: TracedRun(traces[name], failures[name], folders[name]) for name in traces}
+        return {name: TracedRun(traces[name], failures[name], folders[name], probed[name]) for name in traces}
 
     return rerun

@@ -116,8 +116,34 @@ def print_divergence(divergence: Record, console: Console) -> None:
     if divergence["note"]:
         console.print(f"  ({divergence['note']})")
     faults = dict.fromkeys(cause["fault"] for finding in divergence["diagnosis"] for cause in finding["causes"][:1])
+    if identification := divergence.get("identification"):
+        for line in identification_lines(identification):
+            console.print(f"  {line}")
+        faults |= dict.fromkeys(fact["fault"] for fact in identification["facts"] if fact["fault"])
     if faults:
         console.print(f"  what to do: {', '.join(f'conformance explain {fault}' for fault in faults)}")
+
+
+def identification_lines(identification: Record) -> Iterable[str]:
+    """Say what was measured of wrong layers, and how nearly the oracle with these layers reproduces the candidate."""
+    for fact in identification["facts"]:
+        row = f" (`{fact['fault']}`)" if fact["fault"] else ""
+        yield f"measured: {fact['text']}{row}"
+    for each in identification["unidentified"]:
+        yield f"not identified: {each['text']}"
+    if identification["others"]:
+        yield f"wrong too, and not measured: {', '.join(identification['others'])}"
+    reproduced = identification["reproduced_to"]
+    if reproduced is not None:
+        what = "these layers" if len(identification["facts"]) > 1 else "this layer"
+        if reproduced <= REPRODUCED:
+            yield f"with {what} in its place, the oracle reproduces your model's own run to {reproduced:.0e}"
+        else:
+            yield f"with {what} in its place, the oracle still differs from your model's own run by {reproduced:.0e}: this is not all"
+
+
+REPRODUCED = 1e-11
+"""Largest relative L2 error of a whole run that counts as reproduced."""
 
 
 def could_not_run(failure: Record) -> Text:

@@ -75,6 +75,8 @@ class Job:
         variables: Environment variables beside the switches.
         feed: Slug of a case to the folder of the oracle's trace that its segments are fed from; where it is not None,
             activations of forward cases with `layers` are streamed into folders.
+        probes: Name of a probe, which is that of its folder in the job's directory, to its target and whether it runs
+            in train mode.
     """
 
     implementation: Implementation
@@ -88,12 +90,13 @@ class Job:
     threads: int = 1
     variables: Mapping[str, str] = field(default_factory=dict)
     feed: Mapping[str, Path] | None = None
+    probes: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
 
     def write(self) -> Path:
-        """Make the directory and write the job file that `read` reads."""
-        self.directory.mkdir(parents=True)
+        """Make the directory, unless its probes are there already, and write the job file that `read` reads."""
+        self.directory.mkdir(parents=True, exist_ok=bool(self.probes))
         variants = {case.variant for case in self.cases}
-        networks = {variant: files for variant, files in self.networks.items() if variant in variants}
+        networks = {variant: files for variant, files in self.networks.items() if variant in variants or self.probes}
         file = self.directory / "job.json"
         file.write_text(json.dumps(asdict(replace(self, networks=networks)), default=str, indent=1))
         return file
@@ -117,7 +120,7 @@ class Event:
 
     Attributes:
         job: The worker's job.
-        kind: "ready" or "surveyed"; "traced" or "skipped", of a case; at the end "failed" or "done".
+        kind: "ready" or "surveyed"; "traced" or "skipped", of a case; "probed"; at the end "failed" or "done".
         facts: Facts that came with it, by name.
     """
 

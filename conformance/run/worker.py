@@ -4,8 +4,9 @@ The parent runs it as `python -m conformance.run.worker JOB.json`. It reports ea
 its standard output; whatever a framework prints goes to standard error instead. It knows no limits and judges nothing.
 
 Events: {"event": "ready", "device", "versions", "switches", "in_force"}; per case {"event": "traced", "case", "file",
-"seconds"}, or {"event": "skipped", "case", "reason"} where the candidate lacks a capability; and at the end of a worker
-that could not go on {"event": "failed", "reason"}.
+"seconds"}, or {"event": "skipped", "case", "reason"} where the candidate lacks a capability; per probe {"event":
+"probed", "probe", "folder", "reason"}, the reason empty unless it failed; and at the end of a worker that could not go on
+{"event": "failed", "reason"}.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ import numpy as np
 
 from conformance.cases.case import Case
 from conformance.cases.inputs import content_hash
+from conformance.cases.probe import Probe
 from conformance.run.candidates.survey import Unfit
 from conformance.run.candidates.targets import TargetError
 from conformance.run.capabilities import Adapter, Capability, DeviceMissing, Probed, load_adapter
 from conformance.run.jobs import Job, NetworkFiles, Say
 from conformance.run.precision import measure_precision
+from conformance.run.probes import run_probe
 from conformance.run.stream import write_stream
 from conformance.run.tasks import TASKS
 from conformance.trace import Origin, Trace, finish_folder
@@ -129,6 +132,24 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
                 continue
             seconds = time.perf_counter() - started
             say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
+        run_probes(job, candidate, say)
+
+
+def run_probes(job: Job, candidate: Any, say: Say) -> None:
+    """Run the probes of a job, those in inference mode first: an adapter may not put back what a train-mode run alters.
+
+    A probe that fails costs its own answer and nothing else.
+    """
+    for name, (target, train) in sorted(job.probes.items(), key=lambda item: item[1][1]):
+        folder, reason = job.directory / f"probed-{name}", ""
+        if Capability.TAP not in candidate.capabilities:
+            reason = f"the adapter does not declare {Capability.TAP}"
+        else:
+            try:
+                run_probe(candidate, Probe.load(job.directory / name, target, train), folder)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+        say(event="probed", probe=name, folder=str(folder), reason=reason)
 
 
 def missing_capability(adapter: Adapter, case: Case) -> str:

@@ -1,0 +1,374 @@
+"""Convolutions and the classifier: curve before, geometry, kernel and bias, measured from answers to probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from conformance.identify.curve import GRID, NONE, RELU, Curve, find_curve
+from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
+from conformance.identify.geometry import Axis, Geometry, measure_geometry, solve
+from conformance.identify.kernel import Recognised, recognise, recognise_bias
+from conformance.identify.link import IMAGES, Array, Arrays, Link
+from impls.config import ResNetConfig
+
+MARGIN = 3
+"""Pixels by which the window of the geometry is larger on each side than the kernel should be."""
+
+FEW = 4
+"""Input channels that the geometry is measured by; the others are zero."""
+
+SIDES = ((15, 18), (18, 15))
+"""Height and width of the two maps of the geometry: each side once even, once odd."""
+
+UNKNOWNS = 576
+"""Largest number of unknowns of one part of the kernel: as many input channels as have so many taps."""
+
+SPARE = 1.25
+"""Samples for each unknown."""
+
+KERNEL_SIDES = (8, 9)
+"""Height and width of the maps that the kernel is measured on."""
+
+
+def questions(link: Link, random: np.random.Generator, image_sides: tuple[tuple[int, int], ...] = SIDES) -> dict[str, Array]:
+    """Make the inputs whose outputs tell what a convolution computes: by the part of the measurement that uses them.
+
+    Args:
+        link: The convolution or the classifier.
+        random: Source of the numbers.
+        image_sides: Height and width of even and odd images, for the convolution that takes them.
+
+    Returns:
+        Arrays (batch, channels, height, width), of the classifier (batch, features).
+    """
+    (channels,) = link.channels
+    sides = image_sides if link.inputs == (IMAGES,) else SIDES
+    chosen = np.unique(np.linspace(0, channels - 1, FEW).astype(int))
+    asked: dict[str, Array] = {}
+    if link.kind == "convolution":
+        asked["curve"] = _curve_question(channels, sides[0], random)
+        unknowns = len(chosen) * (link.kernel + 2 * MARGIN) ** 2 + 1
+        for name, (height, width) in zip(("even", "odd"), sides, strict=True):
+            samples = (height // link.stride) * (width // link.stride)
+            batch = max(4, int(np.ceil(SPARE * 4 / 3 * unknowns / samples)) + 2)
+            asked[name] = np.zeros((batch, channels, height, width))
+            asked[name][:, chosen] = positive(random, (batch, len(chosen), height, width))
+    kernel_sides = {(IMAGES,): sides[0], ("pool",): (1, 1)}.get(link.inputs, KERNEL_SIDES)
+    asked["kernel"] = _kernel_question(link, link.kernel**2, kernel_sides, random)
+    height, width = sides[0]
+    asked["held-out"] = random.normal(0.0, 1.0, (3, channels, height, width))
+    if link.kind == "classifier":
+        asked["kernel"] = asked["kernel"].reshape(-1, channels)
+        asked["held-out"] = random.normal(0.0, 1.0, (16, channels))
+    return asked
+
+
+def positive(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Draw numbers that a ReLU lets pass and ReLU6 does not cut."""
+    return random.uniform(0.1, 2.0, shape)
+
+
+def _curve_question(channels: int, sides: tuple[int, int], random: np.random.Generator) -> Array:
+    """Make a map for each amplitude of the grid: that number in half of the channels, zero in the others."""
+    some = random.random(channels) < 0.5
+    some[random.integers(channels)] = True
+    return np.broadcast_to(
+        GRID[:, None, None, None] * some[None, :, None, None], (len(GRID), channels, *sides)
+    ).copy()
+
+
+def _kernel_question(link: Link, taps: int, sides: tuple[int, int], random: np.random.Generator) -> Array:
+    """Make maps of noise, each in one part of the input channels, enough to solve for all taps of each part."""
+    (channels,) = link.channels
+    part = max(1, UNKNOWNS // taps)
+    samples = (sides[0] // link.stride) * (sides[1] // link.stride) or 1
+    images = []
+    for start in range(0, channels, part):
+        count = min(part, channels - start)
+        batch = int(np.ceil(SPARE * (count * taps + 1) / samples)) + 1
+        some = np.zeros((batch, channels, *sides))
+        some[:, start : start + count] = positive(random, (batch, count, *sides))
+        images.append(some)
+    return np.concatenate(images)
+
+
+@dataclass(frozen=True)
+class MeasuredConvolution:
+    """A convolution as it was measured.
+
+    Attributes:
+        curve: The activation before it.
+        geometry: Where its taps are.
+        weight: (out, in, taps, taps).
+        bias: (out,).
+    """
+
+    curve: Curve
+    geometry: Geometry
+    weight: Array
+    bias: Array
+
+    def __call__(self, x: Array) -> Array:
+        """Compute the convolution of a map."""
+        return self.geometry.convolve(self.curve(x), self.weight) + self.bias[:, None, None]
+
+
+def expected_geometry(link: Link) -> Geometry:
+    """Return the geometry that a convolution should have."""
+    pad: int | str = "same" if link.same else link.kernel // 2
+    axis = Axis(link.kernel, 1, link.stride, pad, pad)
+    return Geometry(axis, axis)
+
+
+def measure(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array]) -> MeasuredConvolution:
+    """Measure a convolution or the classifier.
+
+    Args:
+        link: Says what is expected there.
+        asked: What `questions` returned.
+        answers: The outputs, by the same names.
+
+    Raises:
+        NotIdentified: If no convolution of a known curve explains the outputs.
+    """
+    asked, answers = ({k: as_maps(v) for k, v in some.items()} for some in (asked, answers))
+    expected = expected_geometry(link)
+    curve, geometry = NONE, expected
+    if link.kind == "convolution":
+        curve = measure_curve(answers["curve"])
+        pairs = [(curve(_chosen(asked[name])), answers[name]) for name in ("even", "odd")]
+        geometry = measure_geometry(pairs, expected, MARGIN)
+    weight, bias = _measure_kernel(geometry, curve(asked["kernel"]), answers["kernel"])
+    return MeasuredConvolution(curve, geometry, weight, bias)
+
+
+def as_maps(array: Array) -> Array:
+    """Give features (batch, features) a height and width of one."""
+    return array[:, :, None, None] if array.ndim == 2 else array
+
+
+def _chosen(x: Array) -> Array:
+    return x[:, np.flatnonzero(x.any((0, 2, 3)))]
+
+
+def measure_curve(answer: Array) -> Curve:
+    """Find the curve before a linear map, from the outputs for `GRID`.
+
+    Raises:
+        NotIdentified: If there is none in the library, or the map depends on anything else.
+    """
+    if not np.array_equal(answer[-1], answer[_same_as_last()]):
+        raise NotIdentified("gives another output for the same input: it is random, or images of a batch touch each other")
+    moved = answer - answer[0]
+    direction = moved[1].ravel()
+    size = float(direction @ direction)
+    if not np.all(np.isfinite(answer)):
+        raise NotIdentified("gives NaN or infinity for ordinary numbers")
+    if size == 0:
+        raise NotIdentified("does not depend on its input")
+    heights = moved.reshape(len(moved), -1) @ direction / size
+    rest = moved.reshape(len(moved), -1) - heights[:, None] * direction
+    if np.linalg.norm(rest) > PREDICTED * np.linalg.norm(moved):
+        raise NotIdentified("is no linear map behind one activation")
+    curve = find_curve(heights)
+    if curve is None:
+        raise NotIdentified("has an activation before it that is no known one")
+    return curve
+
+
+def _same_as_last() -> int:
+    return int(np.flatnonzero(GRID[:-1] == GRID[-1])[0])
+
+
+def _measure_kernel(geometry: Geometry, x: Array, y: Array) -> tuple[Array, Array]:
+    """Solve for kernel and bias, one part of the input channels after the other.
+
+    Raises:
+        NotIdentified: If the probes do not determine them.
+    """
+    taps = geometry.height.taps * geometry.width.taps
+    parts = _parts(x)
+    weight = np.zeros((y.shape[1], x.shape[1], geometry.height.taps, geometry.width.taps))
+    biases = []
+    for channels, images in parts:
+        rows = geometry.rows(x[np.ix_(images, channels)])
+        matrix = np.hstack([rows, np.ones((len(rows), 1))])
+        values = y[images].transpose(0, 2, 3, 1).reshape(len(rows), -1)
+        solution = solve(matrix, values)
+        kernel = solution[:-1].reshape(len(channels), taps, -1)
+        weight[:, channels] = kernel.transpose(2, 0, 1).reshape(-1, len(channels), *weight.shape[2:])
+        biases.append(solution[-1])
+    bias = np.mean(biases, 0)
+    scale = float(np.abs(y).max())
+    return weight, np.where(np.abs(bias) <= PREDICTED * scale, 0.0, bias)
+
+
+def _parts(x: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield the parts of the channels that images are not zero in, with the numbers of these images."""
+    live = x.any((2, 3))
+    seen: set[int] = set()
+    for first in live:
+        channels = np.flatnonzero(first)
+        if len(channels) and int(channels[0]) not in seen:
+            seen.add(int(channels[0]))
+            yield channels, np.flatnonzero(live[:, channels[0]])
+
+
+def identify(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig) -> Fact:
+    """Measure a convolution or the classifier, and say in which properties it is not the expected one.
+
+    Raises:
+        NotIdentified: If it cannot be measured, or the measured one does not predict the held-out probe.
+    """
+    found = measure(link, asked, answers)
+    predicted = found(as_maps(asked["held-out"]))
+    error = relative_error(predicted, as_maps(answers["held-out"]))
+    if error > PREDICTED:
+        raise NotIdentified(f"is no convolution: the nearest one leaves an error of {error:.0e} of other numbers")
+    expected = as_kernel(arrays[f"{link.layer}.weight"])
+    kernel = recognise(found.weight, expected, arrays, link.layer) if not _same(found.weight, expected) else None
+    differences = [*_differences(link, found, expected, kernel, arrays, config)]
+    if not differences:
+        raise NotIdentified("computes what is expected, as far as probes show")
+    return make_fact(link, found, kernel, differences, error, arrays)
+
+
+def as_kernel(weight: Array) -> Array:
+    """Return a kernel (out, in, height, width) of a convolution's or of the classifier's array."""
+    array = np.asarray(weight, np.float64)
+    return array[:, :, None, None] if array.ndim == 2 else array
+
+
+def _same(measured: Array, expected: Array) -> bool:
+    return relative_error(expected, measured) <= PREDICTED * 10
+
+
+def _differences(link: Link, found: MeasuredConvolution, expected: Array, kernel: Recognised | None, arrays: Arrays, config: ResNetConfig) -> Iterator[Difference]:
+    before = RELU if link.after_relu else NONE
+    if found.curve is not before:
+        words = f"takes {found.curve.name} of its input, where {before.name} is expected"
+        if found.curve is NONE:
+            words = "has no activation before it, where a ReLU is expected"
+        elif before is NONE:
+            words = f"takes {found.curve.name} of its input first, where no activation is expected"
+        yield Difference("activation before it", found.curve.name, before.name, words)
+    if found.geometry != expected_geometry(link):
+        yield _geometry_difference(link, found.geometry)
+    if kernel is not None:
+        yield Difference("kernel", kernel.name, "its own", kernel.words, kernel.fault)
+    elif not _same(found.weight, expected):
+        words = "its kernel is no array of the checkpoint, nor one that was rearranged, scaled, rounded or partly lost"
+        if found.weight.shape == expected.shape:
+            share = relative_error(expected, found.weight)
+            words += f" (relative L2 difference from its own {number(share)})"
+        yield Difference("kernel", "unknown", "its own", words)
+    bias = np.asarray(arrays[f"{link.layer}.bias"], np.float64) if f"{link.layer}.bias" in arrays else None
+    recognised = recognise_bias(found.bias, bias, arrays, link.layer)
+    if recognised:
+        words, name, fault = recognised
+        yield Difference("bias", name, "its own" if bias is not None else "none", words, fault)
+
+
+def _geometry_difference(link: Link, geometry: Geometry) -> Difference:
+    """Say which facts of the geometry differ: "computes a 3x3 convolution with dilation 2; 1 is expected"."""
+    right = expected_geometry(link)
+    sizes = ["x".join(str(axis.taps) for axis in each.axes) for each in (geometry, right)]
+    pairs = {
+        "dilation": [_both(axis.dilation for axis in each.axes) for each in (geometry, right)],
+        "stride": [_both(axis.stride for axis in each.axes) for each in (geometry, right)],
+        "padding": [_both(_padding_words(axis) for axis in each.axes) for each in (geometry, right)],
+        "border": [f"{each.border}" for each in (geometry, right)],
+    }
+    different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    measured = {name: pair[0] for name, pair in different.items()}
+    wanted = {name: pair[1] for name, pair in different.items()}
+    if sizes[0] != sizes[1]:
+        measured, wanted = {"size": sizes[0]} | measured, {"size": sizes[1]} | wanted
+    said = " and ".join(f"{name} {pair[0]}" for name, pair in different.items())
+    expected = " and ".join([*([f"a {sizes[1]} one"] if sizes[0] != sizes[1] else []), *(pair[1] for pair in different.values())])
+    verb = "is" if len(wanted) == 1 else "are"
+    words = f"computes a {sizes[0]} convolution{f' with {said}' if said else ''}; {expected} {verb} expected"
+    return Difference("geometry", measured, wanted, words, _geometry_fault(link, geometry))
+
+
+def _geometry_fault(link: Link, geometry: Geometry) -> str:
+    axis, right = geometry.height, expected_geometry(link).height
+    if geometry.height != geometry.width or geometry.border != "zeros":
+        return ""
+    if replace(axis, before=0, after=0) == replace(right, before=0, after=0):
+        if axis.before == "same":
+            return "pad-same-stem" if link.kernel == 7 else "pad-same"
+        if right.before == "same" and axis.before == axis.after:
+            return "pad-symmetric"
+    return ""
+
+
+def _both(values: Any) -> str:
+    """Write a value of height and width, once where they are equal."""
+    height, width = map(str, values)
+    return height if height == width else f"{height} by {width}"
+
+
+def _padding_words(axis: Axis) -> str:
+    if axis.before == "same":
+        return "as TensorFlow's SAME"
+    return str(axis.before) if axis.before == axis.after else f"{axis.before} before and {axis.after} behind"
+
+
+def make_fact(link: Link, found: MeasuredConvolution, kernel: Recognised | None, differences: list[Difference], error: float, arrays: Arrays) -> Fact:
+    """Make the fact of some differences, executable at other convolutions where its kernel is a change of theirs."""
+    def law(other: Link, inputs: Arrays, weights: Arrays, config: ResNetConfig, train: bool) -> Array:
+        x = as_maps(inputs[other.inputs[0]])
+        if other.name == link.name:
+            y = found(x)
+        else:
+            y = _at_another(found, kernel, link, other, x, weights)
+        return y[:, :, 0, 0] if inputs[other.inputs[0]].ndim == 2 else y
+
+    words = "; ".join(difference.words for difference in differences)
+    return Fact(
+        link.name,
+        link.kind,
+        words,
+        {difference.name: difference.measured for difference in differences},
+        {difference.name: difference.expected for difference in differences},
+        error,
+        differences[0].fault if len(differences) == 1 else "",
+        law,
+    )
+
+
+def _at_another(found: MeasuredConvolution, kernel: Recognised | None, link: Link, other: Link, x: Array, weights: Arrays) -> Array:
+    """Compute what another convolution would, if it differed from the expected one as the measured one does.
+
+    Raises:
+        NotIdentified: If it cannot be said, since the measured kernel is no change of the expected one.
+    """
+    expected = as_kernel(weights[f"{link.layer}.weight"])
+    if kernel is None and not _same(found.weight, expected):
+        raise NotIdentified("has a kernel that says nothing about other layers")
+    weight = as_kernel(weights[f"{other.layer}.weight"])
+    weight = kernel.change(weight) if kernel else weight
+    geometry = _carried(found.geometry, expected_geometry(link), expected_geometry(other))
+    curve = found.curve if found.curve is not (RELU if link.after_relu else NONE) else (RELU if other.after_relu else NONE)
+    y = geometry.convolve(curve(x), weight)
+    bias = weights.get(f"{other.layer}.bias")
+    missing = f"{link.layer}.bias" in weights and not found.bias.any()
+    return y + bias[:, None, None] if bias is not None and not missing else y
+
+
+def _carried(measured: Geometry, right: Geometry, other: Geometry) -> Geometry:
+    """Return another layer's geometry with the facts changed in which the measured one differs from the right one."""
+    axes = []
+    for one, wanted, own in zip(measured.axes, right.axes, other.axes, strict=True):
+        changed = {
+            name: getattr(one, name)
+            for name in ("taps", "dilation", "stride", "before", "after")
+            if getattr(one, name) != getattr(wanted, name)
+        }
+        axes.append(replace(own, **changed))
+    return Geometry(axes[0], axes[1], measured.border)

@@ -1,0 +1,282 @@
+"""Identification: asks a candidate's wrong layers the right questions, and makes facts of the answers.
+
+Layers are asked by probes, through a function that runs them. What is measured at one layer is then tried at all others
+of its kind that are wrong, so that a bug of a whole class of layers is said once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from conformance.cases.case import MODES, Mode
+from conformance.cases.inputs import noise, noise_sides
+from conformance.cases.probe import Probe, Probed
+from conformance.identify import convolution, norm, pool, total
+from conformance.identify.fact import Fact, NotIdentified, Unidentified, group_words
+from conformance.identify.link import IMAGES, Array, Arrays, Kind, Link, links
+from conformance.identify.screen import Screening, oracle_run, screened, screening_probes
+from impls.config import TOTAL_STRIDE, ResNetConfig
+
+MOST_MEASURED = 6
+"""Largest number of layers that are measured in one round of probes."""
+
+ROUNDS = 2
+"""Largest number of rounds of probes; each starts a worker."""
+
+Ask = Callable[[Sequence[Probe]], Mapping[str, Probed]]
+"""Runs probes by the candidate; returns the result of each by its name."""
+
+Asked = Mapping[str, Mapping[str, Array]]
+"""Part of a measurement to the inputs of a link by name."""
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What the wrong layers of a candidate compute.
+
+    Attributes:
+        facts: What was measured, in the order of the network.
+        unidentified: Layers that could not be measured, each with the reason.
+        others: Layers that are wrong, too, and were not measured.
+        reproduced: Largest relative L2 error of activations and logits with which the oracle, all measured layers in
+            place, reproduces the candidate's own run; None where that was not tried.
+    """
+
+    facts: Sequence[Fact] = ()
+    unidentified: Sequence[Unidentified] = ()
+    others: Sequence[str] = ()
+    reproduced: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "facts": [fact.to_dict() for fact in self.facts],
+            "unidentified": [each.to_dict() for each in self.unidentified],
+            "others": list(self.others),
+            "reproduced_to": self.reproduced if self.reproduced is not None and np.isfinite(self.reproduced) else None,
+        }
+
+
+def identify(
+    config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequence[Mode]], ask: Ask
+) -> Identification:
+    """Measure what a candidate's wrong layers compute.
+
+    Args:
+        config: The network.
+        arrays: Its canonical arrays, of any dtype.
+        suspects: Layers that are known to be wrong, with the modes: they are measured in the first round.
+        ask: Runs probes by the candidate.
+    """
+    wide = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    table = {link.name: link for link in links(config)}
+    probes, oracle = screening_probes(config, wide)
+    wrong: Mapping[str, Sequence[Mode]] = {name: modes for name, modes in suspects.items() if name in table}
+    screening: Screening | None = None
+    facts: list[Fact] = []
+    unidentified: dict[str, Unidentified] = {}
+    for _ in range(ROUNDS):
+        left = {name: modes for name, modes in wrong.items() if name not in {*layers_of(facts), *unidentified}}
+        chosen = [table[name] for name in representatives(left, table)]
+        if not chosen and screening is not None:
+            break
+        asked = {link.name: ask_layer(link, config) for link in chosen}
+        questions = [each for link in chosen for each in layer_probes(link, asked[link.name], left[link.name], config)]
+        answers = ask([*([] if screening else probes), *questions])
+        screening = screening or screened(config, wide, oracle, answers)
+        wrong = screening.wrong() or wrong
+        for link in chosen:
+            try:
+                found = measure(link, asked[link.name], answers, wide, config, left[link.name])
+            except NotIdentified as reason:
+                unidentified[link.name] = Unidentified(link.name, str(reason))
+            else:
+                others = {name: modes for name, modes in wrong.items() if name not in layers_of(facts)}
+                facts += [spread(fact, link, others, table, screening) for fact in found]
+                unidentified = {name: each for name, each in unidentified.items() if name not in layers_of(facts)}
+    facts.sort(key=lambda fact: list(table).index(fact.layer))
+    others = [name for name in wrong if name not in {*layers_of(facts), *unidentified}]
+    return Identification(tuple(facts), tuple(unidentified.values()), tuple(others))
+
+
+def spread(
+    fact: Fact, link: Link, wrong: Mapping[str, Sequence[Mode]], table: Mapping[str, Link], screening: Screening
+) -> Fact:
+    """Return a fact with all the wrong layers that it explains, too."""
+    alike = [
+        name
+        for name, modes in wrong.items()
+        if table[name].kind == link.kind
+        and (name == link.name or screening.holds(fact, table[name], modes_of(fact, modes)))
+    ]
+    layers = tuple(alike or [link.name])
+    return replace(fact, layers=layers, subject=group_words(layers, screening.config))
+
+
+def layers_of(facts: Sequence[Fact]) -> set[str]:
+    """Return the layers of all facts."""
+    return {name for fact in facts for name in fact.layers}
+
+
+def modes_of(fact: Fact, modes: Sequence[Mode]) -> tuple[Mode, ...]:
+    """Return those of some modes that a fact is about."""
+    return tuple(mode for mode in modes if fact.mode in ("", mode))
+
+
+def representatives(names: Mapping[str, Sequence[Mode]], table: Mapping[str, Link]) -> list[str]:
+    """Choose the layers to measure: the first of each role, as far as there is room."""
+    by_role: dict[tuple[str, str], str] = {}
+    for name in table:
+        if name in names:
+            by_role.setdefault((table[name].kind, table[name].role), name)
+    return [*by_role.values()][:MOST_MEASURED]
+
+
+def random_for(link: Link) -> np.random.Generator:
+    """Make the source of a link's probes: the same numbers in every run."""
+    return np.random.default_rng(crc32(link.name.encode()))
+
+
+def ask_layer(link: Link, config: ResNetConfig) -> Asked:
+    """Make the inputs of a link's probes, by part of the measurement."""
+    return QUESTIONS[link.kind](link, config)
+
+
+def _one_input(parts: Mapping[str, Array], link: Link) -> Asked:
+    (name,) = link.inputs
+    single = name == IMAGES  # images are handed to a network in float32
+    return {
+        part: {name: array.astype(np.float32).astype(np.float64) if single else array} for part, array in parts.items()
+    }
+
+
+def _ask_convolution(link: Link, config: ResNetConfig) -> Asked:
+    odd, even = noise_sides(config.head_pool)
+    return _one_input(convolution.questions(link, random_for(link), (even[:2], odd[:2])), link)
+
+
+def _ask_sum(link: Link, config: ResNetConfig) -> Asked:
+    block = next(block for block in config.blocks() if block.name == link.name)
+    _, shortcut = link.inputs
+    before = shortcut if not block.projects else _before(link.name, config)
+    sources = {before: (block.in_channels, block.stride)}
+    sources |= {f"{link.name}.{name}": (block.out_channels, 1) for name in ("conv3", "bn3")}
+    if block.projects:
+        sources |= {f"{link.name}.{name}": (block.out_channels, 1) for name in ("downsample_conv", "downsample_bn")}
+    return total.questions(link, random_for(link), sources)
+
+
+def _before(block: str, config: ResNetConfig) -> str:
+    names = ["stem", *(each.name for each in config.blocks())]
+    return names[names.index(block) - 1]
+
+
+QUESTIONS: dict[Kind, Callable[[Link, ResNetConfig], Asked]] = {
+    "convolution": _ask_convolution,
+    "classifier": _ask_convolution,
+    "norm": lambda link, config: _one_input(norm.questions(link, random_for(link)), link),
+    "sum": _ask_sum,
+    "stem pool": lambda link, config: _one_input(pool.stem_questions(link, random_for(link)), link),
+    "head pool": lambda link, config: _one_input(pool.head_questions(link, random_for(link)), link),
+}
+"""The function that makes the inputs of a link's probes, by kind."""
+
+
+def layer_probes(link: Link, asked: Asked, modes: Sequence[Mode], config: ResNetConfig) -> Iterator[Probe]:
+    """Yield the probes of a link: of norms in both modes, of others in the first one in which they are wrong."""
+    images = small_images(config)
+    for mode in MODES if link.kind == "norm" else modes[:1]:
+        for part, inputs in asked.items():
+            feeds = {name: array for name, array in inputs.items() if name != IMAGES}
+            if link.role == "downsample_conv":  # so that the branch, which may be run first, is small
+                block = link.name.rpartition(".")[0]
+                channels = next(each.channels for each in config.blocks() if each.name == block)
+                feeds |= {f"{block}.conv1": np.zeros((2, channels, 4, 4))}
+            probed = inputs[IMAGES].astype(np.float32) if IMAGES in inputs else images
+            yield Probe(f"{link.name}--{part}--{mode}", probed, feeds, link.name, mode == "train")
+
+
+def small_images(config: ResNetConfig) -> Array:
+    """Make the images that a network runs on up to a probe: as small as it takes in train mode."""
+    side = (config.head_pool or 2) * TOTAL_STRIDE
+    return noise(side, side, 2, 0, config.in_channels).images
+
+
+def measure(
+    link: Link, asked: Asked, answers: Mapping[str, Probed], arrays: Arrays, config: ResNetConfig, modes: Sequence[Mode]
+) -> list[Fact]:
+    """Make facts of a link's answers.
+
+    Raises:
+        NotIdentified: If the probes could not run, or tell nothing.
+    """
+    outputs = {mode: _outputs(link, asked, answers, mode) for mode in (MODES if link.kind == "norm" else modes[:1])}
+    if link.kind == "norm":
+        (name,) = link.inputs
+        return norm.identify(link, {part: inputs[name] for part, inputs in asked.items()}, outputs, arrays, config)
+    (mode,) = outputs
+    if link.kind == "sum":
+        fact = total.identify(link, asked, outputs[mode])
+    else:
+        (name,) = link.inputs
+        single = {part: inputs[name] for part, inputs in asked.items()}
+        fact = SINGLE[link.kind](link, single, outputs[mode], arrays, config)
+    return [replace(fact, mode="" if len(modes) == len(MODES) else mode)]
+
+
+SINGLE: dict[Kind, Callable[[Link, Mapping[str, Array], Mapping[str, Array], Arrays, ResNetConfig], Fact]] = {
+    "convolution": convolution.identify,
+    "classifier": convolution.identify,
+    "stem pool": pool.identify_stem,
+    "head pool": pool.identify_head,
+}
+"""The function that makes a fact of the answers of a link with one input, by kind."""
+
+
+def _outputs(link: Link, asked: Asked, answers: Mapping[str, Probed], mode: Mode) -> dict[str, Array]:
+    """Return a link's outputs by part of the measurement.
+
+    Raises:
+        NotIdentified: If a probe could not run.
+    """
+    outputs = {}
+    for part in asked:
+        answer = answers.get(f"{link.name}--{part}--{mode}")
+        if answer is None or answer.failure:
+            reason = answer.failure if answer else "its worker ended before"
+            raise NotIdentified(f"could not be probed ({reason[:REASON]})")
+        outputs[part] = np.asarray(answer.arrays[link.name], np.float64)
+    return outputs
+
+
+REASON = 160
+"""Characters of a failure that are repeated."""
+
+
+def reproduce(
+    config: ResNetConfig, arrays: Arrays, facts: Sequence[Fact], images: Array, train: bool
+) -> dict[str, Array]:
+    """Run the oracle with measured layers in place of its own; return every activation.
+
+    Args:
+        config: The network.
+        arrays: Its canonical arrays, of any dtype.
+        facts: Facts; those of the other mode, and those that cannot be executed, change nothing.
+        images: (batch, channels, height, width).
+        train: Whether norms use the batch's statistics.
+    """
+    wide = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    mode = "train" if train else "inference"
+    laws = {name: fact.law for fact in facts if fact.law and fact.mode in ("", mode) for name in fact.layers}
+    table = {link.name: link for link in links(config)}
+
+    def change(name: str, value: Array, seen: Mapping[str, Array]) -> Array:
+        law = laws.get(name)
+        return value if law is None else law(table[name], seen, wide, config, train)
+
+    return oracle_run(config, wide, images, train, change)

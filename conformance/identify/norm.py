@@ -1,0 +1,499 @@
+"""Norms: the factor and the offset of each channel in both modes, and the formula of the layer's arrays that gives them.
+
+A norm computes y = (x - mean) / sqrt(variance + eps) * scale + offset. From the measured factor and offset of every
+channel follow, for each formula of the tables below, an eps and a mean; the right formula gives the same eps in all
+channels, and predicts factor and offset to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from conformance.identify.curve import rounded
+from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
+from conformance.identify.link import NORM_LEAVES, Array, Arrays, Link
+from impls.config import ResNetConfig
+
+BATCH, SIDES = 6, (5, 7)
+"""Images, and height and width, of the probes of norms."""
+
+FITS = 1e-11
+"""Largest relative L2 error with which a formula gives the measured factors, to count: divisions amplify rounding."""
+
+
+def questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
+    """Make the inputs whose outputs tell what a norm computes, in each mode: two batches of other statistics."""
+    (channels,) = link.channels
+    asked = {}
+    for name, spread in (("first", 1.0), ("held-out", 2.5)):
+        centre = random.normal(0.0, 1.0, (1, channels, 1, 1)) + random.normal(0.0, 0.5, (BATCH, 1, 1, 1))
+        deviation = spread * random.uniform(0.5, 1.5, (1, channels, 1, 1)) * random.uniform(0.7, 1.3, (BATCH, 1, 1, 1))
+        asked[name] = centre + deviation * random.normal(0.0, 1.0, (BATCH, channels, *SIDES))
+    return asked
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A mean and a variance that a norm may use.
+
+    Attributes:
+        words: What they are.
+        compute: Function of a map and the layer's arrays to mean and variance, each to be broadcast over the map.
+    """
+
+    words: str
+    compute: Callable[[Array, Mapping[str, Array]], tuple[Array, Array]]
+
+
+def _fixed(x: Array, own: Mapping[str, Array]) -> tuple[Array, Array]:
+    return _per_channel(own["running_mean"]), _per_channel(own["running_var"])
+
+
+def _initial(x: Array, own: Mapping[str, Array]) -> tuple[Array, Array]:
+    one = np.ones((1, x.shape[1], 1, 1))
+    return 0 * one, one
+
+
+def _over(axes: tuple[int, ...], unbiased: bool = False) -> Callable[[Array, Mapping[str, Array]], tuple[Array, Array]]:
+    def compute(x: Array, own: Mapping[str, Array]) -> tuple[Array, Array]:
+        return x.mean(axes, keepdims=True), x.var(axes, ddof=int(unbiased), keepdims=True)
+
+    return compute
+
+
+def _grouped(groups: int) -> Callable[[Array, Mapping[str, Array]], tuple[Array, Array]]:
+    def compute(x: Array, own: Mapping[str, Array]) -> tuple[Array, Array]:
+        if x.shape[1] % groups:
+            raise NotIdentified("has channels that do not divide into the groups")
+        parts = x.reshape(len(x), groups, -1)
+        mean, variance = (np.repeat(s, x.shape[1] // groups, 1)[:, :, None, None] for s in (parts.mean(2), parts.var(2)))
+        return mean, variance
+
+    return compute
+
+
+STATISTICS = {
+    "running": Statistics("the running statistics", _fixed),
+    "batch": Statistics("the batch's statistics", _over((0, 2, 3))),
+    "batch, unbiased": Statistics("the batch's statistics, with its variance divided by n - 1", _over((0, 2, 3), True)),
+    "initial": Statistics("mean 0 and variance 1, as initialised", _initial),
+    "instance": Statistics("each image's own statistics per channel (instance norm)", _over((2, 3))),
+    "instance, unbiased": Statistics(
+        "each image's own statistics per channel (instance norm), with a variance divided by n - 1",
+        _over((2, 3), True),
+    ),
+    "layer": Statistics("each image's own statistics over all channels (layer norm)", _over((1, 2, 3))),
+    **{
+        f"group {groups}": Statistics(f"each image's own statistics in {groups} groups of channels", _grouped(groups))
+        for groups in (32, 16, 8, 4, 2)
+    },
+}
+"""The statistics that a norm may use."""
+
+DENOMINATORS: dict[str, tuple[Callable[[Array, float], Array], Callable[[Array, Array], Array], str, str]] = {
+    "": (lambda v, eps: np.sqrt(v + eps), lambda v, d: d**2 - v, "", ""),
+    "eps outside": (
+        lambda v, eps: np.sqrt(v) + eps,
+        lambda v, d: d - np.sqrt(v),
+        "adds eps to the deviation, not to the variance",
+        "eps-outside-root",
+    ),
+    "deviation": (
+        lambda v, eps: v + eps,
+        lambda v, d: d - v,
+        "divides by the variance, not by its root",
+        "",
+    ),
+    "inverse": (
+        lambda v, eps: 1 / (v + eps),
+        lambda v, d: 1 / d - v,
+        "multiplies by the variance, where it should divide by its root",
+        "var-is-inverse",
+    ),
+    "root of root": (
+        lambda v, eps: np.sqrt(np.sqrt(v + eps)),
+        lambda v, d: d**4 - v,
+        "divides by the fourth root of the variance",
+        "",
+    ),
+    "square": (
+        lambda v, eps: np.sqrt(v**2 + eps),
+        lambda v, d: d**2 - v**2,
+        "takes the running variance for a deviation",
+        "var-is-deviation",
+    ),
+}
+"""How the factor's denominator is made of the variance and eps: the function, its inverse (eps from variance and
+denominator), what it does in words, and the catalogue's row."""
+
+ROLES = {
+    "weight": "scale",
+    "bias": "offset",
+    "running_mean": "running mean",
+    "running_var": "running variance",
+}
+"""The arrays of a norm in words."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A formula of a norm, which can be executed with any norm's arrays.
+
+    Attributes:
+        statistics: Key of `STATISTICS`.
+        scale, offset, mean, variance: Which of the layer's arrays is in that role, "one" or "zero" where none is.
+        denominator: Key of `DENOMINATORS`.
+        eps: What is added.
+        owner: Path of another norm, whose arrays are used; empty for the norm's own.
+        before: Whether a ReLU stands before the norm.
+        after: Whether a ReLU stands behind it.
+    """
+
+    statistics: str
+    scale: str = "weight"
+    offset: str = "bias"
+    mean: str = "running_mean"
+    variance: str = "running_var"
+    denominator: str = ""
+    eps: float = 0.0
+    owner: str = ""
+    before: bool = False
+    after: bool = False
+
+    def __call__(self, x: Array, path: str, arrays: Arrays) -> Array:
+        """Compute the norm of a map with the arrays of a norm."""
+        own = layer_arrays(self.owner or path, arrays)
+        x = np.maximum(x, 0) if self.before else x
+        mean, variance = self.moments(x, own)
+        scale = array_in_role(self.scale, own) / DENOMINATORS[self.denominator][0](variance, self.eps)
+        y = (x - mean) * scale + array_in_role(self.offset, own)
+        return np.maximum(y, 0) if self.after else y
+
+    def moments(self, x: Array, own: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Return mean and variance, each to be broadcast over the map."""
+        mean, variance = STATISTICS[self.statistics].compute(x, own)
+        if self.statistics == "running":
+            mean, variance = array_in_role(self.mean, own), array_in_role(self.variance, own)
+        elif self.mean == "zero":
+            mean = np.zeros_like(mean)
+        return mean, variance
+
+
+def layer_arrays(path: str, arrays: Arrays) -> dict[str, Array]:
+    """Return the arrays of a norm by leaf, in float64."""
+    return {leaf: np.asarray(arrays[f"{path}.{leaf}"], np.float64) for leaf in NORM_LEAVES}
+
+
+def array_in_role(name: str, own: Mapping[str, Array]) -> Array:
+    """Return one of a norm's arrays, or ones or zeros, to be broadcast over a map."""
+    if name in ("one", "zero"):
+        return np.full((1, len(own["weight"]), 1, 1), float(name == "one"))
+    return _per_channel(own[name])
+
+
+def _per_channel(values: Array) -> Array:
+    return values[None, :, None, None]
+
+
+def factor_formulas(link: Link, expected: str, arrays: Arrays) -> list[Formula]:
+    """List the formulas of a factor to try, those that differ from the expected one in the fewest places first.
+
+    Args:
+        link: The norm.
+        expected: Key of the statistics that it should use.
+        arrays: Canonical arrays.
+    """
+    scales = [*NORM_LEAVES, "one"]
+    fixed = [
+        Formula("running", scale=scale, variance=variance, denominator=denominator)
+        for scale, variance, denominator in product(scales, [*NORM_LEAVES, "one"], DENOMINATORS)
+    ]
+    measured = [
+        Formula(key, scale=scale, denominator=denominator)
+        for key, scale, denominator in product(STATISTICS, scales, DENOMINATORS)
+        if key != "running"
+    ]
+    shape = arrays[f"{link.layer}.weight"].shape
+    others = [
+        Formula(expected, owner=name.removesuffix(".running_var"))
+        for name in arrays
+        if name.endswith(".running_var") and arrays[name].shape == shape and name != f"{link.layer}.running_var"
+    ]
+    return sorted([*fixed, *others, *measured], key=lambda formula: distance(formula, Formula(expected)))
+
+
+def offset_formulas(formula: Formula, expected: str) -> list[Formula]:
+    """List the formulas of an offset to try with the formula of a factor."""
+    means = [*NORM_LEAVES, "zero"] if formula.statistics == "running" else ["running_mean", "zero"]
+    every = [
+        replace(formula, offset=offset, mean=mean) for offset, mean in product([*NORM_LEAVES, "zero", "one"], means)
+    ]
+    return sorted(every, key=lambda formula: distance(formula, Formula(expected)))
+
+
+def distance(formula: Formula, expected: Formula) -> int:
+    """Count the places in which a formula differs from the expected one."""
+    names = ("statistics", "scale", "offset", "mean", "variance", "denominator", "owner")
+    return sum(getattr(formula, name) != getattr(expected, name) for name in names)
+
+
+def identify(
+    link: Link,
+    asked: Mapping[str, Array],
+    answers: Mapping[str, Mapping[str, Array]],
+    arrays: Arrays,
+    config: ResNetConfig,
+) -> list[Fact]:
+    """Measure a norm in each mode, and say in which properties it is not the expected one: a fact for both, or for each.
+
+    Args:
+        link: The norm.
+        asked: What `questions` returned.
+        answers: Mode to the outputs, by the same names.
+        arrays: Canonical arrays.
+        config: The network.
+
+    Raises:
+        NotIdentified: If no formula explains the outputs.
+    """
+    facts = []
+    for mode, outputs in answers.items():
+        formula = find_formula(link, asked, outputs, arrays, config, mode)
+        error = relative_error(formula(asked["held-out"], link.layer, arrays), outputs["held-out"])
+        differences = [*_differences(formula, config, mode)]
+        if differences:
+            facts.append(_make_fact(link, formula, differences, error, mode))
+    if not facts:
+        raise NotIdentified("computes what is expected, as far as probes show")
+    return merge(facts, len(answers))
+
+
+def merge(facts: list[Fact], modes: int) -> list[Fact]:
+    """Make one fact of two modes that say the same."""
+    if modes != 2 or len(facts) != 2 or facts[0].words != facts[1].words:
+        return facts
+    inference, train = facts
+
+    def law(link: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, in_train: bool) -> Array:
+        chosen = (train if in_train else inference).law
+        assert chosen is not None
+        return chosen(link, inputs, arrays, config, in_train)
+
+    return [replace(inference, law=law, mode="", error=max(inference.error, train.error))]
+
+
+def expected_statistics(mode: str) -> str:
+    """Name the statistics that a norm should use in a mode."""
+    return "batch" if mode == "train" else "running"
+
+
+def find_formula(
+    link: Link, asked: Mapping[str, Array], outputs: Mapping[str, Array], arrays: Arrays, config: ResNetConfig, mode: str
+) -> Formula:
+    """Find the formula that a norm's outputs follow: it is made from the first probe and must predict the second.
+
+    Raises:
+        NotIdentified: If none of the known ones does.
+    """
+    expected = expected_statistics(mode)
+    for before, after in ((False, False), (False, True), (True, False), (True, True)):
+        x = np.maximum(asked["first"], 0) if before else asked["first"]
+        factor, offset = fit_channels(x, outputs["first"], after)
+        if factor is None or offset is None:
+            continue
+        for formula in factor_formulas(link, expected, arrays):
+            own = layer_arrays(formula.owner or link.layer, arrays)
+            for eps in fitting_eps(formula, x, factor, own, config):
+                for whole in offset_formulas(formula, expected):
+                    candidate = replace(whole, eps=eps, before=before, after=after)
+                    if _gives_offset(candidate, x, offset, own) and predicts(candidate, link, asked, outputs, arrays):
+                        return candidate
+        raise NotIdentified(_affine_words(factor))
+    raise NotIdentified("does not multiply and shift the numbers of a channel, not even image by image")
+
+
+def predicts(
+    formula: Formula, link: Link, asked: Mapping[str, Array], outputs: Mapping[str, Array], arrays: Arrays
+) -> bool:
+    """Whether a formula predicts the probe that it was not made from."""
+    return relative_error(formula(asked["held-out"], link.layer, arrays), outputs["held-out"]) <= PREDICTED
+
+
+def _affine_words(factor: Array) -> str:
+    same = np.nanmax(np.ptp(factor, axis=0)) <= FITS * np.nanmax(np.abs(factor))
+    kind = "one factor and offset per channel" if same else "a factor and offset of its own for each image and channel"
+    return f"applies {kind}, which no known formula of a norm's arrays gives"
+
+
+def fit_channels(x: Array, y: Array, after_relu: bool) -> tuple[Array | None, Array | None]:
+    """Fit y = factor * x + offset for each image and channel: (batch, channels); None where it is no such map.
+
+    Args:
+        x: (batch, channels, height, width).
+        y: The outputs; where a ReLU stands behind the norm, only those above zero count.
+        after_relu: Whether that is to be assumed.
+    """
+    if x.shape != y.shape or not np.all(np.isfinite(y)):
+        return None, None
+    weights = (y > 0).astype(float) if after_relu else np.ones_like(y)
+    count = np.maximum(weights.sum((2, 3), keepdims=True), 1.0)
+    mean_x, mean_y = ((a * weights).sum((2, 3), keepdims=True) / count for a in (x, y))
+    spread = (weights * (x - mean_x) ** 2).sum((2, 3), keepdims=True)
+    known = spread > 1e-9 * (x**2).sum((2, 3), keepdims=True)
+    factor = np.where(known, (weights * (x - mean_x) * (y - mean_y)).sum((2, 3), keepdims=True) / np.where(known, spread, 1), np.nan)
+    offset = mean_y - factor * mean_x
+    left = weights * np.where(np.isfinite(factor), y - factor * x - offset, 0.0)
+    if np.linalg.norm(left) > FITS * np.linalg.norm(y) or not np.isfinite(factor).any():
+        return None, None
+    return factor[:, :, 0, 0], offset[:, :, 0, 0]
+
+
+def fitting_eps(
+    formula: Formula, x: Array, factor: Array, own: Mapping[str, Array], config: ResNetConfig
+) -> Iterator[float]:
+    """Yield the eps with which a formula gives the measured factors, the usual or the simplest number first; or none.
+
+    Args:
+        formula: The formula of a factor.
+        x: The input of the norm.
+        factor: (batch, channels), as measured.
+        own: The norm's arrays.
+        config: Its eps is tried first.
+    """
+    _, from_denominator, *_ = DENOMINATORS[formula.denominator]
+    numerator = np.broadcast_to(array_in_role(formula.scale, own)[:, :, 0, 0], factor.shape)
+    try:
+        variance = _per_image(formula.moments(x, own)[1], factor.shape)
+    except NotIdentified:
+        return
+    some = np.abs(numerator) > 1e-9 * np.abs(numerator).max()
+    some &= np.isfinite(factor) & (factor != 0) & np.isfinite(variance)
+    if not some.any():
+        return
+    with np.errstate(all="ignore"):
+        each = from_denominator(variance[some], numerator[some] / factor[some])
+        # Rounding of the variance hides eps: channels of a small variance tell it best.
+        size = np.abs(variance[some])
+        weight = 1 / np.maximum(size, 1e-6 * size.max()) ** 2
+        eps = float((each * weight).sum() / weight.sum())
+    if not np.isfinite(eps) or not -1e-9 < eps < LARGEST_EPS:
+        return
+    for value in dict.fromkeys((config.norm_eps, 0.0, float(f"{eps:.3g}"), rounded(eps), eps)):
+        with np.errstate(all="ignore"):
+            predicted = numerator / DENOMINATORS[formula.denominator][0](variance, value)
+        if value >= 0 and relative_error(predicted[np.isfinite(factor)], factor[np.isfinite(factor)]) <= FITS:
+            yield value
+            return
+
+
+LARGEST_EPS = 1.0
+"""Upper bound of an eps."""
+
+
+def _gives_offset(formula: Formula, x: Array, offset: Array, own: Mapping[str, Array]) -> bool:
+    """Whether a formula gives the measured offsets (batch, channels)."""
+    mean, variance = (_per_image(each, offset.shape) for each in formula.moments(x, own))
+    with np.errstate(all="ignore"):
+        scale = array_in_role(formula.scale, own)[:, :, 0, 0] / DENOMINATORS[formula.denominator][0](variance, formula.eps)
+        shift = array_in_role(formula.offset, own)[:, :, 0, 0] - mean * scale
+    known = np.isfinite(offset)
+    return relative_error(shift[known], offset[known]) <= 10 * FITS
+
+
+def _per_image(statistic: Array, shape: tuple[int, ...]) -> Array:
+    """Return a statistic as (batch, channels); of each pixel's own, there is none.
+
+    Raises:
+        NotIdentified: If it differs within a map.
+    """
+    if statistic.shape[2:] != (1, 1):
+        raise NotIdentified("has statistics of each pixel")
+    return np.broadcast_to(statistic[:, :, 0, 0], shape)
+
+
+def _differences(formula: Formula, config: ResNetConfig, mode: str) -> Iterator[Difference]:
+    expected = expected_statistics(mode)
+    if formula.before or formula.after:
+        where = "before" if formula.before else "behind"
+        words = f"has a ReLU {where} it, within the same activation" if formula.after else "has a ReLU before it"
+        yield Difference("activation", f"ReLU {where}", "none", words, "relu-first" if formula.before else "")
+    if formula.owner:
+        yield Difference("arrays", formula.owner, "its own", f"uses the arrays of {formula.owner}")
+    if formula.statistics != expected:
+        words = f"uses {STATISTICS[formula.statistics].words}; {STATISTICS[expected].words} are expected"
+        faults = {("batch", "running"): "bn-batch-stats", ("running", "batch"): "bn-frozen"}
+        yield Difference("statistics", formula.statistics, expected, words, faults.get((formula.statistics, expected), ""))
+    if formula.denominator:
+        _, _, words, fault = DENOMINATORS[formula.denominator]
+        yield Difference("denominator", formula.denominator, "sqrt(variance + eps)", words, fault)
+    yield from _role_differences(formula)
+    if formula.eps != config.norm_eps:
+        words = f"adds eps = {number(formula.eps)}; {number(config.norm_eps)} is expected"
+        if formula.eps == 0:
+            words = f"adds no eps; {number(config.norm_eps)} is expected"
+        yield Difference("eps", formula.eps, config.norm_eps, words, EPS_FAULTS.get(formula.eps, "eps-other"))
+
+
+EPS_FAULTS = {1e-3: "eps-keras", 1.001e-5: "eps-1.001", 1e-5: "eps-1e-5", 0.0: "eps-zero"}
+"""The catalogue's rows of usual values of eps."""
+
+PAIR_FAULTS = {
+    frozenset({"running_mean", "bias"}): "mean-offset-swap",
+    frozenset({"weight", "running_var"}): "scale-var-swap",
+    frozenset({"weight", "bias"}): "scale-offset-swap",
+}
+
+LOST = {
+    "weight": ("one", "its scale is left at 1", "scale-not-loaded"),
+    "bias": ("zero", "its offset is left at 0", "offset-not-loaded"),
+    "running_mean": ("zero", "no mean is subtracted", "mean-not-loaded"),
+    "running_var": ("one", "its running variance is left at 1", "var-not-loaded"),
+}
+"""What stands in a role where the array is missing: in words, and the catalogue's row."""
+
+
+def _role_differences(formula: Formula) -> Iterator[Difference]:
+    """Say which arrays are in each other's place, missing, or used twice."""
+    placed = {"weight": formula.scale, "bias": formula.offset, "running_mean": formula.mean, "running_var": formula.variance}
+    if formula.statistics != "running":
+        placed["running_var"] = "running_var"
+    wrong = {role: name for role, name in placed.items() if name != role}
+    if {"running_mean", "running_var"} <= wrong.keys() and wrong["running_mean"] == "zero" and wrong["running_var"] == "one":
+        yield Difference(
+            "running statistics", "as initialised", "its own", "its running mean and variance are left at 0 and 1", "norm-not-loaded"
+        )
+        wrong = {role: name for role, name in wrong.items() if not role.startswith("running")}
+    for role, name in list(wrong.items()):
+        if role in wrong and wrong.get(name) == role:
+            words = f"its {ROLES[role]} and its {ROLES[name]} are in each other's place"
+            yield Difference(ROLES[role], ROLES[name], ROLES[role], words, PAIR_FAULTS.get(frozenset({role, name}), ""))
+            del wrong[role], wrong[name]
+    for role, name in wrong.items():
+        empty, words, fault = LOST[role]
+        if name == empty:
+            yield Difference(ROLES[role], empty, "its own", words, fault)
+        else:
+            yield Difference(ROLES[role], ROLES.get(name, name), "its own", f"its {ROLES.get(name, name)} stands for its {ROLES[role]}")
+
+
+def _make_fact(link: Link, formula: Formula, differences: list[Difference], error: float, mode: str) -> Fact:
+    def law(other: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, train: bool) -> Array:
+        if formula.owner and other.name != link.name:
+            raise NotIdentified("uses the arrays of one certain norm")
+        return formula(inputs[other.inputs[0]], other.layer, arrays)
+
+    return Fact(
+        link.name,
+        link.kind,
+        "; ".join(difference.words for difference in differences),
+        {difference.name: difference.measured for difference in differences},
+        {difference.name: difference.expected for difference in differences},
+        error,
+        differences[0].fault if len(differences) == 1 else "",
+        law,
+        mode=mode,
+    )

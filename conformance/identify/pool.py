@@ -1,0 +1,270 @@
+"""Pools: the stem's windows and the head's map, recognised among pools of every kind, window, stride and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from conformance.identify.curve import CURVES, NONE, RELU, Curve
+from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
+from conformance.identify.geometry import Axis, solve
+from conformance.identify.kernel import assignment
+from conformance.identify.link import Array, Arrays, Link
+from impls.config import ResNetConfig
+
+CHANNELS = 64
+"""Largest number of channels of a pool's probe that are noise; the others repeat them."""
+
+HEAD_SIDES = (7, 7)
+"""Height and width of the map of the head's pool."""
+
+
+def _mean(windows: Array, inside: Array) -> Array:
+    return windows.mean((4, 5))
+
+
+def _mean_inside(windows: Array, inside: Array) -> Array:
+    result: Array = windows.sum((4, 5)) / inside.sum((4, 5))
+    return result
+
+
+REDUCTIONS: dict[str, tuple[float, Callable[[Array, Array], Array], str]] = {
+    "maximum": (-np.inf, lambda w, inside: w.max((4, 5)), "the maximum"),
+    "maximum with zeros": (0.0, lambda w, inside: w.max((4, 5)), "the maximum, with zeros around the map"),
+    "mean": (0.0, _mean, "the mean, padded zeros counted"),
+    "mean inside": (0.0, _mean_inside, "the mean of the pixels within the map"),
+    "sum": (0.0, lambda w, inside: w.sum((4, 5)), "the sum"),
+    "minimum": (np.inf, lambda w, inside: w.min((4, 5)), "the minimum"),
+    "pick": (0.0, lambda w, inside: w[..., 0, 0], "the first pixel"),
+}
+"""What is made of a window: the value around the map, the function of windows and of which pixels are inside, words."""
+
+
+@dataclass(frozen=True)
+class StemPool:
+    """The end of the stem: activations, and a pool between them.
+
+    Attributes:
+        curve: The activation before the pool.
+        reduction: Key of `REDUCTIONS`.
+        height, width: The windows.
+        after: The activation after the pool.
+    """
+
+    curve: Curve
+    reduction: str
+    height: Axis
+    width: Axis
+    after: Curve = NONE
+
+    def __call__(self, x: Array) -> Array:
+        """Compute the pool of a map."""
+        around, reduce, _ = REDUCTIONS[self.reduction]
+        x = self.curve(x)
+        windows = self._windows(x, around)
+        inside = self._windows(np.ones((1, 1, *x.shape[2:])), 0.0)
+        with np.errstate(all="ignore"):
+            return self.after(reduce(windows, inside))
+
+    def _windows(self, x: Array, around: float) -> Array:
+        axes = (self.height, self.width)
+        pads = [axis.padding(size) for axis, size in zip(axes, x.shape[2:], strict=True)]
+        if min(map(min, pads)) < 0:
+            raise ValueError("negative padding")
+        padded = np.pad(x, [(0, 0), (0, 0), *pads], constant_values=around)
+        every = sliding_window_view(padded, (self.height.taps, self.width.taps), axis=(2, 3))
+        return every[:, :, :: self.height.stride, :: self.width.stride]
+
+
+def stem_questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
+    """Make maps of noise of even and odd sides, in which numbers above 6 and below zero occur."""
+    (channels,) = link.channels
+    sides = {"even": (12, 15), "odd": (15, 12), "held-out": (14, 17)}
+    return {name: random.normal(0.0, 3.0, (2, channels, *pair)) for name, pair in sides.items()}
+
+
+def identify_stem(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig) -> Fact:
+    """Recognise the stem's activation and pool.
+
+    Raises:
+        NotIdentified: If it is none of the known ones.
+    """
+    for pool in _stem_pools(asked, answers, config):
+        try:
+            right = all(relative_error(pool(asked[name]), answers[name]) <= PREDICTED for name in ("even", "odd"))
+        except ValueError:
+            continue
+        if right:
+            return _stem_fact(link, pool, relative_error(pool(asked["held-out"]), answers["held-out"]), config)
+    raise NotIdentified("is no pool of a known kind behind a known activation")
+
+
+def _stem_pools(asked: Mapping[str, Array], answers: Mapping[str, Array], config: ResNetConfig) -> Iterator[StemPool]:
+    """Yield pools that give the right size; each is first tried on one channel."""
+    x, y = asked["even"][:1, :1], answers["even"][:1, :1]
+    if answers["even"].shape[1] != asked["even"].shape[1]:
+        raise NotIdentified(f"has {answers['even'].shape[1]} channels, where {asked['even'].shape[1]} are expected")
+    strides = [max(1, round(asked["even"].shape[axis] / answers["even"].shape[axis])) for axis in (2, 3)]
+    pads: list[int | str] = [1, "same", 0, 2, 3]
+    rules = [(pad, pad) for pad in pads] + [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)]
+    for taps, (before, behind), reduction in product((3, 2, 1, 4, 5), rules, REDUCTIONS):
+        axes = [Axis(taps, 1, stride, before, behind) for stride in strides]
+        sizes = [axis.output(size) for axis, size in zip(axes, x.shape[2:], strict=True)]
+        if sizes != [*y.shape[2:]] or (isinstance(before, int) and max(before, int(behind)) > taps):
+            continue
+        for curve in (RELU, *(curve for curve in CURVES if curve is not RELU)):
+            for pool in (
+                StemPool(curve, reduction, axes[0], axes[1]),
+                *([StemPool(NONE, reduction, axes[0], axes[1], curve)] if curve is not NONE else []),
+            ):
+                if relative_error(pool(x), y) <= PREDICTED:
+                    yield pool
+
+
+def _stem_fact(link: Link, pool: StemPool, error: float, config: ResNetConfig) -> Fact:
+    pad: int | str = "same" if config.same_padding else 1
+    differences = []
+    if error > PREDICTED:
+        raise NotIdentified(f"pools small maps as {REDUCTIONS[pool.reduction][2]} would, and others not")
+    if pool.curve is not RELU and not (pool.curve is NONE and pool.after is RELU):
+        words = f"takes {pool.curve.name} before the pool, where ReLU is expected"
+        if pool.curve is NONE and pool.after is NONE:
+            words = "has no ReLU before the pool"
+        elif pool.curve is NONE:
+            words = f"takes {pool.after.name} after the pool, where ReLU before it is expected"
+        found = pool.curve.name if pool.after is NONE else f"{pool.after.name} after the pool"
+        fault = "stem-relu-missing" if pool.curve is NONE and pool.after is NONE else ""
+        differences.append(Difference("activation", found, "ReLU", words, fault))
+    elif pool.curve is NONE and not pool.reduction.startswith("maximum"):
+        words = "takes the ReLU after the pool, not before it"
+        differences.append(Difference("activation", "ReLU after the pool", "ReLU before it", words, "pool-before-relu"))
+    expected = Axis(3, 1, 2, pad, pad)
+    measured, wanted = [], []
+    if not pool.reduction.startswith("maximum"):
+        measured.append(REDUCTIONS[pool.reduction][2])
+        wanted.append("the maximum")
+    if (pool.height, pool.width) != (expected, expected):
+        measured.append(_window_words(pool.height, pool.width))
+        wanted.append(_window_words(expected, expected))
+    if measured:
+        words = f"takes {' of '.join(measured) if len(measured) == 2 else _clause(measured[0])}"
+        words += f"; {' of '.join(wanted) if len(wanted) == 2 else _clause(wanted[0])} is expected"
+        differences.append(Difference("pool", " of ".join(measured), " of ".join(wanted), words, _pool_fault(pool, config)))
+    if not differences:
+        raise NotIdentified("computes what is expected, as far as probes show")
+    return _fact(link, differences, error, lambda other, inputs, *rest: pool(inputs[other.inputs[0]]))
+
+
+def _clause(words: str) -> str:
+    return words if words.startswith("the ") else f"the maximum of {words}"
+
+
+def _window_words(height: Axis, width: Axis) -> str:
+    pads = [
+        "SAME padding" if axis.before == "same" else f"padding {axis.before}" + (f" and {axis.after}" if axis.after != axis.before else "")
+        for axis in (height, width)
+    ]
+    return f"{height.taps}x{width.taps} windows at stride {height.stride}, {pads[0]}"
+
+
+def _pool_fault(pool: StemPool, config: ResNetConfig) -> str:
+    if not pool.reduction.startswith("maximum"):
+        return "pool-average" if pool.reduction.startswith("mean") else ""
+    axis = pool.height
+    if (axis.taps, axis.stride) == (3, 2):
+        return {"same": "pool-same", 0: "pool-valid", 1: "pool-symmetric" if config.same_padding else ""}.get(axis.before, "")
+    return "pool-missing" if (axis.taps, axis.stride) == (1, 1) else ""
+
+
+def head_questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
+    """Make maps of noise for the head's pool."""
+    (channels,) = link.channels
+    return {
+        name: random.normal(0.0, 1.0, (2, channels, *HEAD_SIDES)) for name in ("first", "held-out")
+    }
+
+
+HEAD_POOLS: dict[str, tuple[Callable[[Array], Array], str]] = {
+    "mean": (lambda x: x.mean((2, 3)), ""),
+    "maximum": (lambda x: x.max((2, 3)), "head-max"),
+    "sum": (lambda x: x.sum((2, 3)), ""),
+    "minimum": (lambda x: x.min((2, 3)), ""),
+    "median": (lambda x: np.median(x, (2, 3)), ""),
+    "root of the mean square": (lambda x: np.sqrt((x**2).mean((2, 3))), ""),
+    "mean after a ReLU": (lambda x: np.maximum(x, 0).mean((2, 3)), ""),
+    "sum of mean and maximum": (lambda x: x.mean((2, 3)) + x.max((2, 3)), ""),
+    "mean of mean and maximum": (lambda x: (x.mean((2, 3)) + x.max((2, 3))) / 2, ""),
+    "middle pixel": (lambda x: x[:, :, x.shape[2] // 2, x.shape[3] // 2], ""),
+    "first pixel": (lambda x: x[:, :, 0, 0], ""),
+    "mean over the height, then the maximum over the width": (lambda x: x.mean(2).max(2), ""),
+}
+"""What a head may make of a map, in words, and the catalogue's row."""
+
+
+def identify_head(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig) -> Fact:
+    """Recognise the head's pool, or measure the weight of each pixel of the map.
+
+    Raises:
+        NotIdentified: If it is none of the known ones, and no weighted sum of the pixels.
+    """
+    x, y = asked["first"], answers["first"].reshape(len(answers["first"]), -1)
+    held_out = answers["held-out"].reshape(len(y), -1)
+    for name, (compute, fault) in HEAD_POOLS.items():
+        expected = compute(x)
+        order = assignment(y.T, expected.T) if y.shape == expected.shape else None
+        if order is None:
+            continue
+        error = relative_error(compute(asked["held-out"])[:, order], held_out)
+        differences = []
+        if name != "mean":
+            words = f"takes the {name} of the map; the mean is expected"
+            differences.append(Difference("pool", name, "mean", words, fault))
+        if not np.array_equal(order, np.arange(len(order))):
+            words = "its features are in another order"
+            differences.append(Difference("order of features", "permuted", "its own", words))
+        if error <= PREDICTED and differences:
+            return _fact(link, differences, error, lambda other, inputs, *rest, c=compute, o=order: c(inputs[other.inputs[0]])[:, o])
+    return _weighted(link, x, y, asked["held-out"], held_out)
+
+
+def _weighted(link: Link, x: Array, y: Array, held_out: Array, answer: Array) -> Fact:
+    """Measure the weight of each pixel of the map.
+
+    Raises:
+        NotIdentified: If the output is no weighted sum of the pixels.
+    """
+    if y.shape != x.shape[:2]:
+        raise NotIdentified(f"gives {y.shape[1]} features, where {x.shape[1]} are expected")
+    pixels = x.shape[2] * x.shape[3]
+    weights = solve(x.reshape(-1, pixels), y.reshape(-1, 1))
+    error = relative_error((held_out.reshape(-1, pixels) @ weights).reshape(answer.shape), answer)
+    if error > PREDICTED:
+        raise NotIdentified("is no weighted sum of a map's pixels")
+    weights = np.where(np.abs(weights) < 1e-13, 0.0, weights)[:, 0]
+    live = weights.reshape(x.shape[2:]) != 0
+    same = np.ptp(weights[weights != 0]) < 1e-12
+    if same and live.all():
+        factor = float(weights[0] * pixels)
+        words = f"takes {number(factor)} times the mean of the map; the mean is expected"
+        return _fact(link, [Difference("pool", factor, 1.0, words)], error, lambda other, inputs, *rest: factor * inputs[other.inputs[0]].mean((2, 3)))
+    words = f"weighs {int(live.sum())} of the {pixels} pixels of a {x.shape[2]}x{x.shape[3]} map"
+    words += f", each by {number(float(weights[weights != 0][0]))}" if same else ", each differently"
+    words += f"; all of them by {number(1 / pixels)} are expected"
+    return _fact(link, [Difference("pool", int(live.sum()), pixels, words)], error, None)
+
+
+def _fact(link: Link, differences: list[Difference], error: float, law: Callable[..., Array] | None) -> Fact:
+    return Fact(
+        link.name,
+        link.kind,
+        "; ".join(difference.words for difference in differences),
+        {difference.name: difference.measured for difference in differences},
+        {difference.name: difference.expected for difference in differences},
+        error,
+        differences[0].fault if len(differences) == 1 else "",
+        law,
+    )

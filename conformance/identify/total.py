@@ -1,0 +1,232 @@
+"""Sums of branch and shortcut: which activations are added, with which weights, and which activation follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from conformance.identify.curve import CURVES, NONE, RELU, Curve, leaky, rounded
+from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
+from conformance.identify.geometry import solve
+from conformance.identify.link import Array, Arrays, Link
+
+BATCH, SIDES = 4, (6, 8)
+"""Images, and height and width, of the probes of sums."""
+
+NO_WEIGHT = 1e-11
+"""Largest weight that counts as zero."""
+
+AFTER = ("no activation", "ReLU", "ReLU6", "SiLU", "GELU", "GELU in its tanh form", "ELU", "hard swish", "tanh")
+"""Activations that are tried behind a sum; leaky ones are tried, too."""
+
+
+@dataclass(frozen=True)
+class MeasuredSum:
+    """A weighted sum of activations, each behind a curve of its own, and the curve behind the sum.
+
+    Attributes:
+        terms: For each activation that is added: its name, its weight and its curve.
+        after: The curve behind the sum.
+    """
+
+    terms: tuple[tuple[str, float, Curve], ...]
+    after: Curve
+
+    def __call__(self, inputs: Mapping[str, Array]) -> Array:
+        """Compute the sum of activations by name."""
+        total = sum(weight * curve(inputs[name]) for name, weight, curve in self.terms)
+        return self.after(np.asarray(total))
+
+
+def questions(link: Link, random: np.random.Generator, sources: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Array]]:
+    """Make activations of noise for all that a block has of the same shape as its sum.
+
+    Args:
+        link: The sum.
+        random: Source of the numbers.
+        sources: Activation name to its channels and the factor of its height and width to those of the sum.
+
+    Returns:
+        By part of the measurement, arrays by activation name.
+    """
+    return {
+        part: {
+            name: random.normal(0.0, 3.0, (BATCH, channels, SIDES[0] * factor, SIDES[1] * factor))
+            for name, (channels, factor) in sources.items()
+        }
+        for part in ("first", "held-out")
+    }
+
+
+def measure(asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]) -> tuple[MeasuredSum, float]:
+    """Measure a sum: from the first probe, with the error that it leaves of the held-out one.
+
+    Raises:
+        NotIdentified: If no weighted sum of the block's activations explains the outputs.
+    """
+    first, held_out = answers["first"], answers["held-out"]
+    if not np.all(np.isfinite(first)):
+        raise NotIdentified("gives NaN or infinity for ordinary numbers")
+    inputs = {name: array for name, array in asked["first"].items() if array.shape == first.shape}
+    if not inputs:
+        raise NotIdentified(f"has another shape than branch and shortcut: {first.shape}")
+    for after, terms in _candidates(inputs, first):
+        found = MeasuredSum(terms, after)
+        error = relative_error(found(asked["held-out"]), held_out)
+        if error <= PREDICTED:
+            return found, error
+    raise NotIdentified("is no weighted sum of the activations of its block behind a known activation")
+
+
+def _candidates(inputs: Mapping[str, Array], y: Array) -> Iterator[tuple[Curve, tuple[tuple[str, float, Curve], ...]]]:
+    """Yield sums that explain an output; what is added is solved by least squares, where the last curve can be undone."""
+    afters = [curve for curve in CURVES if curve.name in AFTER]
+    for after, kind in product([RELU, *afters], ("broken lines", "curves")):
+        known, values = undone(after, y)
+        if known.sum() < 64:
+            continue
+        columns = {(name, curve.name): curve(x)[known] for name, x in inputs.items() for curve in PARTS[kind]}
+        try:
+            solution = solve(np.stack(list(columns.values()), 1), values[:, None])[:, 0]
+        except NotIdentified:
+            continue
+        left = np.stack(list(columns.values()), 1) @ solution - values
+        if np.linalg.norm(left) > PREDICTED * np.linalg.norm(values):
+            continue
+        weights = dict(zip(columns, solution, strict=True))
+        terms = tuple(_terms(weights, inputs))
+        yield after, terms
+        if after is RELU:
+            yield from ((curve, terms) for curve in _leaky(terms, inputs, y))
+
+
+PARTS = {
+    "broken lines": (NONE, RELU),
+    "curves": tuple(curve for curve in CURVES if curve.name in ("ReLU", "ReLU6", "SiLU", "GELU", "ELU", "tanh")),
+}
+"""Curves whose combinations are tried on each term; the first makes every ReLU, leaky ReLU and absolute value."""
+
+
+def _terms(weights: Mapping[tuple[str, str], float], inputs: Mapping[str, Array]) -> Iterator[tuple[str, float, Curve]]:
+    """Yield the terms of a sum: an identity and a ReLU of one activation are together one broken line."""
+    curves = {curve.name: curve for curve in CURVES}
+    for name in inputs:
+        own = {curve: weight for (source, curve), weight in weights.items() if source == name and abs(weight) > NO_WEIGHT}
+        if NONE.name in own:
+            below = own[NONE.name]
+            above = below + own.get(RELU.name, 0.0)
+            if abs(above - below) <= NO_WEIGHT:
+                yield name, rounded(above), NONE
+            elif abs(above) > NO_WEIGHT:
+                yield name, rounded(above), leaky(rounded(below / above))
+        else:
+            yield from ((name, rounded(weight), curves[curve]) for curve, weight in own.items())
+
+
+def undone(after: Curve, y: Array) -> tuple[Array, Array]:
+    """Undo a curve where that is possible: where it is known, and the values before it there.
+
+    All curves here rise for numbers above 1, so what they give for those can be undone by bisection.
+    """
+    if after is NONE:
+        return np.ones(y.shape, bool), y.ravel()
+    if after is RELU:
+        return y > 0, y[y > 0]
+    top = float(after(np.array([5.5]))[0])
+    known = (y > float(after(np.array([1.0]))[0])) & (y < top)
+    low, high = np.ones(int(known.sum())), np.full(int(known.sum()), 6.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = after(middle) < y[known]
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return known, (low + high) / 2
+
+
+def _leaky(terms: tuple[tuple[str, float, Curve], ...], inputs: Mapping[str, Array], y: Array) -> Iterator[Curve]:
+    """Yield the leaky ReLU whose slope the outputs below zero tell."""
+    before = MeasuredSum(terms, NONE)(inputs)
+    negative = before < -1e-3
+    if negative.any():
+        slope = rounded(float((y[negative] * before[negative]).sum() / (before[negative] ** 2).sum()))
+        if slope not in (0.0, 1.0):
+            yield leaky(slope)
+
+
+def identify(
+    link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]
+) -> Fact:
+    """Measure a sum, and say in which properties it is not the expected one.
+
+    Raises:
+        NotIdentified: If no weighted sum explains the outputs.
+    """
+    found, error = measure(asked, answers)
+    branch, shortcut = link.inputs
+    before = RELU if link.after_relu else NONE
+    differences = [*_differences(found, branch, shortcut, before)]
+    if not differences:
+        raise NotIdentified("computes what is expected, as far as probes show")
+
+    def law(other: Link, inputs: Arrays, arrays: Arrays, config: object, train: bool) -> Array:
+        terms = tuple((_renamed(name, link, other), weight, curve) for name, weight, curve in found.terms)
+        return MeasuredSum(terms, found.after)(inputs)
+
+    return Fact(
+        link.name,
+        link.kind,
+        "; ".join(difference.words for difference in differences),
+        {difference.name: difference.measured for difference in differences},
+        {difference.name: difference.expected for difference in differences},
+        error,
+        differences[0].fault if len(differences) == 1 else "",
+        law,
+    )
+
+
+def _renamed(name: str, link: Link, other: Link) -> str:
+    """Return the activation that plays the same part in another block."""
+    roles = dict(zip(link.inputs, other.inputs, strict=True))
+    if name in roles:
+        return roles[name]
+    if name.startswith(f"{link.name}."):
+        return other.name + name.removeprefix(link.name)
+    raise NotIdentified("adds an activation that other blocks do not have")
+
+
+def _differences(found: MeasuredSum, branch: str, shortcut: str, before: Curve) -> Iterator[Difference]:
+    terms: dict[str, list[tuple[float, Curve]]] = {}
+    for name, weight, curve in found.terms:
+        terms.setdefault(name, []).append((weight, curve))
+    if found.after is not RELU:
+        words = f"has {found.after.name} after the addition, where a ReLU is expected"
+        yield Difference("activation after the addition", found.after.name, RELU.name, words, "relu-after-missing" if found.after is NONE else "")
+    for name, role, curve in ((branch, "branch", before), (shortcut, "shortcut", NONE)):
+        if name not in terms:
+            words = f"does not add the {role} ({name})"
+            yield Difference(role, "missing", "added", words, "shortcut-missing" if role == "shortcut" else "")
+            continue
+        for weight, measured in terms[name]:
+            if measured != curve:
+                yield _curve_difference(role, measured, curve)
+            if weight != 1.0:
+                yield Difference(f"weight of the {role}", weight, 1.0, f"adds {number(weight)} times the {role}; once is expected")
+    for name in terms.keys() - {branch, shortcut}:
+        times = ", ".join(f"{number(weight)} times {curve.name + ' of ' if curve is not NONE else ''}{name}" for weight, curve in terms[name])
+        fault = "shortcut-bn-missing" if name.endswith("downsample_conv") and shortcut not in terms else ""
+        yield Difference("added", name, "nothing else", f"adds {times}", fault)
+
+
+def _curve_difference(role: str, measured: Curve, curve: Curve) -> Difference:
+    words = f"takes {measured.name} of the {role} before the addition; {curve.name} is expected"
+    if curve is NONE:
+        words = f"takes {measured.name} of the {role} before the addition, where no activation is expected"
+    faults = {
+        ("branch", RELU.name, NONE.name): "relu-before-add",
+        ("branch", NONE.name, RELU.name): "relu-before-add-missing",
+        ("shortcut", RELU.name, NONE.name): "shortcut-relu",
+    }
+    fault = faults.get((role, measured.name, curve.name), "")
+    return Difference(f"activation of the {role}", measured.name, curve.name, words, fault)

@@ -1,0 +1,58 @@
+"""Probing: what the wrong layers of a candidate compute, asked through the function that runs candidates once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from conformance.cases.case import Case, Mode
+from conformance.cases.names import activation_names
+from conformance.cases.probe import Probe, Probed
+from conformance.identify.fact import relative_error
+from conformance.identify.identification import Identification, identify, reproduce
+from conformance.plan import NetworkPlan, Rerun, TracedRun
+from conformance.run.implementations import Implementation
+
+
+def identify_candidate(
+    rerun: Rerun,
+    candidate: Implementation,
+    network: NetworkPlan,
+    cases: Sequence[Case],
+    suspects: Mapping[str, Sequence[Mode]],
+) -> Identification:
+    """Measure the wrong layers of a candidate, and see whether the oracle with them reproduces its own run.
+
+    Args:
+        rerun: Runs cases and probes by a candidate.
+        candidate: The candidate.
+        network: Its network, with weights and inputs.
+        cases: Forward cases, one for each mode, that the candidate runs by itself, without being fed.
+        suspects: Layers that are known to be wrong, with the modes in which they are.
+    """
+    runs: list[TracedRun] = []
+
+    def ask(probes: Sequence[Probe]) -> Mapping[str, Probed]:
+        run = rerun([candidate], "float64", [] if runs else cases, network, probes=probes)[candidate.name]
+        runs.append(run)
+        return run.probed
+
+    arrays = network.weights.to("canonical").arrays
+    identification = identify(network.config, arrays, suspects, ask)
+    if identification.facts and all(fact.law for fact in identification.facts) and runs[0].traces:
+        errors = [_left(identification, network, case, runs[0]) for case in runs[0].traces]
+        identification = replace(identification, reproduced=max(errors))
+    for run in runs:
+        run.discard()
+    return identification
+
+
+def _left(identification: Identification, network: NetworkPlan, case: Case, run: TracedRun) -> float:
+    """Return the largest error that the oracle with the measured layers leaves of a candidate's own run."""
+    images, arrays = network.images(case.input), network.weights.to("canonical").arrays
+    expected = reproduce(network.config, arrays, identification.facts, images, case.mode == "train")
+    own = run.traces[case].arrays
+    return max(
+        (relative_error(expected[name], own[name]) for name in activation_names(network.config) if name in own),
+        default=float("inf"),
+    )
