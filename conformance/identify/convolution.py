@@ -34,7 +34,9 @@ KERNEL_SIDES = (8, 9)
 """Height and width of the maps that the kernel is measured on."""
 
 
-def questions(link: Link, random: np.random.Generator, image_sides: tuple[tuple[int, int], ...] = SIDES) -> dict[str, Array]:
+def questions(
+    link: Link, random: np.random.Generator, image_sides: tuple[tuple[int, int], ...] = SIDES
+) -> dict[str, Array]:
     """Make the inputs whose outputs tell what a convolution computes: by the part of the measurement that uses them.
 
     Args:
@@ -57,7 +59,7 @@ def questions(link: Link, random: np.random.Generator, image_sides: tuple[tuple[
             batch = max(4, int(np.ceil(SPARE * 4 / 3 * unknowns / samples)) + 2)
             asked[name] = np.zeros((batch, channels, height, width))
             asked[name][:, chosen] = positive(random, (batch, len(chosen), height, width))
-    kernel_sides = {(IMAGES,): sides[0], ("pool",): (1, 1)}.get(link.inputs, KERNEL_SIDES)
+    kernel_sides = {IMAGES: sides[0], "pool": (1, 1)}.get(link.inputs[0], KERNEL_SIDES)
     asked["kernel"] = _kernel_question(link, link.kernel**2, kernel_sides, random)
     height, width = sides[0]
     asked["held-out"] = random.normal(0.0, 1.0, (3, channels, height, width))
@@ -76,9 +78,7 @@ def _curve_question(channels: int, sides: tuple[int, int], random: np.random.Gen
     """Make a map for each amplitude of the grid: that number in half of the channels, zero in the others."""
     some = random.random(channels) < 0.5
     some[random.integers(channels)] = True
-    return np.broadcast_to(
-        GRID[:, None, None, None] * some[None, :, None, None], (len(GRID), channels, *sides)
-    ).copy()
+    return np.broadcast_to(GRID[:, None, None, None] * some[None, :, None, None], (len(GRID), channels, *sides)).copy()
 
 
 def _kernel_question(link: Link, taps: int, sides: tuple[int, int], random: np.random.Generator) -> Array:
@@ -114,7 +114,8 @@ class MeasuredConvolution:
 
     def __call__(self, x: Array) -> Array:
         """Compute the convolution of a map."""
-        return self.geometry.convolve(self.curve(x), self.weight) + self.bias[:, None, None]
+        y: Array = self.geometry.convolve(self.curve(x), self.weight) + self.bias[:, None, None]
+        return y
 
 
 def expected_geometry(link: Link) -> Geometry:
@@ -152,7 +153,8 @@ def as_maps(array: Array) -> Array:
 
 
 def _chosen(x: Array) -> Array:
-    return x[:, np.flatnonzero(x.any((0, 2, 3)))]
+    chosen: Array = x[:, np.flatnonzero(x.any((0, 2, 3)))]
+    return chosen
 
 
 def measure_curve(answer: Array) -> Curve:
@@ -162,7 +164,9 @@ def measure_curve(answer: Array) -> Curve:
         NotIdentified: If there is none in the library, or the map depends on anything else.
     """
     if not np.array_equal(answer[-1], answer[_same_as_last()]):
-        raise NotIdentified("gives another output for the same input: it is random, or images of a batch touch each other")
+        raise NotIdentified(
+            "gives another output for the same input: it is random, or images of a batch touch each other"
+        )
     moved = answer - answer[0]
     direction = moved[1].ravel()
     size = float(direction @ direction)
@@ -209,7 +213,7 @@ def _measure_kernel(geometry: Geometry, x: Array, y: Array) -> tuple[Array, Arra
 
 def _parts(x: Array) -> Iterator[tuple[Array, Array]]:
     """Yield the parts of the channels that images are not zero in, with the numbers of these images."""
-    live = x.any((2, 3))
+    live: Array = np.asarray(x.any((2, 3)))
     seen: set[int] = set()
     for first in live:
         channels = np.flatnonzero(first)
@@ -218,7 +222,9 @@ def _parts(x: Array) -> Iterator[tuple[Array, Array]]:
             yield channels, np.flatnonzero(live[:, channels[0]])
 
 
-def identify(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig) -> Fact:
+def identify(
+    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig
+) -> Fact:
     """Measure a convolution or the classifier, and say in which properties it is not the expected one.
 
     Raises:
@@ -247,7 +253,14 @@ def _same(measured: Array, expected: Array) -> bool:
     return relative_error(expected, measured) <= PREDICTED * 10
 
 
-def _differences(link: Link, found: MeasuredConvolution, expected: Array, kernel: Recognised | None, arrays: Arrays, config: ResNetConfig) -> Iterator[Difference]:
+def _differences(
+    link: Link,
+    found: MeasuredConvolution,
+    expected: Array,
+    kernel: Recognised | None,
+    arrays: Arrays,
+    config: ResNetConfig,
+) -> Iterator[Difference]:
     before = RELU if link.after_relu else NONE
     if found.curve is not before:
         words = f"takes {found.curve.name} of its input, where {before.name} is expected"
@@ -289,7 +302,9 @@ def _geometry_difference(link: Link, geometry: Geometry) -> Difference:
     if sizes[0] != sizes[1]:
         measured, wanted = {"size": sizes[0]} | measured, {"size": sizes[1]} | wanted
     said = " and ".join(f"{name} {pair[0]}" for name, pair in different.items())
-    expected = " and ".join([*([f"a {sizes[1]} one"] if sizes[0] != sizes[1] else []), *(pair[1] for pair in different.values())])
+    expected = " and ".join(
+        [*([f"a {sizes[1]} one"] if sizes[0] != sizes[1] else []), *(pair[1] for pair in different.values())]
+    )
     verb = "is" if len(wanted) == 1 else "are"
     words = f"computes a {sizes[0]} convolution{f' with {said}' if said else ''}; {expected} {verb} expected"
     return Difference("geometry", measured, wanted, words, _geometry_fault(link, geometry))
@@ -319,14 +334,19 @@ def _padding_words(axis: Axis) -> str:
     return str(axis.before) if axis.before == axis.after else f"{axis.before} before and {axis.after} behind"
 
 
-def make_fact(link: Link, found: MeasuredConvolution, kernel: Recognised | None, differences: list[Difference], error: float, arrays: Arrays) -> Fact:
+def make_fact(
+    link: Link,
+    found: MeasuredConvolution,
+    kernel: Recognised | None,
+    differences: list[Difference],
+    error: float,
+    arrays: Arrays,
+) -> Fact:
     """Make the fact of some differences, executable at other convolutions where its kernel is a change of theirs."""
+
     def law(other: Link, inputs: Arrays, weights: Arrays, config: ResNetConfig, train: bool) -> Array:
         x = as_maps(inputs[other.inputs[0]])
-        if other.name == link.name:
-            y = found(x)
-        else:
-            y = _at_another(found, kernel, link, other, x, weights)
+        y = found(x) if other.name == link.name else _at_another(found, kernel, link, other, x, weights)
         return y[:, :, 0, 0] if inputs[other.inputs[0]].ndim == 2 else y
 
     words = "; ".join(difference.words for difference in differences)
@@ -342,7 +362,9 @@ def make_fact(link: Link, found: MeasuredConvolution, kernel: Recognised | None,
     )
 
 
-def _at_another(found: MeasuredConvolution, kernel: Recognised | None, link: Link, other: Link, x: Array, weights: Arrays) -> Array:
+def _at_another(
+    found: MeasuredConvolution, kernel: Recognised | None, link: Link, other: Link, x: Array, weights: Arrays
+) -> Array:
     """Compute what another convolution would, if it differed from the expected one as the measured one does.
 
     Raises:
@@ -354,7 +376,9 @@ def _at_another(found: MeasuredConvolution, kernel: Recognised | None, link: Lin
     weight = as_kernel(weights[f"{other.layer}.weight"])
     weight = kernel.change(weight) if kernel else weight
     geometry = _carried(found.geometry, expected_geometry(link), expected_geometry(other))
-    curve = found.curve if found.curve is not (RELU if link.after_relu else NONE) else (RELU if other.after_relu else NONE)
+    curve = (
+        found.curve if found.curve is not (RELU if link.after_relu else NONE) else (RELU if other.after_relu else NONE)
+    )
     y = geometry.convolve(curve(x), weight)
     bias = weights.get(f"{other.layer}.bias")
     missing = f"{link.layer}.bias" in weights and not found.bias.any()

@@ -76,9 +76,7 @@ def clipped(top: float) -> Curve:
 
 def elu(alpha: float) -> Curve:
     """Make the ELU that approaches -alpha."""
-    return Curve(
-        f"ELU of alpha {number(alpha)}", lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
-    )
+    return Curve(f"ELU of alpha {number(alpha)}", lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0))))
 
 
 GRID = np.concatenate([[0.0, 1.0], np.linspace(-4.0, -0.25, 16), np.linspace(0.25, 4.0, 16), [6.5, 8.0, -8.0, 0.5]])
@@ -91,7 +89,8 @@ SAME_CURVE = 1e-12
 def normalised(values: Array) -> Array:
     """Shift and scale values at `GRID` so that those at 0 and 1 are 0 and 1; infinite where these are equal."""
     with np.errstate(all="ignore"):
-        return (values - values[0]) / (values[1] - values[0])
+        shape: Array = (values - values[0]) / (values[1] - values[0])
+        return shape
 
 
 def find_curve(values: Array) -> Curve | None:
@@ -127,5 +126,10 @@ def _estimated(shape: Array) -> Iterator[Curve]:
 
 
 def rounded(value: float) -> float:
-    """Round a number to twelve digits, which takes rounding errors of the measurement away."""
-    return float(f"{value:.12g}")
+    """Round a number to twelve digits, where that changes it by no more than the measurement's own rounding does."""
+    simple = float(f"{value:.12g}")
+    return simple if abs(simple - value) <= ROUNDING * abs(value) else value
+
+
+ROUNDING = 5e-14
+"""Largest relative error of a measured number by rounding."""

@@ -62,7 +62,7 @@ class Fact:
         """Say the fact in a sentence, once for all the layers that are alike."""
         subject = self.subject or self.layer
         subject += f", in {self.mode} mode" if self.mode else ""
-        if self.words.startswith(("it ", "its ", "the ")):
+        if self.words.startswith(("it ", "its ", "the ")) or self.words[:1].isdigit():
             return f"{subject}: {self.words}"
         return f"{subject}{',' if self.mode else ''} {self.words}"
 

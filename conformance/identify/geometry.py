@@ -143,8 +143,8 @@ def extend(x: Array, pads: Sequence[tuple[int, int]], border: str) -> Array:
 def measure_geometry(answers: Sequence[tuple[Array, Array]], expected: Geometry, margin: int) -> Geometry:
     """Measure the geometry of a convolution.
 
-    The kernel is solved in a window that is larger than it should be by `margin` pixels on each side; the pixels at which
-    it is not zero are its taps.
+    The kernel is solved in a window that is larger than it should be by `margin` pixels on each side; the pixels at
+    which it is not zero are its taps.
 
     Args:
         answers: Pairs of a map (batch, channels, height, width) of few channels and the output, for maps of even and of
@@ -155,7 +155,10 @@ def measure_geometry(answers: Sequence[tuple[Array, Array]], expected: Geometry,
     Raises:
         NotIdentified: If no kernel within the window explains the answers.
     """
-    strides = [_stride(answers, axis) for axis in (2, 3)]
+    every = [likely_strides([(x.shape[axis], y.shape[axis]) for x, y in answers]) for axis in (2, 3)]
+    if not all(every):
+        raise NotIdentified("gives outputs of sizes that no stride explains")
+    strides = [each[0] for each in every]
     borders = ["zeros", *(border for border in BORDERS if border != "zeros")]
     supports = []
     for x, y in answers:
@@ -163,8 +166,14 @@ def measure_geometry(answers: Sequence[tuple[Array, Array]], expected: Geometry,
         energy = _taps(x, y, window, strides)
         supports.append([np.flatnonzero(energy.max(1 - axis) > NO_TAP) + window[axis][0] for axis in (0, 1)])
     axes = [
-        _axis([(support[axis], x.shape[2 + axis], y.shape[2 + axis]) for support, (x, y) in zip(supports, answers, strict=True)],
-              strides[axis], expected.axes[axis])
+        _axis(
+            [
+                (support[axis], x.shape[2 + axis], y.shape[2 + axis])
+                for support, (x, y) in zip(supports, answers, strict=True)
+            ],
+            strides[axis],
+            expected.axes[axis],
+        )
         for axis in (0, 1)
     ]
     for border in borders:
@@ -174,8 +183,19 @@ def measure_geometry(answers: Sequence[tuple[Array, Array]], expected: Geometry,
     raise NotIdentified("is a convolution inside its map, and continues the map beyond the border in an unknown way")
 
 
-def _stride(answers: Sequence[tuple[Array, Array]], axis: int) -> int:
-    return max(1, round(float(np.mean([x.shape[axis] / y.shape[axis] for x, y in answers if y.shape[axis]]))))
+def likely_strides(sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the strides that sizes of maps and outputs allow, the likeliest first: padding hides others.
+
+    Example:
+        >>> likely_strides([(15, 13), (18, 16)]), likely_strides([(15, 8), (18, 9)])
+        ([1], [2, 3, 4])
+    """
+    possible = []
+    for stride in range(1, 5):
+        starts = [(stride * (output - 1) - size, stride * (output - 1) - size + stride - 1) for size, output in sizes]
+        if max(low for low, _ in starts) <= min(high for _, high in starts):  # one sum of paddings fits all sizes
+            possible.append((abs(sum(stride * output - size for size, output in sizes)), stride))
+    return [stride for _, stride in sorted(possible)]
 
 
 def _window(axis: Axis, stride: int, margin: int) -> tuple[int, int]:
@@ -219,7 +239,8 @@ def _taps(x: Array, y: Array, window: Sequence[tuple[int, int]], strides: Sequen
             energy: Array = np.sqrt((kernel**2).sum((0, 3)))
             if not energy.max():
                 raise NotIdentified("does not depend on its input")
-            return energy / energy.max()
+            relative: Array = energy / energy.max()
+            return relative
     tall, wide = sizes
     raise error or NotIdentified(f"is no linear map of its input, in a window of {tall}x{wide} pixels")
 
@@ -234,10 +255,16 @@ def _axis(seen: Sequence[tuple[Array, int, int]], stride: int, expected: Axis) -
     taps = 1 + max(int(some[-1] - some[0]) for some, _, _ in seen) // dilation
     extent = (taps - 1) * dilation + 1
     befores = [-int(some[0]) for some, _, _ in seen]
-    afters = [stride * (length - 1) + extent - size - before for before, (_, size, length) in zip(befores, seen, strict=True)]
+    afters = [
+        stride * (length - 1) + extent - size - before for before, (_, size, length) in zip(befores, seen, strict=True)
+    ]
     candidates = [expected, Axis(taps, dilation, stride, befores[0], befores[0])]
     candidates.append(Axis(taps, dilation, stride, "same", "same"))
-    candidates += [Axis(taps, dilation, stride, before, after + more) for before, after in zip(befores, afters, strict=True) for more in range(stride)]
+    candidates += [
+        Axis(taps, dilation, stride, before, after + more)
+        for before, after in zip(befores, afters, strict=True)
+        for more in range(stride)
+    ]
     for axis in candidates:
         if axis.stride == stride and all(_fits(axis, *each) for each in seen):
             return axis

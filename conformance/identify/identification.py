@@ -62,9 +62,7 @@ class Identification:
         }
 
 
-def identify(
-    config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequence[Mode]], ask: Ask
-) -> Identification:
+def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequence[Mode]], ask: Ask) -> Identification:
     """Measure what a candidate's wrong layers compute.
 
     Args:
@@ -100,8 +98,8 @@ def identify(
                 facts += [spread(fact, link, others, table, screening) for fact in found]
                 unidentified = {name: each for name, each in unidentified.items() if name not in layers_of(facts)}
     facts.sort(key=lambda fact: list(table).index(fact.layer))
-    others = [name for name in wrong if name not in {*layers_of(facts), *unidentified}]
-    return Identification(tuple(facts), tuple(unidentified.values()), tuple(others))
+    rest = tuple(name for name in wrong if name not in {*layers_of(facts), *unidentified})
+    return Identification(tuple(facts), tuple(unidentified.values()), rest)
 
 
 def spread(
@@ -215,7 +213,9 @@ def measure(
     Raises:
         NotIdentified: If the probes could not run, or tell nothing.
     """
-    outputs = {mode: _outputs(link, asked, answers, mode) for mode in (MODES if link.kind == "norm" else modes[:1])}
+    outputs: dict[str, dict[str, Array]] = {
+        mode: _outputs(link, asked, answers, mode) for mode in (MODES if link.kind == "norm" else modes[:1])
+    }
     if link.kind == "norm":
         (name,) = link.inputs
         return norm.identify(link, {part: inputs[name] for part, inputs in asked.items()}, outputs, arrays, config)
@@ -238,7 +238,7 @@ SINGLE: dict[Kind, Callable[[Link, Mapping[str, Array], Mapping[str, Array], Arr
 """The function that makes a fact of the answers of a link with one input, by kind."""
 
 
-def _outputs(link: Link, asked: Asked, answers: Mapping[str, Probed], mode: Mode) -> dict[str, Array]:
+def _outputs(link: Link, asked: Asked, answers: Mapping[str, Probed], mode: str) -> dict[str, Array]:
     """Return a link's outputs by part of the measurement.
 
     Raises:

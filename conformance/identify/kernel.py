@@ -1,7 +1,7 @@
 """Kernels: a measured kernel compared with the array that should be there, and with what people make of it by mistake.
 
-A kernel is recognised as a change of an array that can be made of any other layer's array, too, so that a bug of a whole
-class of layers is said once.
+A kernel is recognised as a change of an array that can be made of any other layer's array, too, so that a bug of a
+whole class of layers is said once.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def _candidates(measured: Array, expected: Array, arrays: Arrays, layer: str) ->
         yield change
     for change in ROUNDED:
         yield change
+    yield from _partly_zero(measured, expected)
     yield from _scaled(measured, expected, arrays, layer)
     yield from _permuted(measured, expected)
     yield from _other_arrays(measured, arrays, layer)
     yield from _reshaped(measured, expected)
-    yield from _partly_zero(measured, expected)
 
 
 def _swap(weight: Array) -> Array:
@@ -144,9 +144,7 @@ ROUNDED = (
         partial(_quantised, bits=8, per_channel=True),
         "layer-int8",
     ),
-    Recognised(
-        "its kernel is rounded to float8 (e4m3)", "rounded to float8", partial(_as, ml_dtypes.float8_e4m3fn)
-    ),
+    Recognised("its kernel is rounded to float8 (e4m3)", "rounded to float8", partial(_as, ml_dtypes.float8_e4m3fn)),
 )
 """Kernels that are rounded."""
 
@@ -167,7 +165,9 @@ def _scaled(measured: Array, expected: Array, arrays: Arrays, layer: str) -> Ite
         if axis == 0:
             yield from _folded(factors.ravel(), arrays, layer)
         low, high = float(factors.min()), float(factors.max())
-        words = f"its kernel is multiplied by a factor of its own for each {side} channel, {number(low)} to {number(high)}"
+        words = (
+            f"its kernel is multiplied by a factor of its own for each {side} channel, {number(low)} to {number(high)}"
+        )
         if factors.size <= 4:
             listed = ", ".join(map(number, factors.ravel()))
             words = f"its kernel is multiplied by {listed}, one for each {side} channel"
@@ -178,7 +178,7 @@ def _scaled(measured: Array, expected: Array, arrays: Arrays, layer: str) -> Ite
 def _folded(factors: Array, arrays: Arrays, layer: str) -> Iterator[Recognised]:
     """Yield the factors of a norm that was folded into the kernel."""
     norm = layer.replace("conv", "bn") if "downsample" not in layer else layer.replace("_conv", "_bn")
-    if f"{norm}.weight" not in arrays:
+    if f"{norm}.running_var" not in arrays:
         return
     scale, _, _, variance = (arrays[f"{norm}.{leaf}"] for leaf in NORM_LEAVES)
     live = scale != 0

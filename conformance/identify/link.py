@@ -154,4 +154,3 @@ RIGHT: dict[Kind, Right] = {
     "classifier": _classifier,
 }
 """The function that computes each kind of link."""
-

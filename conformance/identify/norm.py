@@ -1,4 +1,4 @@
-"""Norms: the factor and the offset of each channel in both modes, and the formula of the layer's arrays that gives them.
+"""Norms: factor and offset of each channel in both modes, and the formula of the layer's arrays that gives them.
 
 A norm computes y = (x - mean) / sqrt(variance + eps) * scale + offset. From the measured factor and offset of every
 channel follow, for each formula of the tables below, an eps and a mean; the right formula gives the same eps in all
@@ -70,7 +70,9 @@ def _grouped(groups: int) -> Callable[[Array, Mapping[str, Array]], tuple[Array,
         if x.shape[1] % groups:
             raise NotIdentified("has channels that do not divide into the groups")
         parts = x.reshape(len(x), groups, -1)
-        mean, variance = (np.repeat(s, x.shape[1] // groups, 1)[:, :, None, None] for s in (parts.mean(2), parts.var(2)))
+        mean, variance = (
+            np.repeat(s, x.shape[1] // groups, 1)[:, :, None, None] for s in (parts.mean(2), parts.var(2))
+        )
         return mean, variance
 
     return compute
@@ -170,7 +172,7 @@ class Formula:
         x = np.maximum(x, 0) if self.before else x
         mean, variance = self.moments(x, own)
         scale = array_in_role(self.scale, own) / DENOMINATORS[self.denominator][0](variance, self.eps)
-        y = (x - mean) * scale + array_in_role(self.offset, own)
+        y: Array = (x - mean) * scale + array_in_role(self.offset, own)
         return np.maximum(y, 0) if self.after else y
 
     def moments(self, x: Array, own: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -248,7 +250,7 @@ def identify(
     arrays: Arrays,
     config: ResNetConfig,
 ) -> list[Fact]:
-    """Measure a norm in each mode, and say in which properties it is not the expected one: a fact for both, or for each.
+    """Measure a norm in each mode and say where it is not the expected one: a fact for both modes, or for each.
 
     Args:
         link: The norm.
@@ -292,7 +294,12 @@ def expected_statistics(mode: str) -> str:
 
 
 def find_formula(
-    link: Link, asked: Mapping[str, Array], outputs: Mapping[str, Array], arrays: Arrays, config: ResNetConfig, mode: str
+    link: Link,
+    asked: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    arrays: Arrays,
+    config: ResNetConfig,
+    mode: str,
 ) -> Formula:
     """Find the formula that a norm's outputs follow: it is made from the first probe and must predict the second.
 
@@ -344,7 +351,9 @@ def fit_channels(x: Array, y: Array, after_relu: bool) -> tuple[Array | None, Ar
     mean_x, mean_y = ((a * weights).sum((2, 3), keepdims=True) / count for a in (x, y))
     spread = (weights * (x - mean_x) ** 2).sum((2, 3), keepdims=True)
     known = spread > 1e-9 * (x**2).sum((2, 3), keepdims=True)
-    factor = np.where(known, (weights * (x - mean_x) * (y - mean_y)).sum((2, 3), keepdims=True) / np.where(known, spread, 1), np.nan)
+    factor = np.where(
+        known, (weights * (x - mean_x) * (y - mean_y)).sum((2, 3), keepdims=True) / np.where(known, spread, 1), np.nan
+    )
     offset = mean_y - factor * mean_x
     left = weights * np.where(np.isfinite(factor), y - factor * x - offset, 0.0)
     if np.linalg.norm(left) > FITS * np.linalg.norm(y) or not np.isfinite(factor).any():
@@ -398,7 +407,9 @@ def _gives_offset(formula: Formula, x: Array, offset: Array, own: Mapping[str, A
     """Whether a formula gives the measured offsets (batch, channels)."""
     mean, variance = (_per_image(each, offset.shape) for each in formula.moments(x, own))
     with np.errstate(all="ignore"):
-        scale = array_in_role(formula.scale, own)[:, :, 0, 0] / DENOMINATORS[formula.denominator][0](variance, formula.eps)
+        scale = array_in_role(formula.scale, own)[:, :, 0, 0] / DENOMINATORS[formula.denominator][0](
+            variance, formula.eps
+        )
         shift = array_in_role(formula.offset, own)[:, :, 0, 0] - mean * scale
     known = np.isfinite(offset)
     return relative_error(shift[known], offset[known]) <= 10 * FITS
@@ -426,7 +437,9 @@ def _differences(formula: Formula, config: ResNetConfig, mode: str) -> Iterator[
     if formula.statistics != expected:
         words = f"uses {STATISTICS[formula.statistics].words}; {STATISTICS[expected].words} are expected"
         faults = {("batch", "running"): "bn-batch-stats", ("running", "batch"): "bn-frozen"}
-        yield Difference("statistics", formula.statistics, expected, words, faults.get((formula.statistics, expected), ""))
+        yield Difference(
+            "statistics", formula.statistics, expected, words, faults.get((formula.statistics, expected), "")
+        )
     if formula.denominator:
         _, _, words, fault = DENOMINATORS[formula.denominator]
         yield Difference("denominator", formula.denominator, "sqrt(variance + eps)", words, fault)
@@ -458,13 +471,26 @@ LOST = {
 
 def _role_differences(formula: Formula) -> Iterator[Difference]:
     """Say which arrays are in each other's place, missing, or used twice."""
-    placed = {"weight": formula.scale, "bias": formula.offset, "running_mean": formula.mean, "running_var": formula.variance}
+    placed = {
+        "weight": formula.scale,
+        "bias": formula.offset,
+        "running_mean": formula.mean,
+        "running_var": formula.variance,
+    }
     if formula.statistics != "running":
         placed["running_var"] = "running_var"
     wrong = {role: name for role, name in placed.items() if name != role}
-    if {"running_mean", "running_var"} <= wrong.keys() and wrong["running_mean"] == "zero" and wrong["running_var"] == "one":
+    if (
+        {"running_mean", "running_var"} <= wrong.keys()
+        and wrong["running_mean"] == "zero"
+        and wrong["running_var"] == "one"
+    ):
         yield Difference(
-            "running statistics", "as initialised", "its own", "its running mean and variance are left at 0 and 1", "norm-not-loaded"
+            "running statistics",
+            "as initialised",
+            "its own",
+            "its running mean and variance are left at 0 and 1",
+            "norm-not-loaded",
         )
         wrong = {role: name for role, name in wrong.items() if not role.startswith("running")}
     for role, name in list(wrong.items()):
@@ -477,7 +503,12 @@ def _role_differences(formula: Formula) -> Iterator[Difference]:
         if name == empty:
             yield Difference(ROLES[role], empty, "its own", words, fault)
         else:
-            yield Difference(ROLES[role], ROLES.get(name, name), "its own", f"its {ROLES.get(name, name)} stands for its {ROLES[role]}")
+            yield Difference(
+                ROLES[role],
+                ROLES.get(name, name),
+                "its own",
+                f"its {ROLES.get(name, name)} stands for its {ROLES[role]}",
+            )
 
 
 def _make_fact(link: Link, formula: Formula, differences: list[Difference], error: float, mode: str) -> Fact:

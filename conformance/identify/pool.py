@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from conformance.identify.curve import CURVES, NONE, RELU, Curve
 from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
-from conformance.identify.geometry import Axis, solve
+from conformance.identify.geometry import Axis, likely_strides, solve
 from conformance.identify.kernel import assignment
 from conformance.identify.link import Array, Arrays, Link
 from impls.config import ResNetConfig
@@ -24,7 +24,8 @@ HEAD_SIDES = (7, 7)
 
 
 def _mean(windows: Array, inside: Array) -> Array:
-    return windows.mean((4, 5))
+    result: Array = windows.mean((4, 5))
+    return result
 
 
 def _mean_inside(windows: Array, inside: Array) -> Array:
@@ -87,7 +88,9 @@ def stem_questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
     return {name: random.normal(0.0, 3.0, (2, channels, *pair)) for name, pair in sides.items()}
 
 
-def identify_stem(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig) -> Fact:
+def identify_stem(
+    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig
+) -> Fact:
     """Recognise the stem's activation and pool.
 
     Raises:
@@ -108,11 +111,11 @@ def _stem_pools(asked: Mapping[str, Array], answers: Mapping[str, Array], config
     x, y = asked["even"][:1, :1], answers["even"][:1, :1]
     if answers["even"].shape[1] != asked["even"].shape[1]:
         raise NotIdentified(f"has {answers['even'].shape[1]} channels, where {asked['even'].shape[1]} are expected")
-    strides = [max(1, round(asked["even"].shape[axis] / answers["even"].shape[axis])) for axis in (2, 3)]
+    strides = [likely_strides([(asked[p].shape[axis], answers[p].shape[axis]) for p in asked]) for axis in (2, 3)]
     pads: list[int | str] = [1, "same", 0, 2, 3]
     rules = [(pad, pad) for pad in pads] + [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)]
-    for taps, (before, behind), reduction in product((3, 2, 1, 4, 5), rules, REDUCTIONS):
-        axes = [Axis(taps, 1, stride, before, behind) for stride in strides]
+    for taps, (before, behind), reduction, *pair in product((3, 2, 1, 4, 5), rules, REDUCTIONS, *strides):
+        axes = [Axis(taps, 1, stride, before, behind) for stride in pair]
         sizes = [axis.output(size) for axis, size in zip(axes, x.shape[2:], strict=True)]
         if sizes != [*y.shape[2:]] or (isinstance(before, int) and max(before, int(behind)) > taps):
             continue
@@ -153,7 +156,9 @@ def _stem_fact(link: Link, pool: StemPool, error: float, config: ResNetConfig) -
     if measured:
         words = f"takes {' of '.join(measured) if len(measured) == 2 else _clause(measured[0])}"
         words += f"; {' of '.join(wanted) if len(wanted) == 2 else _clause(wanted[0])} is expected"
-        differences.append(Difference("pool", " of ".join(measured), " of ".join(wanted), words, _pool_fault(pool, config)))
+        differences.append(
+            Difference("pool", " of ".join(measured), " of ".join(wanted), words, _pool_fault(pool, config))
+        )
     if not differences:
         raise NotIdentified("computes what is expected, as far as probes show")
     return _fact(link, differences, error, lambda other, inputs, *rest: pool(inputs[other.inputs[0]]))
@@ -165,7 +170,9 @@ def _clause(words: str) -> str:
 
 def _window_words(height: Axis, width: Axis) -> str:
     pads = [
-        "SAME padding" if axis.before == "same" else f"padding {axis.before}" + (f" and {axis.after}" if axis.after != axis.before else "")
+        "SAME padding"
+        if axis.before == "same"
+        else f"padding {axis.before}" + (f" and {axis.after}" if axis.after != axis.before else "")
         for axis in (height, width)
     ]
     return f"{height.taps}x{width.taps} windows at stride {height.stride}, {pads[0]}"
@@ -176,16 +183,16 @@ def _pool_fault(pool: StemPool, config: ResNetConfig) -> str:
         return "pool-average" if pool.reduction.startswith("mean") else ""
     axis = pool.height
     if (axis.taps, axis.stride) == (3, 2):
-        return {"same": "pool-same", 0: "pool-valid", 1: "pool-symmetric" if config.same_padding else ""}.get(axis.before, "")
+        return {"same": "pool-same", 0: "pool-valid", 1: "pool-symmetric" if config.same_padding else ""}.get(
+            axis.before, ""
+        )
     return "pool-missing" if (axis.taps, axis.stride) == (1, 1) else ""
 
 
 def head_questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
     """Make maps of noise for the head's pool."""
     (channels,) = link.channels
-    return {
-        name: random.normal(0.0, 1.0, (2, channels, *HEAD_SIDES)) for name in ("first", "held-out")
-    }
+    return {name: random.normal(0.0, 1.0, (2, channels, *HEAD_SIDES)) for name in ("first", "held-out")}
 
 
 HEAD_POOLS: dict[str, tuple[Callable[[Array], Array], str]] = {
@@ -205,7 +212,9 @@ HEAD_POOLS: dict[str, tuple[Callable[[Array], Array], str]] = {
 """What a head may make of a map, in words, and the catalogue's row."""
 
 
-def identify_head(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig) -> Fact:
+def identify_head(
+    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig
+) -> Fact:
     """Recognise the head's pool, or measure the weight of each pixel of the map.
 
     Raises:
@@ -227,7 +236,12 @@ def identify_head(link: Link, asked: Mapping[str, Array], answers: Mapping[str, 
             words = "its features are in another order"
             differences.append(Difference("order of features", "permuted", "its own", words))
         if error <= PREDICTED and differences:
-            return _fact(link, differences, error, lambda other, inputs, *rest, c=compute, o=order: c(inputs[other.inputs[0]])[:, o])
+            return _fact(
+                link,
+                differences,
+                error,
+                lambda other, inputs, *rest, c=compute, o=order: c(inputs[other.inputs[0]])[:, o],
+            )
     return _weighted(link, x, y, asked["held-out"], held_out)
 
 
@@ -250,7 +264,12 @@ def _weighted(link: Link, x: Array, y: Array, held_out: Array, answer: Array) ->
     if same and live.all():
         factor = float(weights[0] * pixels)
         words = f"takes {number(factor)} times the mean of the map; the mean is expected"
-        return _fact(link, [Difference("pool", factor, 1.0, words)], error, lambda other, inputs, *rest: factor * inputs[other.inputs[0]].mean((2, 3)))
+        return _fact(
+            link,
+            [Difference("pool", factor, 1.0, words)],
+            error,
+            lambda other, inputs, *rest: factor * inputs[other.inputs[0]].mean((2, 3)),
+        )
     words = f"weighs {int(live.sum())} of the {pixels} pixels of a {x.shape[2]}x{x.shape[3]} map"
     words += f", each by {number(float(weights[weights != 0][0]))}" if same else ", each differently"
     words += f"; all of them by {number(1 / pixels)} are expected"

@@ -1,6 +1,7 @@
 """Screening: one run in which every layer is fed the oracle's own activation, so that each errs by itself alone.
 
-It tells which layers are wrong, whatever stands before them, and serves to try at one layer what was measured at another.
+It tells which layers are wrong, whatever stands before them, and serves to try at one layer what was measured at
+another.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ PREFIX = "screen-"
 """Start of the names of the probes of a screening."""
 
 
-def oracle_run(config: ResNetConfig, arrays: Arrays, images: Array, train: bool, change: Change | None = None) -> dict[str, Array]:
+def oracle_run(
+    config: ResNetConfig, arrays: Arrays, images: Array, train: bool, change: Change | None = None
+) -> dict[str, Array]:
     """Run the oracle; return every activation by name, and the images.
 
     Args:
@@ -95,7 +98,9 @@ class Screening:
         return True
 
 
-def screening_probes(config: ResNetConfig, arrays: Arrays, seed: int = 0) -> tuple[list[Probe], dict[Mode, dict[str, Array]]]:
+def screening_probes(
+    config: ResNetConfig, arrays: Arrays, seed: int = 0
+) -> tuple[list[Probe], dict[Mode, dict[str, Array]]]:
     """Make the probes of a screening in both modes, and the oracle's activations that they feed."""
     height, width, batch = noise_sides(config.head_pool)[1]
     images = noise(height, width, batch, seed, config.in_channels).images
@@ -117,7 +122,9 @@ def screened(
 ) -> Screening:
     """Make a screening of a candidate's answers."""
     ran = {mode: answers[f"{PREFIX}{mode}"] for mode in MODES if f"{PREFIX}{mode}" in answers}
-    return Screening(config, arrays, oracle, {mode: dict(_read(each)) for mode, each in ran.items() if not each.failure})
+    return Screening(
+        config, arrays, oracle, {mode: dict(_read(each)) for mode, each in ran.items() if not each.failure}
+    )
 
 
 def _read(answer: Probed) -> Iterator[tuple[str, Array]]:

@@ -41,7 +41,9 @@ class MeasuredSum:
         return self.after(np.asarray(total))
 
 
-def questions(link: Link, random: np.random.Generator, sources: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Array]]:
+def questions(
+    link: Link, random: np.random.Generator, sources: Mapping[str, tuple[int, int]]
+) -> dict[str, dict[str, Array]]:
     """Make activations of noise for all that a block has of the same shape as its sum.
 
     Args:
@@ -82,7 +84,7 @@ def measure(asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Arra
 
 
 def _candidates(inputs: Mapping[str, Array], y: Array) -> Iterator[tuple[Curve, tuple[tuple[str, float, Curve], ...]]]:
-    """Yield sums that explain an output; what is added is solved by least squares, where the last curve can be undone."""
+    """Yield sums that explain an output: least squares solve for what is added where the last curve can be undone."""
     afters = [curve for curve in CURVES if curve.name in AFTER]
     for after, kind in product([RELU, *afters], ("broken lines", "curves")):
         known, values = undone(after, y)
@@ -114,7 +116,9 @@ def _terms(weights: Mapping[tuple[str, str], float], inputs: Mapping[str, Array]
     """Yield the terms of a sum: an identity and a ReLU of one activation are together one broken line."""
     curves = {curve.name: curve for curve in CURVES}
     for name in inputs:
-        own = {curve: weight for (source, curve), weight in weights.items() if source == name and abs(weight) > NO_WEIGHT}
+        own = {
+            curve: weight for (source, curve), weight in weights.items() if source == name and abs(weight) > NO_WEIGHT
+        }
         if NONE.name in own:
             below = own[NONE.name]
             above = below + own.get(RELU.name, 0.0)
@@ -155,9 +159,7 @@ def _leaky(terms: tuple[tuple[str, float, Curve], ...], inputs: Mapping[str, Arr
             yield leaky(slope)
 
 
-def identify(
-    link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]
-) -> Fact:
+def identify(link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]) -> Fact:
     """Measure a sum, and say in which properties it is not the expected one.
 
     Raises:
@@ -202,7 +204,13 @@ def _differences(found: MeasuredSum, branch: str, shortcut: str, before: Curve) 
         terms.setdefault(name, []).append((weight, curve))
     if found.after is not RELU:
         words = f"has {found.after.name} after the addition, where a ReLU is expected"
-        yield Difference("activation after the addition", found.after.name, RELU.name, words, "relu-after-missing" if found.after is NONE else "")
+        yield Difference(
+            "activation after the addition",
+            found.after.name,
+            RELU.name,
+            words,
+            "relu-after-missing" if found.after is NONE else "",
+        )
     for name, role, curve in ((branch, "branch", before), (shortcut, "shortcut", NONE)):
         if name not in terms:
             words = f"does not add the {role} ({name})"
@@ -212,9 +220,14 @@ def _differences(found: MeasuredSum, branch: str, shortcut: str, before: Curve) 
             if measured != curve:
                 yield _curve_difference(role, measured, curve)
             if weight != 1.0:
-                yield Difference(f"weight of the {role}", weight, 1.0, f"adds {number(weight)} times the {role}; once is expected")
+                yield Difference(
+                    f"weight of the {role}", weight, 1.0, f"adds {number(weight)} times the {role}; once is expected"
+                )
     for name in terms.keys() - {branch, shortcut}:
-        times = ", ".join(f"{number(weight)} times {curve.name + ' of ' if curve is not NONE else ''}{name}" for weight, curve in terms[name])
+        times = ", ".join(
+            f"{number(weight)} times {curve.name + ' of ' if curve is not NONE else ''}{name}"
+            for weight, curve in terms[name]
+        )
         fault = "shortcut-bn-missing" if name.endswith("downsample_conv") and shortcut not in terms else ""
         yield Difference("added", name, "nothing else", f"adds {times}", fault)
 

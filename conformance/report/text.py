@@ -135,11 +135,12 @@ def identification_lines(identification: Record) -> Iterable[str]:
         yield f"wrong too, and not measured: {', '.join(identification['others'])}"
     reproduced = identification["reproduced_to"]
     if reproduced is not None:
-        what = "these layers" if len(identification["facts"]) > 1 else "this layer"
+        several = sum(len(fact["layers"]) for fact in identification["facts"]) > 1
+        what = "with these layers in place of its own, the oracle" if several else "with this layer, the oracle"
         if reproduced <= REPRODUCED:
-            yield f"with {what} in its place, the oracle reproduces your model's own run to {reproduced:.0e}"
+            yield f"{what} reproduces your model's own run to {reproduced:.0e}"
         else:
-            yield f"with {what} in its place, the oracle still differs from your model's own run by {reproduced:.0e}: this is not all"
+            yield f"{what} still differs from your model's own run by {reproduced:.0e}: this is not all"
 
 
 REPRODUCED = 1e-11

@@ -5,8 +5,8 @@ its standard output; whatever a framework prints goes to standard error instead.
 
 Events: {"event": "ready", "device", "versions", "switches", "in_force"}; per case {"event": "traced", "case", "file",
 "seconds"}, or {"event": "skipped", "case", "reason"} where the candidate lacks a capability; per probe {"event":
-"probed", "probe", "folder", "reason"}, the reason empty unless it failed; and at the end of a worker that could not go on
-{"event": "failed", "reason"}.
+"probed", "probe", "folder", "reason"}, the reason empty unless it failed; and at the end of a worker that could not
+go on {"event": "failed", "reason"}.
 """
 
 from __future__ import annotations

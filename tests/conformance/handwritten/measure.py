@@ -32,6 +32,7 @@ from conformance.cases.synthetic import synthetic_weights
 from conformance.localise import small_network
 from conformance.outcome import Outcome
 from conformance.plan import NetworkPlan, Plan
+from conformance.report.text import identification_lines
 from conformance.run.implementations import Implementation
 from conformance.run.jobs import Event, Job
 from conformance.run.switches import switches
@@ -141,7 +142,12 @@ def judge(row: WrongModel) -> Verdict:
     (divergence,) = outcome.divergences
     named: list[set[str]] = [{cause.fault.id for cause in finding.causes} for finding in divergence.findings]
     statements = [text for text in map(str, divergence.findings) if not text.startswith("no known fault")]
-    text = "\n".join(filter(None, [divergence.reason, *map(str, divergence.findings), divergence.note]))
+    measured = divergence.identification
+    facts = list(measured.facts) if measured else []
+    named += [{fact.fault} for fact in facts if fact.fault]
+    statements += [fact.text for fact in facts]
+    others = list(identification_lines(measured.to_dict())) if measured else []
+    text = "\n".join(filter(None, [divergence.reason, *map(str, divergence.findings), divergence.note, *others]))
     said = "\n".join([*statements, divergence.note])
     return Verdict(
         row.id,
