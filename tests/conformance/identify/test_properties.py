@@ -177,9 +177,9 @@ def test_a_curve_of_none_of_the_library_is_not_named():
 @SOME
 @given(
     seed=SEEDS,
-    reduction=st.sampled_from(["maximum", "mean", "mean inside", "sum", "minimum"]),
+    reduction=st.sampled_from(["maximum", "mean", "mean inside", "sum"]),
     taps=st.integers(2, 4),
-    stride=st.integers(1, 3),
+    stride=st.integers(1, 2),
     curve=st.sampled_from([NONE, *(c for c in CURVES if c.name in ("SiLU", "ReLU6"))]),
 )
 def test_a_pool_is_recovered(seed, reduction, taps, stride, curve):
