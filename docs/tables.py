@@ -93,12 +93,13 @@ def spoken(name: str) -> str:
 
 
 def formats() -> list[str]:
-    """The containers of each dialect, beside those that hold every dialect."""
-    rows = []
+    """The containers of each dialect, beside those that hold every dialect; dialects with the same ones share a row."""
+    rows: dict[str, list[str]] = {}
     for name in DIALECTS:
         written = [ending for c in CONTAINERS if name in c.dialects for ending in c.endings]
-        rows.append((spoken(name), code(written)))
-    return table(["dialect", "containers beside `.safetensors` and `.pth`"], rows)
+        rows.setdefault(code(written), []).append(spoken(name))
+    header = ["dialect", "containers beside `.safetensors`, `.pth` and `.npz`"]
+    return table(header, [(", ".join(names), containers) for containers, names in rows.items()])
 
 
 def dialects() -> list[str]:

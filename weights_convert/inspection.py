@@ -23,7 +23,7 @@ from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError, first_line
 from weights_convert.metadata import ACCEPTED, FORMAT_VERSION, KNOWN_BY, is_ours, known_from, other_values
 from weights_convert.naming import Dialect
-from weights_convert.recognition import Request, Subtree, select
+from weights_convert.recognition import Request, Subtree, family_of, relative_of, select, without_copies
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
 from weights_convert.table import permutation, reorder
 
@@ -209,7 +209,8 @@ def inspect(
         accepted=tuple(dict.fromkeys([*ours.get(ACCEPTED, "").splitlines(), *stated.accepted])),
     )
     if selection.tree is None:
-        return opened
+        relative = relative_of(opened.arrays, {})
+        return replace(opened, problems=(relative,), advice="") if relative else opened
     return _compared(opened, selection.tree, metadata, expected, variant, config, stated)
 
 
@@ -225,9 +226,10 @@ def _compared(
     """Complete an inspection by the network that the arrays of a subtree belong to, and all that is wrong with them."""
     ours = metadata if is_ours(metadata) else {}
     dialect, spelled = tree.dialect, tree.spelled()
-    arrays = {spelled[source]: opened.arrays[source] for source in tree.readings}
+    sources, notes, problems = without_copies(opened.arrays, tree)
+    arrays = {spelled[source]: sources[source] for source in tree.readings}
     readings = {spelled[source]: reading for source, reading in tree.readings.items()}
-    problems = _problems_of_names(tree.canonical, opened.arrays)
+    problems += _problems_of_names(tree.canonical, sources)
     shapes, weights = {}, {}
     for name, (canonical, rule) in readings.items():
         if arrays[name].ndim == len(rule.leaf(dialect.framework).axes):
@@ -244,6 +246,14 @@ def _compared(
     network = next(iter(networks), None) if ours or config is None else config
     if network is not None:
         problems += _wrong_arrays(dialect, {name: array.shape for name, array in arrays.items()}, network)
+    advice = opened.advice
+    if not ours and (relative := relative_of(opened.arrays, shapes)) and (problems or opened.problems):
+        opened, problems, advice = replace(opened, problems=()), [relative], ""
+    elif not ours and (family := family_of(tree, opened.arrays)):
+        if family.refusal:
+            opened, networks, problems, advice = replace(opened, problems=()), (), [family.refusal], ""
+        elif len(networks) > 1:
+            advice = "\n".join(filter(None, [advice, family.advice]))
     inspection = replace(
         opened,
         dialect=dialect,
@@ -251,6 +261,8 @@ def _compared(
         networks=networks,
         recognised_by=recognised_by,
         problems=(*opened.problems, *problems),
+        advice=advice,
+        notes=(*opened.notes, *notes),
     )
     return inspection if not ours or inspection.problems else _checked_against_hash(inspection, ours)
 

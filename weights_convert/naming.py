@@ -31,6 +31,7 @@ PLACEHOLDERS: dict[str, tuple[str, int, str]] = {
     "stage": ("stage", 0, "[1-4]"),
     "stage0": ("stage", -1, "[0-3]"),
     "stage1": ("stage", 1, "[2-5]"),
+    "stage3": ("stage", 3, "[4-7]"),
     "block": ("block", 0, "0|[1-9][0-9]*"),
     "block1": ("block", 1, "[1-9][0-9]*"),
     "k": ("k", 0, "[1-3]"),

@@ -182,7 +182,7 @@ class TestConvert:
         ("source", "target", "message"),
         [
             ("none.safetensors", "x.flax.safetensors", "none.safetensors: it cannot be opened: No such file"),
-            ("b.flax.safetensors", "x.flax.npz", "x.flax.npz: its ending selects no kind of file"),
+            ("b.flax.safetensors", "x.flax.onnx", "x.flax.onnx: its ending selects no kind of file"),
             ("b.flax.safetensors", "none/x.flax.safetensors", "the directory '{}/none' does not exist"),
         ],
     )

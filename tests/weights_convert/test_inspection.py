@@ -42,8 +42,8 @@ def test_a_dialect_is_recognised_by_its_names(dialect: str, checkpoint_of: MakeC
     [
         ([], "belong to no known dialect .it is empty."),
         (["blocks.0.weight"], r"belong to no known dialect \('blocks.0.weight'\)$"),
-        (["module.conv1.weight"], "its names belong to canonical and torchvision alike"),
-        (["conv1.weight"], "its names belong to canonical and torchvision alike"),
+        (["module.conv1.weight"], r"belong to no known dialect \('module.conv1.weight'\)$"),
+        (["layer1.0.conv1.weight", "stage1.0.conv1.weight"], "its names belong to canonical and torchvision alike"),
         (["stage1.0.conv1.kernel"], "its names belong to flax and keras alike"),
     ],
 )

@@ -103,6 +103,13 @@ CONTAINERS = (
         on_trial=True,
     ),
     Container(
+        "NumPy archive",
+        endings=(".npz",),
+        module="npz_file",
+        matches=lambda path, head: head.startswith(ZIP) and _module("npz_file").is_npz(path),
+        keeps_metadata=False,
+    ),
+    Container(
         "PyTorch",
         endings=(".pth", ".pt", ".bin"),
         module="torch_file",

@@ -156,10 +156,8 @@ def _read_numbered(file: h5py.File) -> Iterator[tuple[str, np.ndarray]]:
     file.visititems(collect)
     functional = {path: layer for path, layer in layers.items() if FUNCTIONAL_LAYER.fullmatch(path)}
     names = attribute_paths(layers.keys() - functional.keys())
-    if functional and not any("name" in layer.attrs for layer in functional.values()):
-        names |= functional_names({path: _shapes(layer) for path, layer in functional.items()})
-    else:
-        names |= {path: str(layer.attrs.get("name", path.replace("/", "."))) for path, layer in functional.items()}
+    stored = {path: str(layer.attrs["name"]) for path, layer in functional.items() if "name" in layer.attrs}
+    names |= functional_names({path: _shapes(layer) for path, layer in functional.items()}, stored)
     for path, layer in layers.items():
         variables = () if path.startswith(OPTIMIZER) else NAMES_BY_COUNT.get(len(layer), ())
         for index in layer:

@@ -31,8 +31,11 @@ NAMES_BY_COUNT = {1: VARIABLES["conv"], 2: VARIABLES["conv"], 4: VARIABLES["norm
 CLASSES: dict[Kind, str] = {"conv": "conv2d", "norm": "batch_normalization", "linear": "dense"}
 """Keras's names for the kinds of layers."""
 
-FUNCTIONAL_LAYER = re.compile(r"(?:layers/res_net_backbone/)?layers/(conv2d|batch_normalization|dense)(?:_(\d+))?")
-"""The group of a layer of a functional model."""
+FUNCTIONAL_LAYER = re.compile(r"((?:layers/[^/]+/)*)layers/(conv2d|batch_normalization|dense)(?:_(\d+))?")
+"""The group of a layer of a functional model, which may be nested in others."""
+
+UNNAMED_MODEL = "layers/res_net_backbone/"
+"""The group of a nested model whose layers have no prefix: Keras Hub's, under its classifier."""
 
 BOTTLENECK_LAYER = re.compile(r"layers/bottleneck(?:_(\d+))?/(\w+)")
 """The group of a layer in a block of impls.keras, whose blocks are counted through all stages."""
@@ -152,26 +155,53 @@ def attribute_paths(groups: Collection[str]) -> dict[str, str]:
     return paths
 
 
-def functional_names(groups: Mapping[str, Mapping[int, Shape]]) -> dict[str, str]:
-    """Return the names of a functional model's layers from their order, for files without names (Keras before 3.6).
+def functional_names(groups: Mapping[str, Mapping[int, Shape]], stored: Mapping[str, str]) -> dict[str, str]:
+    """Return the names of a functional model's layers; those of a model nested in another begin with its path.
+
+    Args:
+        groups: For the path of each layer's group, the shapes of its variables by their number.
+        stored: The name that the file itself gives to each layer, by its group; empty in files of Keras before 3.6.
+
+    Example:
+        >>> functional_names({"layers/functional/layers/conv2d": {}}, {"layers/functional/layers/conv2d": "conv1_conv"})
+        {'layers/functional/layers/conv2d': 'functional.conv1_conv'}
+    """
+    models: dict[str, dict[str, str]] = {}
+    for group in groups:
+        nested = FUNCTIONAL_LAYER.sub(r"\1", group)
+        models.setdefault("" if nested == UNNAMED_MODEL else nested, {})[group] = group.removeprefix(nested)
+    names: dict[str, str] = {}
+    for nested, layers in models.items():
+        prefix = nested.replace("layers/", "").replace("/", ".")
+        if stored:
+            own = {group: stored.get(group, group.replace("/", ".")) for group in layers}
+        else:
+            own = _names_by_order({group: groups[group] for group in layers}, layers)
+        names |= {group: prefix + name for group, name in own.items()}
+    return names
+
+
+def _names_by_order(groups: Mapping[str, Mapping[int, Shape]], inner: Mapping[str, str]) -> dict[str, str]:
+    """Return the names of a model's layers from their order, for files without names (Keras before 3.6).
 
     Every block has one 3x3 convolution. The next block's is the third convolution after it, or the fourth if the block
     projects its shortcut. This tells the depths, and the depths tell the order of all layers.
 
     Args:
         groups: For the path of each layer's group, the shapes of its variables by their number.
+        inner: The path of each group within its model.
 
     Returns:
         For each group, the name that keras.applications (if convolutions have biases) or Keras Hub gives the layer.
     """
-    layers = {group: match.groups() for group in groups if (match := FUNCTIONAL_LAYER.fullmatch(group))}
+    layers = {group: match.group(2, 3) for group in groups if (match := FUNCTIONAL_LAYER.fullmatch(group))}
     convolutions = sorted((int(number or 0), group) for group, (kind, number) in layers.items() if kind == "conv2d")
     wide = [at for at, (_, group) in enumerate(convolutions) if groups[group].get(0, ())[:2] == (3, 3)]
     projecting = [
         block for block, (at, after) in enumerate(pairwise([*wide, len(convolutions) + 1])) if after - at == 4
     ]
     depths = Topology.from_flat_blocks(range(len(wide)), projecting).depths
-    names = {group: group.replace("/", ".") for group in groups}
+    names = {group: path.replace("/", ".") for group, path in inner.items()}
     if len(depths) != 4 or projecting[0] != 0:
         return names  # not a network of this project; the names will have no rule
     biased = any(len(groups[group]) == 2 for _, group in convolutions)
@@ -180,5 +210,5 @@ def functional_names(groups: Mapping[str, Mapping[int, Shape]]) -> dict[str, str
     by_key = {}
     for place in places(dialect, [name for name, _ in written]).values():
         if match := FUNCTIONAL_LAYER.fullmatch(place.group):
-            by_key[match.groups()] = place.layer
+            by_key[match.group(2, 3)] = place.layer
     return names | {group: by_key[key] for group, key in layers.items() if key in by_key}

@@ -17,23 +17,41 @@ from weights_convert.errors import ConversionError
 from weights_convert.metadata import pack, unpack
 from weights_convert.packages import import_optional
 
-SIGNS = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
-"""Files that only an Orbax folder has."""
+SIGNS = ("_METADATA", "manifest.ocdbt")
+"""Files that only the folder of a checkpoint has."""
+
+STEP_SIGN = "_CHECKPOINT_METADATA"
+"""The file that a checkpoint has as well, and a step of a checkpoint manager, which holds checkpoints by name."""
+
+DEEPEST = 2
+"""The levels between a manager's root and a checkpoint: the step, and the item in it."""
+
+LISTED = 8
+"""The number of checkpoints that a message lists."""
 
 
 def is_folder(folder: Path) -> bool:
-    """Return whether a folder is a checkpoint, or a step of a checkpoint manager, which holds one as `default`."""
-    return any((place / sign).is_file() for place in (folder, folder / "default") for sign in SIGNS)
+    """Return whether a folder is a checkpoint, or a step or the root of a checkpoint manager, which hold some."""
+    return (folder / STEP_SIGN).is_file() or bool(checkpoints(folder))
+
+
+def checkpoints(folder: Path, depth: int = DEEPEST) -> list[Path]:
+    """Return the checkpoints in a folder, or the folder itself if it is one, without links to other places."""
+    if any((folder / sign).is_file() for sign in SIGNS):
+        return [folder]
+    inside = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()) if depth else []
+    return [found for entry in inside if not entry.name.startswith("ocdbt.") for found in checkpoints(entry, depth - 1)]
 
 
 def read(path: Path) -> Contents:
     """Read arrays by dotted name, and our metadata if we wrote the checkpoint.
 
     Raises:
-        ConversionError: If Orbax is not installed, or the list of arrays is damaged.
+        ConversionError: If Orbax is not installed, the folder holds several checkpoints, or the list of arrays is
+            damaged.
     """
     ocp = import_optional("orbax.checkpoint", "flax", str(path))
-    folder = (path / "default" if (path / "default").is_dir() else path).resolve()
+    folder = _only_checkpoint(path).resolve()
     with _patient_event_loops(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no sharding is given, since there is one host
         warnings.simplefilter("ignore", RuntimeWarning)  # Orbax drops coroutines if _METADATA is damaged
@@ -44,6 +62,21 @@ def read(path: Path) -> Contents:
         as_numpy = _map_leaves(description.item_metadata.tree, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
         tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return unique_dict(flatten(tree)), unpack(description.custom_metadata or {})
+
+
+def _only_checkpoint(path: Path) -> Path:
+    """Return the only checkpoint in a folder.
+
+    Raises:
+        ConversionError: If there are several steps or items.
+    """
+    found = checkpoints(path)
+    if len(found) > 1:
+        listed = ", ".join(str(place.relative_to(path)) for place in found[:LISTED])
+        more = f", and {len(found) - LISTED} more" if len(found) > LISTED else ""
+        problem = f"it holds {len(found)} checkpoints, by step and item: {listed}{more}"
+        raise ConversionError(str(path), [problem], f"Give the folder of one of them, such as {found[-1]}.")
+    return found[0] if found else path
 
 
 def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:

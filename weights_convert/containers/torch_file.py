@@ -83,27 +83,41 @@ def _refuse_programs(path: Path) -> None:
 def _load(torch: Any, path: Path) -> Any:
     """Return the content of a file, with stand-ins for the classes of other libraries."""
     likes: dict[str, str] = {}
-    # On the meta device, the tensors of an archive are not read until all classes are known.
+    # On the meta device, the tensors of an archive are not read, so that looking for classes is quick.
     device = "meta" if zipfile.is_zipfile(path) else "cpu"
     while True:
-        allowed = [(stand_in(name, like), name) for name, like in likes.items()]
         try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
-                warnings.simplefilter("ignore", UserWarning)  # kinds of tensors that PyTorch deprecates
-                content = torch.load(path, map_location=device, weights_only=True)
-                return content if device == "cpu" else torch.load(path, map_location="cpu", weights_only=True)
+            content = _load_with(torch, path, device, likes)
         except pickle.UnpicklingError as error:
             if (needed := _needed(str(error), likes)) is None or len(likes) > MOST_STAND_INS:
-                _, _, reason = str(error).partition("WeightsUnpickler error:")
-                if not reason.strip():
-                    raise
-                problem = f"it holds more than tensors: {first_line(ValueError(reason))}"
-                raise ConversionError(str(path), [problem], SAVE_STATE_DICT) from error
+                _refuse_unknown(str(error), path)
+                raise
             name, like = needed
             if not is_replaceable(name):
                 problem = f"it holds more than tensors: reading it would call {name}, which is refused"
                 raise ConversionError(str(path), [problem], SAVE_STATE_DICT) from error
             likes[name] = like
+        except Exception:  # some kinds of tensors cannot be on the meta device
+            if device == "cpu":
+                raise
+            device = "cpu"
+        else:
+            return content if device == "cpu" else _load_with(torch, path, "cpu", likes)
+
+
+def _load_with(torch: Any, path: Path, device: str, likes: Mapping[str, str]) -> Any:
+    allowed = [(stand_in(name, like), name) for name, like in likes.items()]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+        warnings.simplefilter("ignore", UserWarning)  # kinds of tensors that PyTorch deprecates
+        return torch.load(path, map_location=device, weights_only=True)
+
+
+def _refuse_unknown(message: str, path: Path) -> None:
+    """Raise an error with the reason that PyTorch gives behind its own advice, if it gives one."""
+    _, _, reason = message.partition("WeightsUnpickler error:")
+    if reason.strip():
+        problem = f"it holds more than tensors: {first_line(ValueError(reason))}"
+        raise ConversionError(str(path), [problem], SAVE_STATE_DICT)
 
 
 REQUESTS = {

@@ -91,7 +91,8 @@ class Account:
         if self.linear and not has_classifier:
             path = self.linear[0]
             lines.append(f"If the linear layer {path!r} is the classifier: --head {path} (in Python, head={path!r}).")
-        heads = [path for path in self.unknown if path.rpartition(".")[2] in HEAD_NAMES and path not in self.linear]
+        starts = tuple(f"{place}{name}." for place in self.tree.levels[:1] for name in HEAD_NAMES)
+        heads = [path for path in self.unknown if f"{path}.".startswith(starts) and path not in self.linear]
         if heads and not has_classifier:
             lines.append(f"{heads[0]!r} is no single linear layer; --drop-head leaves it out as the classifier.")
         return "\n".join(lines)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 LAST_WEIGHTS = ("state_dict", "model_state_dict", "model")
 AVERAGED_WEIGHTS = ("state_dict_ema", "model_ema")
@@ -88,18 +89,24 @@ def known_beside(name: str, entry: str) -> tuple[str, str] | None:
 
 
 def grouped(names: Iterable[str], network: Collection[str]) -> dict[str, int]:
-    """Return the shortest paths that hold some names and none of the network's, each with the number of names.
+    """Return paths that hold the names and none of the network's, each with the number of names.
 
-    A path that would hold a single name is that name.
+    Names are divided at the first level where none of the network's lies; a path then goes as deep as its names share
+    it, and for a single name is that name.
 
     Example:
-        >>> grouped(["a.queue.now", "a.head.0.weight", "a.head.0.bias"], ["a.conv1.weight"])
-        {'a.queue.now': 1, 'a.head': 2}
+        >>> grouped(["a.queue.now", "a.head.mlp.0.weight", "a.head.mlp.0.bias"], ["a.conv1.weight"])
+        {'a.queue.now': 1, 'a.head.mlp.0': 2}
     """
     taken = {".".join(parts[:end]) for parts in (name.split(".") for name in network) for end in range(1, len(parts))}
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[list[str]]] = {}
     for name in names:
         parts = name.split(".")
         paths = (".".join(parts[:end]) for end in range(1, len(parts)))
-        groups.setdefault(next((path for path in paths if path not in taken), name), []).append(name)
-    return {path if len(below) > 1 else below[0]: len(below) for path, below in groups.items()}
+        groups.setdefault(next((path for path in paths if path not in taken), name), []).append(parts)
+    return {".".join(_shared(below)): len(below) for below in groups.values()}
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return the steps that all paths begin with."""
+    return [steps[0] for steps in takewhile(lambda steps: len(set(steps)) == 1, zip(*paths, strict=False))]

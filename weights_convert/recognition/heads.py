@@ -68,7 +68,7 @@ def with_head(tree: Subtree, names: Collection[str], head: str | None) -> Subtre
 def without_head(tree: Subtree, names: Collection[str]) -> tuple[Subtree, list[str]]:
     """Return a subtree without its classifier, and the names that were left out, whatever the classifier is made of."""
     own = [name for name, canonical in tree.canonical.items() if canonical.startswith("fc.")]
-    starts = [f"{place}{head}." for head in HEAD_NAMES for place in _places(tree)[:1]]
+    starts = [f"{place}{head}." for head in HEAD_NAMES for place in tree.levels[:1]]
     starts += [f"{above}{head}." for end, (head, _) in BACKBONE_HEADS.items() for above in _above(tree, end)]
     other = [name for name in names if name not in tree.readings and name.startswith(tuple(starts))]
     kept = {name: reading for name, reading in tree.readings.items() if name not in own}
@@ -86,7 +86,7 @@ def _readings(dialect: Dialect, path: str, names: Collection[str]) -> dict[str, 
 
 def _known(tree: Subtree, names: Collection[str]) -> Iterator[str]:
     """Yield the paths of known spellings. Whatever else lies in the same Sequential or head rules them out."""
-    paths = [(place, head) for place in _places(tree)[:1] for head in SPELLINGS]
+    paths = [(place, head) for place in tree.levels[:1] for head in SPELLINGS]
     paths += [(above, head) for end, (head, _) in BACKBONE_HEADS.items() for above in _above(tree, end)]
     for place, head in paths:
         group = f"{place}{head.partition('.')[0]}."
@@ -96,13 +96,7 @@ def _known(tree: Subtree, names: Collection[str]) -> Iterator[str]:
 
 def _given(tree: Subtree, head: str) -> Iterator[str]:
     yield head
-    yield from (place + head for place in _places(tree))
-
-
-def _places(tree: Subtree) -> list[str]:
-    """Return the levels at which a classifier may lie: that of the network, and every one above it."""
-    parts = f"{tree.outer}{tree.dialect.collections[0]}{tree.inner}".split(".")[:-1]
-    return [".".join([*parts[:end], ""]) for end in range(len(parts), -1, -1)]
+    yield from (place + head for place in tree.levels)
 
 
 def _above(tree: Subtree, end: str) -> list[str]:

@@ -70,7 +70,7 @@ def select(names: Collection[str], others: Mapping[str, str], request: Request) 
     networks = whole_networks(trees)
     if len(networks) > 1:
         return _several(networks, dropped, problems)
-    best = networks or nearest(trees)
+    best = networks or nearest(trees) or (trees[:1] if request.dialect else [])
     if len(best) > 1 or (not best and request.dialect is None):
         unclear = unclear_dialect(names, best)
         return Selection(None, dropped, tuple(problems) or (unclear,))

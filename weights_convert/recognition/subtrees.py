@@ -55,6 +55,17 @@ class Subtree:
         """The dotted path of the parameters, which in some dialects are a collection ("model.params.backbone")."""
         return (self.outer + self.dialect.collections[0] + self.inner).removesuffix(".")
 
+    @property
+    def levels(self) -> list[str]:
+        """The prefixes of the level of the network and of every level above it, each with its last dot.
+
+        Example:
+            >>> Subtree(DIALECTS["torchvision"], "module.encoder_q.").levels
+            ['module.encoder_q.', 'module.', '']
+        """
+        steps = self.path.split(".") if self.path else []
+        return [".".join([*steps[:end], ""]) for end in range(len(steps), -1, -1)]
+
     @cached_property
     def canonical(self) -> dict[str, str]:
         """The canonical name of each array that the dialect knows, by its name in the source."""
@@ -171,13 +182,14 @@ def whole_networks(subtrees: Iterable[Subtree]) -> list[Subtree]:
 def nearest(subtrees: Iterable[Subtree]) -> list[Subtree]:
     """Return the subtrees with the most names that their dialects know; of one dialect, the one of the shortest prefix.
 
-    The list is empty if no dialect knows any name.
+    The list is empty if no dialect knows the name of a block. Those of the stem and the classifier occur in other
+    networks too.
     """
-    trees = list(subtrees)
+    trees = [tree for tree in subtrees if any(name.startswith("stage") for name in tree.canonical.values())]
     most = max((len(tree.readings) for tree in trees), default=0)
     best: dict[str, Subtree] = {}
     for tree in trees:
-        if most and len(tree.readings) == most:
+        if len(tree.readings) == most:
             best.setdefault(tree.dialect.name, tree)
     return list(best.values())
 

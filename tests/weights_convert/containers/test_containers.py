@@ -193,7 +193,7 @@ class TestAWriteThatFails:
 class TestATarget:
     def test_of_no_known_ending_is_refused(self, tmp_path: Path):
         with pytest.raises(ConversionError, match=r"can be written \(\.safetensors, .*\.pth, .*\.h5"):
-            containers.write(tmp_path / "a.npz", {}, {})
+            containers.write(tmp_path / "a.onnx", {}, {})
 
     def test_in_no_directory_is_refused(self, tmp_path: Path):
         with pytest.raises(ConversionError, match=r"the directory '.*none' does not exist"):
