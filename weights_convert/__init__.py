@@ -12,7 +12,8 @@ from weights_convert.changes import cast, drop_background, fold_conv_bias
 from weights_convert.checkpoint import Checkpoint
 from weights_convert.difference import Difference, differences
 from weights_convert.errors import ConversionError
-from weights_convert.inspection import Inspection, Source, inspect, load
+from weights_convert.inspection import Inspection, inspect, load
+from weights_convert.sources import Source
 from weights_convert.training_state import TrainingState, load_training
 
 __all__ = [

@@ -15,6 +15,7 @@ from impls.config import ResNetConfig
 from weights_convert.containers import byte_count, write
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
+from weights_convert.into import write_into
 from weights_convert.metadata import ACCEPTED, KNOWN_BY, known_first_by, network_metadata
 from weights_convert.naming import Dialect
 from weights_convert.table import reorder
@@ -96,6 +97,21 @@ class Checkpoint:
         if problems:
             raise ConversionError(self.where, problems, "Build the model with the checkpoint's dtype (dtype=...).")
         return arrays
+
+    def into(self, model: Any, *, variant: str | None = None) -> None:
+        """Set every array of a model that a framework has built; if one does not fit, the model stays as it was.
+
+        Args:
+            model: A model of PyTorch, Flax NNX or Keras, with the names of any dialect behind any prefix, such as
+                `torchvision.models.resnet50()`. It keeps its dtypes.
+            variant: The variant that the model computes. None takes a model of `impls` at its word, and any other to be
+                of its library's published variant.
+
+        Raises:
+            ConversionError: If the checkpoint is of another variant, or an array is missing, extra, of another shape or
+                of a dtype that the model's cannot hold exactly.
+        """
+        write_into(self, model, variant)
 
     def save(self, path: str | os.PathLike[str], *, max_shard_size: int | str | None = None) -> None:
         """Write a file or folder, completely or not at all. The ending of its name selects the container.

@@ -5,38 +5,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from impls.config import VARIANTS, ResNetConfig, named_config
+from impls.config import ResNetConfig, named_config
 from weights_convert.checkpoint import Checkpoint
-from weights_convert.configurations import Judgement, found_in, judge
-from weights_convert.containers import read, recognise
+from weights_convert.comparison import fitting_networks, mismatches, problems_of_names, wrong_arrays
+from weights_convert.configurations import Judgement, judge
 from weights_convert.dialects import find_dialect
-from weights_convert.errors import ConversionError, first_line
-from weights_convert.metadata import ACCEPTED, FORMAT_VERSION, KNOWN_BY, is_ours, known_from, other_values
+from weights_convert.errors import ConversionError
+from weights_convert.metadata import ACCEPTED, is_ours, other_values
 from weights_convert.naming import Dialect
 from weights_convert.recognition import Request, Subtree, family_of, relative_of, select, without_copies
-from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
-from weights_convert.table import permutation, reorder
-
-FLOATS = ("bfloat16", "float16", "float32", "float64")
-"""The dtypes that weights may have; each container holds all of them, bit for bit."""
-
-NOT_WEIGHTS = ("dtype", "compute_dtype", "zero_init_last_scale", "norm_decay", "norm_variance")
-"""The fields of a configuration in which a checkpoint and the model that takes it may differ."""
+from weights_convert.sources import Source, open_source
+from weights_convert.table import reorder
 
 SAY_WHICH = "Give the variant (--variant or variant=...): the ResNet-50 of torchvision, timm and transformers is v1.5."
-
-Source = str | os.PathLike[str] | Mapping[str, np.ndarray] | Checkpoint
-"""The sources that `load` takes: a file or folder, an address, arrays by name in any dialect, or a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +110,7 @@ def load(
 
     Args:
         source: A file or folder, an address (`hf://timm/resnet50.a1_in1k`, `torchvision://...`, `keras://...`,
-            `https://...`), arrays by name, or a checkpoint.
+            `https://...`), arrays or tensors by name, a model of PyTorch, Flax NNX or Keras, or a checkpoint.
         dialect: The dialect of the names. None takes it from the file's metadata or recognises it by the names.
         variant: The variant, where the file does not state it.
         config: The network of the model that will take the weights. The checkpoint must fit it; a file that does not
@@ -160,13 +148,13 @@ def load(
             drop_head=drop_head,
             accept=accept,
         ).checkpoint()
-    if problems := _mismatches(source.config, source.recognised_by, variant, config):
+    if problems := mismatches(source.config, source.recognised_by, variant, config):
         raise ConversionError(source.where, problems)
     return source
 
 
 def inspect(
-    source: str | os.PathLike[str] | Mapping[str, np.ndarray],
+    source: Source,
     *,
     dialect: str | None = None,
     variant: str | None = None,
@@ -188,9 +176,10 @@ def inspect(
         >>> inspect({"fc.bias": np.zeros(10, np.int64)}, dialect="flax").problems[0]
         "'fc.bias' is int64; weights are bfloat16, float16, float32 or float64"
     """
-    opened, metadata = _open(source)
-    ours = metadata if is_ours(metadata) else {}
-    expected = named_config(variant) if variant is not None else config
+    found = open_source(source)
+    opened = Inspection(found.where, found.container, found.arrays, problems=found.problems)
+    metadata, ours = found.metadata, found.metadata if is_ours(found.metadata) else {}
+    expected = named_config(variant) if variant is not None else found.config or config
     try:
         name = dialect or ours.get("dialect")
         known = find_dialect(name) if name else None
@@ -229,7 +218,7 @@ def _compared(
     sources, notes, problems = without_copies(opened.arrays, tree)
     arrays = {spelled[source]: sources[source] for source in tree.readings}
     readings = {spelled[source]: reading for source, reading in tree.readings.items()}
-    problems += _problems_of_names(tree.canonical, sources)
+    problems += problems_of_names(tree.canonical, sources)
     shapes, weights = {}, {}
     for name, (canonical, rule) in readings.items():
         if arrays[name].ndim == len(rule.leaf(dialect.framework).axes):
@@ -238,14 +227,14 @@ def _compared(
     networks: tuple[ResNetConfig, ...] = ()
     recognised_by = ""
     try:
-        networks, recognised_by = _networks(ours, metadata, shapes, expected, stated)
-        problems += _mismatches(networks[0], recognised_by, variant, config) if networks else []
+        networks, recognised_by = fitting_networks(ours, metadata, shapes, expected, stated)
+        problems += mismatches(networks[0], recognised_by, variant, config) if networks else []
         problems += stated.contradictions(networks[0]) if networks else []
     except ValueError as error:
         problems.append(str(error))
     network = next(iter(networks), None) if ours or config is None else config
     if network is not None:
-        problems += _wrong_arrays(dialect, {name: array.shape for name, array in arrays.items()}, network)
+        problems += wrong_arrays(dialect, {name: array.shape for name, array in arrays.items()}, network)
     advice = opened.advice
     if not ours and (relative := relative_of(opened.arrays, shapes)) and (problems or opened.problems):
         opened, problems, advice = replace(opened, problems=()), [relative], ""
@@ -267,21 +256,6 @@ def _compared(
     return inspection if not ours or inspection.problems else _checked_against_hash(inspection, ours)
 
 
-def _problems_of_names(canonical_names: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Return a problem for every array that does not hold floats, and for every second name of an array."""
-    problems = [
-        f"{name!r} is {arrays[name].dtype.name}; weights are {', '.join(FLOATS[:-1])} or {FLOATS[-1]}"
-        for name in canonical_names
-        if arrays[name].dtype.name not in FLOATS
-    ]
-    firsts: dict[str, str] = {}
-    return problems + [
-        f"{firsts[canonical]!r} and {name!r} are names of the same array"
-        for name, canonical in canonical_names.items()
-        if firsts.setdefault(canonical, name) != name
-    ]
-
-
 def _checked_against_hash(inspection: Inspection, ours: Mapping[str, str]) -> Inspection:
     """Add a problem if the weights are not those that our metadata describes."""
     # A model of ours that Keras itself saved states its network, but no hash.
@@ -289,118 +263,3 @@ def _checked_against_hash(inspection: Inspection, ours: Mapping[str, str]) -> In
     if ours.get("content_hash", default) == inspection.content_hash:
         return inspection
     return replace(inspection, problems=("its arrays have changed since it was written (the content hash differs)",))
-
-
-def _open(source: str | os.PathLike[str] | Mapping[str, np.ndarray]) -> tuple[Inspection, dict[str, str]]:
-    """Read a source; return an inspection that holds only its arrays, and the metadata."""
-    if isinstance(source, str) and "://" in source:
-        return _open_address(source)
-    if not isinstance(source, Mapping):
-        path = Path(source)
-        container = recognise(path)
-        arrays, metadata = read(path)
-        native = {name: _native(array) for name, array in arrays.items()}
-        return Inspection(str(path), container.name, native), metadata
-    problems = [
-        f"{name!r} is of type {type(array).__name__}, expected a NumPy array with a name"
-        for name, array in source.items()
-        if not (isinstance(name, str) and isinstance(array, np.ndarray))
-    ]
-    native = {n: _native(a) for n, a in source.items() if isinstance(n, str) and isinstance(a, np.ndarray)}
-    return Inspection("these arrays", None, native, problems=tuple(problems)), {}
-
-
-def _open_address(address: str) -> tuple[Inspection, dict[str, str]]:
-    """Fetch and read a file. The table of published checkpoints, or a config beside it, may tell its variant."""
-    from weights_convert.remote import fetch, fetch_config, published_for  # imported here, since few sources need it
-
-    path, published = fetch(address), published_for(address)
-    opened, metadata = _open(path)
-    if published is not None and not is_ours(metadata):
-        metadata |= {"variant": published.variant, KNOWN_BY: published.recognised_by}
-    if config := fetch_config(address, path):
-        metadata |= found_in(config.parent)
-    return replace(opened, where=address), metadata
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    """Return an array in this machine's byte order. Its bytes may be swapped, and its numbers stay the same."""
-    return array if array.dtype.isnative else array.byteswap().view(array.dtype.newbyteorder())
-
-
-def _networks(
-    ours: Mapping[str, str],
-    metadata: Mapping[str, str],
-    shapes: Mapping[str, Shape],
-    expected: ResNetConfig | None,
-    stated: Judgement,
-) -> tuple[tuple[ResNetConfig, ...], str]:
-    """Return the networks that arrays of these shapes may belong to, and, for a single one, how it is known.
-
-    There is none if a configuration beside the arrays states a network that no variant is.
-
-    Raises:
-        ValueError: If there is none, or our metadata is damaged.
-    """
-    if ours:
-        return (_network_from_metadata(ours, len(shapes)),), known_from(ours)
-    if {"variant", KNOWN_BY} <= metadata.keys():
-        return (infer_sizes(shapes, named_config(metadata["variant"])),), metadata[KNOWN_BY]
-    if stated.known_by:
-        return tuple(infer_sizes(shapes, named_config(variant)) for variant in stated.variants), stated.known_by
-    if expected is not None:
-        return (infer_sizes(shapes, expected),), "as given"
-    fitting = [known for known in VARIANTS.values() if known.conv_bias == has_conv_bias(shapes)]
-    return tuple(infer_sizes(shapes, known) for known in fitting), "no other variant has such arrays"
-
-
-def _network_from_metadata(ours: Mapping[str, str], count: int) -> ResNetConfig:
-    if (version := ours.get("format_version")) != FORMAT_VERSION:
-        raise ValueError(f"it has format version {version}; this program reads version {FORMAT_VERSION}")
-    try:
-        config = ResNetConfig.from_dict(json.loads(ours.get("config", "")))
-        if config.variant != ours.get("variant"):
-            raise ValueError(f"it states variant {ours.get('variant')}, and its config is of variant {config.variant}")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"its metadata is damaged: {first_line(error)}") from error
-    if sum(config.depths) > count:  # checked before a list of missing arrays grows out of bounds
-        raise ValueError(f"its metadata promises {sum(config.depths)} blocks, and it holds {count} arrays")
-    return config
-
-
-def _wrong_arrays(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetConfig) -> list[str]:
-    """Return a problem for every array that is missing, extra, or of another shape than the network's."""
-    canonical_shapes = expected_shapes(network)
-    expected = {}
-    for canonical, (name, rule) in dialect.write_names(canonical_shapes).items():
-        order = permutation(rule.leaf("torch").axes, rule.leaf(dialect.framework).axes)
-        expected[name] = tuple(canonical_shapes[canonical][axis] for axis in order)
-    missing = [f"{name!r} is missing" for name in expected if name not in shapes]
-    extra = [f"{name!r} has no place in this network" for name in shapes if name not in expected]
-    wrong = [
-        f"{name!r} has the shape {shapes[name]}, expected {expected[name]}"
-        for name in expected
-        if name in shapes and shapes[name] != expected[name]
-    ]
-    return missing + extra + wrong
-
-
-def _mismatches(
-    network: ResNetConfig, recognised_by: str, variant: str | None, config: ResNetConfig | None
-) -> list[str]:
-    """Return a problem for every fact in which a network differs from a variant, or from the network of a model."""
-    problems = []
-    if variant is not None and network.variant != variant:
-        problems.append(
-            f"it holds variant {network.variant} ({recognised_by}), not {variant}; equal shapes do not make them equal"
-        )
-    if config is None:
-        return problems
-    if network.variant != config.variant:
-        problems.append(f"it holds variant {network.variant} ({recognised_by}), and the model is {config.variant}")
-    actual, expected = network.to_dict(), config.to_dict()
-    return problems + [
-        f"it has {name} {actual[name]}, and the model {expected[name]}"
-        for name in expected
-        if name not in NOT_WEIGHTS and actual[name] != expected[name]
-    ]

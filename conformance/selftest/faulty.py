@@ -32,7 +32,7 @@ from impls.config import ResNetConfig
 from impls.paths import follow
 from impls.recipe import Recipe
 from weights_convert import load
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 
 
 class FaultyAdapter:

@@ -21,9 +21,9 @@ import numpy as np
 
 from tests.weights_convert.conftest import DTYPES, TINY, make_random_bits
 from weights_convert import Checkpoint
+from weights_convert.comparison import NOT_WEIGHTS
 from weights_convert.containers import CONTAINERS, safetensors_file
 from weights_convert.dialects import DIALECTS, find_dialect
-from weights_convert.inspection import NOT_WEIGHTS
 from weights_convert.metadata import PACKED
 from weights_convert.shapes import expected_shapes
 

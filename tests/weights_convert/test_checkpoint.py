@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from impls.config import VARIANTS, ResNetConfig
 from weights_convert import Checkpoint, ConversionError, load
+from weights_convert.comparison import FLOATS
 from weights_convert.dialects import DIALECTS
-from weights_convert.inspection import FLOATS
 
 PAIRS = list(product(DIALECTS, repeat=2))
 MakeCheckpoint = Callable[..., Checkpoint]

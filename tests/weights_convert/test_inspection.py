@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from impls.config import VARIANTS, ResNetConfig
 from weights_convert import Checkpoint, ConversionError, inspect, load
+from weights_convert.comparison import FLOATS
 from weights_convert.dialects import DIALECTS
-from weights_convert.inspection import FLOATS
 from weights_convert.recognition import recognise_dialect
 from weights_convert.shapes import expected_shapes
 

@@ -10,9 +10,9 @@ import pytest
 
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint, load
+from weights_convert.comparison import FLOATS
 from weights_convert.containers import CONTAINERS
 from weights_convert.dialects import DIALECTS
-from weights_convert.inspection import FLOATS
 
 MATRIX = [
     (dialect, ending)

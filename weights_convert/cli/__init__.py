@@ -16,9 +16,9 @@ import click
 from impls.config import VARIANTS
 from weights_convert import ConversionError, changes, containers, differences, inspect, load
 from weights_convert.cli import text
+from weights_convert.comparison import FLOATS
 from weights_convert.dialects import ALIASES, DIALECTS, find_dialect
 from weights_convert.errors import SHOWN
-from weights_convert.inspection import FLOATS
 from weights_convert.naming import Dialect
 
 DIALECT = click.Choice([*DIALECTS, *ALIASES])

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from weights_convert.containers.archives import check_content, check_directory, entry_names
@@ -21,6 +20,7 @@ from weights_convert.containers.trees import unique_dict
 from weights_convert.errors import ConversionError, first_line
 from weights_convert.metadata import OTHER_VALUES
 from weights_convert.packages import import_optional
+from weights_convert.tensors import to_numpy, to_torch
 
 SAVE_STATE_DICT = "Save `model.state_dict()` alone."
 
@@ -157,7 +157,7 @@ class _Walk:
         if depth > MAX_NESTING or self._count > MAX_VALUES:
             raise ValueError("its content is nested too deeply, contains itself, or is too large")
         if isinstance(value, self._torch.Tensor):
-            yield name, _to_numpy(self._torch, value.detach())
+            yield name, _to_array(self._torch, value)
         elif isinstance(value, Mapping | list | tuple) and stands_for(value) is None:
             below: list[tuple[str, np.ndarray | str]] = []
             for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
@@ -185,24 +185,12 @@ def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
         ConversionError: If PyTorch is not installed.
     """
     torch = import_optional("torch", "torch", str(path))
-    torch.save({name: _to_torch(torch, array) for name, array in arrays.items()}, path)
+    torch.save({name: to_torch(torch, array) for name, array in arrays.items()}, path)
 
 
-def _to_numpy(torch: Any, tensor: Any) -> np.ndarray | str:
-    """Return a tensor as an array with the same bits, or its type if NumPy has none like it.
-
-    PyTorch itself cannot convert bfloat16 to NumPy.
-    """
+def _to_array(torch: Any, tensor: Any) -> np.ndarray | str:
+    """Return a tensor as an array with the same bits, or its type if NumPy has none like it."""
     try:
-        is_bfloat16 = tensor.dtype is torch.bfloat16
-        array: np.ndarray = (tensor.view(torch.int16) if is_bfloat16 else tensor).numpy()
+        return to_numpy(torch, tensor)
     except (TypeError, RuntimeError):  # sparse and quantized tensors, lazy conjugates, dtypes that NumPy lacks
         return f"a tensor of {tensor.dtype} that NumPy lacks"
-    return array.view(ml_dtypes.bfloat16) if is_bfloat16 else array
-
-
-def _to_torch(torch: Any, array: np.ndarray) -> Any:
-    array = np.array(array, order="C")
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from conformance.run.capabilities import Differentiable, Drawable, Probed, Tappable, Trainable
 from impls.config import ResNetConfig
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 
 
 @dataclass(frozen=True)

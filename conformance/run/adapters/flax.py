@@ -24,7 +24,7 @@ from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capabilit
 from impls.config import ResNetConfig
 from impls.flax import ResNet, read_training, read_weights, resnet, training
 from impls.recipe import Recipe
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 
 CORRECT = Blueprint("flax", resnet, training)
 

@@ -28,7 +28,7 @@ from impls.config import ResNetConfig
 from impls.keras import read_training, read_weights, resnet, training
 from impls.paths import named_variables
 from impls.recipe import Recipe
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 
 CORRECT = Blueprint("keras", resnet, training)
 

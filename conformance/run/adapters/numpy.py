@@ -16,7 +16,7 @@ from impls.config import ResNetConfig
 from impls.numpy import read_training, read_weights, resnet, training
 from impls.numpy.resnet import BatchNorm, Convolution, Linear, ResNet, convolve, moments, multiply, normalise, windows
 from impls.recipe import Recipe
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 
 Array = np.ndarray
 

@@ -15,7 +15,7 @@ from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capabilit
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.torch import ResNet, read_training, read_weights, resnet, training
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 
 CPU = torch.device("cpu")
 CORRECT = Blueprint("torch", resnet, training)

@@ -27,7 +27,7 @@ from impls.recipe import Recipe
 from impls.torch import training
 from weights_convert import Checkpoint, TrainingState, load
 from weights_convert.dialects import find_dialect
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 from weights_convert.table import RUNNING_STATISTICS
 
 if TYPE_CHECKING:

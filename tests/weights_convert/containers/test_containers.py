@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weights_convert import Checkpoint, ConversionError, containers, load
+from weights_convert.comparison import FLOATS
 from weights_convert.containers import CONTAINERS, atomic, safetensors_file
 from weights_convert.errors import first_line
-from weights_convert.inspection import FLOATS
 
 MakeBits = Callable[..., np.ndarray]
 BitsOf = Callable[..., object]
