@@ -5,13 +5,14 @@
 
 PYTHON ?= python3
 ARGS ?=
+NEWEST_PYTHON ?= python3.12
 
 BIN := .venv/bin
 # Stands for "all that constraints.txt and pyproject.toml ask for is installed", so it is the last thing that set-up makes.
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup conformance test slow selftest benchmarks lint types format clean
+.PHONY: help setup conformance test slow newest selftest benchmarks lint types format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 20
@@ -26,6 +27,15 @@ test: $(INSTALLED)  ## run the tests
 
 slow: $(INSTALLED)  ## run the slow tests: other libraries' own models and files, campaigns, other backends
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+newest:  ## run the suite on newer releases than the pinned ones, without TensorFlow, in .venv-newest (Python 3.12)
+	@if $(NEWEST_PYTHON) --version >/dev/null 2>&1; then $(MAKE) --no-print-directory .venv-newest/.installed newest-runs; \
+	    else echo "skipped: NEWEST_PYTHON, $(NEWEST_PYTHON), is no Python 3.12 that runs here"; fi
+
+newest-runs:
+	.venv-newest/bin/python -m conformance.cli run --impl torch --impl flax $(ARGS)
+	.venv-newest/bin/python -m conformance.cli run --impl keras@jax --impl keras@torch --precision float32 --variant keras $(ARGS)
+	.venv-newest/bin/python -m pytest -k "not keras" tests/impls tests/conformance/run tests/conformance/oracle
 
 selftest: $(INSTALLED)  ## inject every fault of the catalogue into every implementation: ten minutes
 	$(BIN)/conformance selftest $(ARGS)
@@ -63,4 +73,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    'about 8.5 GB and 3 minutes the first time, with nothing printed meanwhile.'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+.venv-newest/.installed: pyproject.toml constraints-newest.txt
+	@rm -f $@
+	@$(NEWEST_PYTHON) -m venv --clear .venv-newest
+	@.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-newest.txt \
+	    --editable '.[torch,flax]' keras hypothesis pytest pytest-timeout pytest-xdist
 	@touch $@
