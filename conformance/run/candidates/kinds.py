@@ -119,9 +119,14 @@ def adapt(model: Any, options: Options, packages: tuple[str, ...] = ()) -> Any:
 
 
 def installed(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of the names that are installed distributions, each once."""
+    """Return those of the names that are installed distributions, each once; a file in the working folder has none.
+
+    Example:
+        >>> installed(("numpy", "", "numpy"))
+        ('numpy',)
+    """
     found = []
-    for name in dict.fromkeys(names):
+    for name in filter(None, dict.fromkeys(names)):
         try:
             metadata.version(name)
         except metadata.PackageNotFoundError:
