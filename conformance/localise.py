@@ -36,7 +36,7 @@ from conformance.oracle.forward import SegmentedOracle
 from conformance.oracle.gradients import SegmentedGradients
 from conformance.oracle.steps import StepwiseTraining
 from conformance.outcome import Divergence, unlocalised
-from conformance.plan import NetworkPlan, Rerun, TracedRun
+from conformance.plan import Feed, NetworkPlan, Rerun, TracedRun
 from conformance.probing import identify_candidate
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.trace import Trace
@@ -113,11 +113,13 @@ def localise_forward(localiser: Localiser, firsts: Sequence[Comparison]) -> Iter
 def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[Comparison]) -> list[Divergence]:
     """Localise in the layers of one network and input: each segment is fed the oracle's own activation.
 
-    A candidate that is right segment by segment, or that cannot be fed, is judged by the layers of a whole run: it errs
-    by small errors that add up, or its adapter errs in a whole run alone.
+    Beside that the candidate runs as a whole: its faults must explain that, too. A candidate that is right segment by
+    segment, or that cannot be fed, is judged by the layers of a whole run: it errs by small errors that add up, or its
+    adapter errs in a whole run alone.
     """
     case, precision = group[0].case, group[0].precision
     cases = [Case(case.variant, case.input, mode, layers=True) for mode in localiser.modes]
+    whole_cases = [replace(case, layers=False) for case in cases]
     truth = localiser.rerun([ORACLE], "float64", cases, network, feed={})[ORACLE.name]
     runs, floors = [truth], {}
     if precision == "float32" and not truth.failure:
@@ -131,28 +133,28 @@ def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[
     if truth.failure or (precision == "float32" and not floors):
         return [unlocalised(first) for first in group]
 
-    def run(feed: Mapping[Case, Trace] | None, names: Sequence[str]) -> dict[str, dict[Mode, Trace]]:
-        """Run candidates by name; returns each one's traces by mode."""
+    def run(feed: Feed | None, names: Sequence[str], cases: Sequence[Case]) -> dict[str, TracedRun]:
+        """Run candidates by name."""
         candidates = [localiser.candidates[name] for name in names]
         again = localiser.rerun(candidates, precision, cases, network, feed) if candidates else {}
         runs.extend(again.values())
-        return {name: _by_mode(traced) for name, traced in again.items()}
+        return again
 
-    traces = run(truth.traces, [first.candidate for first in group])
-    oracle = _by_mode(truth)
-    divergences = {c.candidate: examine_layers(c, network, oracle, traces[c.candidate], floors) for c in group}
-    whole = run(None, [name for name, divergence in divergences.items() if not divergence.fed])
-    for first in group:
-        if first.candidate in whole:
-            divergences[first.candidate] = examine_layers(first, network, oracle, whole[first.candidate], floors)
-    for first in group:
-        divergence = divergences[first.candidate]
+    oracle, fed, divergences = _by_mode(truth), {}, {}
+    for name, traced in run(truth.traces, [first.candidate for first in group], [*cases, *whole_cases]).items():
+        (first,) = [first for first in group if first.candidate == name]
+        fed[name] = _by_mode(traced)
+        whole = _by_mode(traced, layers=False)
+        divergences[name] = examine_layers(first, network, oracle, fed[name], floors, whole)
+    for name, traced in run(None, [name for name, d in divergences.items() if not d.fed], cases).items():
+        layers = _by_mode(traced)
+        divergences[name] = examine_layers(divergences[name].first, network, oracle, layers, floors, layers)
+    for name, divergence in divergences.items():
         if precision == "float64" and divergence.fed and not all(finding.causes for finding in divergence.findings):
-            suspects = first_wrong_layers(network, oracle, traces[first.candidate])
-            candidate = localiser.candidates[first.candidate]
-            unfed = [replace(case, layers=False) for case in cases]
-            identification = identify_candidate(localiser.rerun, candidate, network, unfed, suspects)
-            divergences[first.candidate] = replace(divergence, identification=identification)
+            suspects = first_wrong_layers(network, oracle, fed[name])
+            candidate = localiser.candidates[name]
+            identification = identify_candidate(localiser.rerun, candidate, network, whole_cases, suspects)
+            divergences[name] = replace(divergence, identification=identification)
     for traced in runs:
         traced.discard()
     return list(divergences.values())
@@ -173,8 +175,8 @@ def first_wrong_layers(
     return found
 
 
-def _by_mode(run: TracedRun) -> dict[Mode, Trace]:
-    return {case.mode: trace for case, trace in run.traces.items()}
+def _by_mode(run: TracedRun, layers: bool = True) -> dict[Mode, Trace]:
+    return {case.mode: trace for case, trace in run.traces.items() if case.layers == layers}
 
 
 def localise_gradients(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
@@ -291,6 +293,7 @@ def examine_layers(
     oracle: Mapping[Mode, Trace],
     candidate: Mapping[Mode, Trace],
     floors: Mapping[Mode, NoiseFloors],
+    whole: Mapping[Mode, Trace],
 ) -> Divergence:
     """Judge every layer of a candidate's forward run and diagnose what is wrong.
 
@@ -300,6 +303,7 @@ def examine_layers(
         oracle: The oracle's layers, by mode.
         candidate: The candidate's layers, by mode; a mode may be missing.
         floors: The noise floors of the layers, by mode; empty for float64.
+        whole: The candidate's runs of the same input in which nothing was fed, by mode.
     """
     mode = first.case.mode
     if mode not in candidate:
@@ -310,13 +314,16 @@ def examine_layers(
         return unlocalised(first)
     fed = candidate[mode].origin.fed
     images = network.images(first.case.input)
-    exhibits = [
-        Exhibit(shown == "train", images, oracle[shown].arrays, candidate[shown].arrays)
-        for shown in (MODES if fed else (mode,))
-        if shown in candidate
-    ]
+    exhibits, confirming = (
+        [
+            Exhibit(shown == "train", images, oracle[shown].arrays, traces[shown].arrays)
+            for shown in (MODES if fed else (mode,))
+            if shown in traces
+        ]
+        for traces in (candidate, whole)
+    )
     piecewise = SegmentedOracle(network.config, network.weights.to("canonical").arrays, first.precision)
-    findings = ForwardDiagnosis(piecewise, exhibits, fed=fed).findings()
+    findings = ForwardDiagnosis(piecewise, exhibits, fed, confirming).findings()
     note = "" if findings else "the difference is too small to tell a fault from rounding"
     return Divergence(first, wrong.name, wrong.reason, fed, findings, note=note)
 

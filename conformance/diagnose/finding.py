@@ -26,8 +26,8 @@ class Finding:
             fault leaves of `layer`.
         nearest: Without a cause: the fault that leaves less of `layer` than the right oracle does, if there is one.
         beside: Other faults of the same array, with which together the first cause explains it.
-        until: The array at which the explanation ends; without a cause, the one that `nearest` fails to explain though
-            it explains `layer`. Empty if there is none.
+        until: The array at which the explanation ends; without a cause, what `nearest` fails to explain though it
+            explains `layer`. Empty if there is none.
         unit: What the error counts, if it is no relative L2 error.
     """
 
@@ -141,6 +141,7 @@ def cause_facts(injection: Injection) -> dict[str, Any]:
     return {
         "fault": fault.id,
         "place": injection.place.name,
+        "mode": injection.mode or None,
         "what": fault.what,
         "parameter": {fault.parameter.name: injection.parameter} if fault.parameter else {},
         "source": fault.source,

@@ -7,16 +7,17 @@ equally well, everywhere, cannot be told apart and are named together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby, product
 from math import inf, isclose, isinf
+from types import MappingProxyType
 
 import numpy as np
 
 from conformance.cases.segments import input_name, promised_names, segment_names, segment_of
-from conformance.diagnose.finding import Combination, Finding
+from conformance.diagnose.finding import Combination, Finding, one_digit
 from conformance.diagnose.search import Attempt, Search, by_parameter, distance, estimates, hypotheses, subtract
 from conformance.faults import FAULTS, Arrays, Fault, Injection, Place
 from conformance.oracle.forward import IMPOSSIBLE, SegmentedOracle, Stopped, Watch
@@ -32,9 +33,15 @@ rounds what differs in the last bit to one side or the other; its effect is abov
 explained: any fault without effect would explain it."""
 
 
+WHOLE = {precision: 10 * limit for precision, limit in EXPLAINED.items()}
+"""Largest relative L2 error of an array of a whole run that counts as reproduced: the errors of 18 segments add up.
+
+In float64 correct builds differ by up to 2e-13 at the end of a whole run."""
+
+
 @dataclass(frozen=True, eq=False)
 class Exhibit:
-    """One run of a candidate, each segment fed the oracle's own input.
+    """One run of a candidate, each segment fed the oracle's own input, or the candidate's.
 
     Attributes:
         train: Whether norms used the batch's statistics.
@@ -57,11 +64,13 @@ class Match:
         count: How many arrays, in order, it reproduces; -1 if it cannot be run with the faults.
         error: The largest error of those.
         left: The error of the next; 0 if there is none.
+        right: Every array that it reproduces, those behind a wrong one included.
     """
 
     count: int
     error: float
     left: float
+    right: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False)
@@ -72,11 +81,13 @@ class ForwardDiagnosis(Search[str]):
         oracle: The right network, in the candidate's precision.
         exhibits: Runs of the candidate, in one or more modes.
         fed: Whether the candidate's segments were fed the oracle's input; else only the first wrong one is explained.
+        whole: Runs in which the candidate went on from its own activations, by which an explanation is confirmed.
     """
 
     oracle: SegmentedOracle
     exhibits: Sequence[Exhibit]
     fed: bool = True
+    whole: Sequence[Exhibit] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +100,39 @@ class ForwardDiagnosis(Search[str]):
         """The segments that can be explained."""
         names = segment_names(self.oracle.config)
         return names if self.fed else [name for name in names if self.first_wrong(name)[1]][:1]
+
+    def findings(self) -> list[Finding]:
+        """Return the faults of the candidate; none is a cause if with all of them a whole run of the oracle differs."""
+        findings = super().findings()
+        differing = self.first_differing(findings[0].segment) if self.causes else ""
+        return [self.demoted(finding, differing) for finding in findings] if differing else findings
+
+    def first_differing(self, start: str) -> str:
+        """Return the first array that differs between the candidate's whole runs and the oracle's with the causes.
+
+        Args:
+            start: The first wrong segment; before it, the candidate is right.
+
+        Returns:
+            The array and its error in words; empty if nothing differs, up to a segment that no known fault explains.
+        """
+        order = segment_names(self.oracle.config)
+        for exhibit in self.whole:
+            entering = self._entering(exhibit, start)
+            for segment in order[order.index(start) :]:
+                if segment in self.given_up:
+                    break
+                arrays = self._run(exhibit, segment, (), entering=entering) or {}
+                for name in filter(exhibit.candidate.__contains__, self._names(exhibit, segment)):
+                    if (error := self._error(arrays, exhibit, name)) > WHOLE[self.oracle.dtype]:
+                        return f"{name} of a whole run (error {one_digit(error)})"
+                entering = arrays.get(segment, entering)
+        return ""
+
+    @staticmethod
+    def demoted(finding: Finding, differing: str) -> Finding:
+        """Take the name of a cause from a fault that explains each segment by itself, and not the whole run."""
+        return replace(finding, causes=(), nearest=finding.causes[0], until=differing) if finding.causes else finding
 
     def first_unexplained(self) -> str | None:
         """Return the first segment with a wrong array, but for those that no known fault explains."""
@@ -117,16 +161,30 @@ class ForwardDiagnosis(Search[str]):
     def rounds(self, first: str) -> Iterator[Sequence[Attempt]]:
         """Try every fault that could show first at the first wrong array, then two together.
 
-        A parameter is estimated only if no fault without one explains the whole segment.
+        A parameter is estimated only if no fault without one explains the whole segment. Where one mode is right, the
+        faults are tried in the other alone before two are.
         """
         _, layer = self.first_wrong(first)
-        every = hypotheses("forward", self.oracle.config)
-        fixed, estimated = by_parameter(fault for fault in every if can_show_at(layer, first, fault.place))
+        every = [
+            injection
+            for injection in hypotheses("forward", self.oracle.config)
+            if can_show_at(layer, first, injection.place)
+        ]
+        attempts = self.try_each(first, every)
+        yield attempts
+        wrong = [exhibit for exhibit, match in zip(self.exhibits, self.matches(first), strict=True) if match.left]
+        if len(wrong) < len(self.exhibits):
+            mode = "train" if wrong[0].train else "inference"
+            yield self.try_each(first, [replace(injection, mode=mode) for injection in every])
+        yield [*self.try_pairs(first, attempts)]
+
+    def try_each(self, first: str, every: Iterable[Injection]) -> list[Attempt]:
+        """Try faults one by one; those with a parameter only if no other explains the whole segment."""
+        fixed, estimated = by_parameter(every)
         attempts = [self.attempt(first, (injection,)) for injection in fixed]
         if not any(attempt.stands and not attempt.still_wrong for attempt in attempts):
             attempts += filter(None, (self.estimate(first, (injection,)) for injection in estimated))
-        yield attempts
-        yield [*self.try_pairs(first, attempts)]
+        return attempts
 
     def best(self, first: str, attempts: Sequence[Attempt]) -> list[Attempt]:
         """Select the attempts that explain the most arrays of a segment.
@@ -198,32 +256,37 @@ class ForwardDiagnosis(Search[str]):
             match = self._try(exhibit, segment, faults)
             names = self._names(exhibit, segment)
             explained += names[: max(0, match.count)]
-            error, still_wrong = max(error, match.error), still_wrong or next(iter(names[match.count :]), "")
-            spoils = match.count < right.count
+            ends_at = next(iter(names[max(0, match.count) :]), "")
+            error, still_wrong = max(error, match.error), still_wrong or ends_at
+            spoils = ends_at in right.right
             if spoils or (number == first_wrong and match.count == right.count):
                 return Attempt(faults, False, tuple(explained), error, match.left, still_wrong, spoils)
         return Attempt(faults, True, tuple(explained), error, match.left, still_wrong)
 
     def _try(self, exhibit: Exhibit, segment: str, faults: Combination) -> Match:
         """Return how far the oracle with faults reproduces a segment; it is run no farther."""
-        names = self._names(exhibit, segment)
+        names, errors = self._names(exhibit, segment), dict[str, float]()
 
         def check(name: str, value: Array) -> None:
-            if name in names and self._error({name: value}, exhibit, name) > self.limit:
-                raise Stopped
+            if name in names:
+                errors[name] = self._error({name: value}, exhibit, name)
+                if errors[name] > self.limit:
+                    raise Stopped
 
         arrays = self._run(exhibit, segment, faults, check)
-        return Match(-1, inf, inf) if arrays is None else self._match(exhibit, segment, arrays)
+        return Match(-1, inf, inf) if arrays is None else self._match(exhibit, segment, arrays, errors)
 
-    def _match(self, exhibit: Exhibit, segment: str, expected: Arrays) -> Match:
-        """Return how far the candidate's arrays agree with the expected ones."""
-        count, largest = 0, 0.0
-        for name in self._names(exhibit, segment):
-            error = self._error(expected, exhibit, name)
-            if error > self.limit:
-                return Match(count, largest, error)
-            count, largest = count + 1, max(largest, error)
-        return Match(count, largest, 0.0)
+    def _match(
+        self, exhibit: Exhibit, segment: str, expected: Arrays, known: Mapping[str, float] = MappingProxyType({})
+    ) -> Match:
+        """Return how far the candidate's arrays agree with the expected ones; some errors may be known already."""
+        names = self._names(exhibit, segment)
+        errors = {name: known[name] if name in known else self._error(expected, exhibit, name) for name in names}
+        right = [name for name in names if errors[name] <= self.limit]
+        first = next((name for name in names if errors[name] > self.limit), None)
+        count = len(names) if first is None else names.index(first)
+        largest = max((errors[name] for name in names[:count]), default=0.0)
+        return Match(count, largest, 0.0 if first is None else errors[first], frozenset(right))
 
     def spread(self, attempt: Attempt, segment: str) -> int | None:
         """Count the arrays of other segments that faults explain; None if they would make a right one wrong.
@@ -265,10 +328,22 @@ class ForwardDiagnosis(Search[str]):
     def _names(self, exhibit: Exhibit, segment: str) -> list[str]:
         return promised_names(segment, self.oracle.config, exhibit.train)
 
-    def _run(self, exhibit: Exhibit, segment: str, faults: Combination, watch: Watch | None = None) -> Arrays | None:
-        """Run a segment with the causes found so far and further faults; None if they cannot be there."""
+    def _entering(self, exhibit: Exhibit, segment: str) -> Array:
+        """The oracle's own activation that enters a segment."""
         source = input_name(segment, self.oracle.config)
-        entering = exhibit.images if source is None else exhibit.oracle[source]
+        return exhibit.images if source is None else exhibit.oracle[source]
+
+    def _run(
+        self,
+        exhibit: Exhibit,
+        segment: str,
+        faults: Combination,
+        watch: Watch | None = None,
+        entering: Array | None = None,
+    ) -> Arrays | None:
+        """Run a segment with the causes found so far and further faults; None if they cannot be there."""
+        if entering is None:
+            entering = self._entering(exhibit, segment)
         try:
             with np.errstate(all="ignore"):
                 return self.oracle.run(segment, entering, exhibit.train, [*self.causes, *faults], watch)

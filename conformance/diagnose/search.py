@@ -23,8 +23,9 @@ from impls.config import ResNetConfig
 Array = np.ndarray
 Key = TypeVar("Key", bound=Hashable)
 
-NEARER = 0.99
-"""Largest share of the first wrong array's error that a fault may leave, to be named as the nearest."""
+NEARER = 0.1
+"""Largest share of the first wrong array's error that a fault may leave, to be named as the nearest: a fault that
+explains less than nine tenths of an error is no hint."""
 
 MOST_FAULTS = 4
 """Largest number of rounds of a search; each finds one fault, or two together."""

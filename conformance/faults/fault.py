@@ -175,22 +175,36 @@ step_fault = partial(text_fault, "training", where=TRAINING, seen_in=(Seen.STEPS
 class Injection:
     """A fault at a place, with a value for its parameter if it has one.
 
+    Attributes:
+        fault: The fault.
+        place: Where it is.
+        value: Of its parameter; None for the one that the self-test injects.
+        mode: The mode in which alone it is there; empty for both.
+
     Example:
         >>> from conformance.faults import find_fault
         >>> eps = find_fault("eps-keras")
         >>> str(Injection(eps, eps.places(ResNetConfig())[0]))
         'eps-keras everywhere'
+        >>> str(Injection(eps, eps.places(ResNetConfig())[1], mode="train"))
+        'eps-keras at bn1 in train mode alone'
     """
 
     fault: Fault
     place: Place
     value: float | None = None
+    mode: str = ""
 
     def __str__(self) -> str:
+        alone = f" in {self.mode} mode alone" if self.mode else ""
         if self.place.scope != "network":
-            return f"{self.fault.id} at {self.place.name}"
+            return f"{self.fault.id} at {self.place.name}{alone}"
         of_network = self.fault.task == "forward" or self.fault.model
-        return f"{self.fault.id} everywhere" if of_network else self.fault.id
+        return f"{self.fault.id} everywhere{alone}" if of_network else self.fault.id
+
+    def is_there(self, train: bool) -> bool:
+        """Whether the fault is there in a mode."""
+        return self.mode in ("", "train" if train else "inference")
 
     @property
     def parameter(self) -> float:

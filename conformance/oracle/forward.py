@@ -122,7 +122,7 @@ class SegmentedOracle:
             segment: "stem", a block ("stage1.0") or "head".
             entering: The segment's input: the images for the stem, else the output of the segment before it.
             train: Whether norms use the batch's statistics.
-            injections: Faults; those that do not touch the segment change nothing.
+            injections: Faults; those that do not touch the segment, or are not there in the mode, change nothing.
             watch: Called with each activation; `Stopped` ends the run early.
 
         Returns:
@@ -136,6 +136,7 @@ class SegmentedOracle:
                 watch(name, value)
             return value
 
+        injections = [injection for injection in injections if injection.is_there(train)]
         model = self.build(segment, injections)
         for norm in norms(model, segment):
             norm.training = train

@@ -116,13 +116,14 @@ class ForwardBench(Bench):
         ]
 
     def diagnose(self, failed: Comparison, traces: Traces, correct: Traces) -> tuple[str, Sequence[Finding]]:
-        """Examine the layers of runs that were fed segment by segment."""
-        fed = {case: trace for case, trace in traces.items() if case.layers}
+        """Examine the layers of runs that were fed segment by segment, and whole runs."""
+        fed, whole = ({c: trace for c, trace in traces.items() if c.layers == layers} for layers in (True, False))
         divergence = examine_layers(
             failed,
             self.network,
             {case.mode: as_if_of(self.oracle[case], trace) for case, trace in fed.items()},
             {case.mode: trace for case, trace in fed.items()},
             {case.mode: self.floors[case] for case in fed},
+            {case.mode: trace for case, trace in whole.items()},
         )
         return divergence.layer, divergence.findings

@@ -92,9 +92,22 @@ class ForwardSpecimen:
         """Arrays of another correct build with faults."""
         return {train: rounded_again(arrays, 3e-16) for train, arrays in self.faulty(injections).items()}
 
-    def explain(self, candidate):
-        exhibits = [Exhibit(train, self.images, self.right[train], candidate[train]) for train in (False, True)]
-        return ForwardDiagnosis(self.oracle(), exhibits).findings()
+    def whole(self, injections):
+        """Arrays of a network with faults in either mode, which goes on from its own activations."""
+        arrays = {False: {}, True: {}}
+        for train in arrays:
+            entering = self.images
+            for segment in segment_names(self.config):
+                arrays[train] |= self.oracle().run(segment, entering, train, injections)
+                entering = arrays[train].get(segment)
+        return arrays
+
+    def explain(self, candidate, whole=None):
+        fed, confirming = (
+            [Exhibit(train, self.images, self.right[train], arrays[train]) for train in arrays or ()]
+            for arrays in (candidate, whole)
+        )
+        return ForwardDiagnosis(self.oracle(), fed, whole=confirming).findings()
 
 
 class TrainingSpecimen:

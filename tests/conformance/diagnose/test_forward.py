@@ -8,6 +8,7 @@ import pytest
 from conformance.diagnose.finding import quote
 from conformance.diagnose.search import distance
 from conformance.faults import Injection, find_fault
+from conformance.oracle.forward import SegmentedOracle
 from conformance.selftest.trials import chosen_places
 from tests.conformance.specimens import bent, forward_specimen
 
@@ -134,14 +135,77 @@ def test_faults_of_another_segment_are_found_behind_an_unknown_one(specimen):
     assert named_by(known) == {("eps-keras", "stage3.0.bn1")}
 
 
-def test_a_fault_without_effect_is_not_the_nearest(specimen):
-    candidate = specimen.faulty([])
+def test_a_fault_that_explains_nine_tenths_of_an_error_is_a_hint(specimen):
+    candidate = specimen.faulty(specimen.injections("head-max@head"))
     for arrays in candidate.values():
-        arrays["pool"] = bent(arrays["pool"] * 1.5)
+        arrays["pool"] = bent(arrays["pool"])
     (finding,) = specimen.explain(candidate)
-    assert finding.causes == ()
-    changed = specimen.faulty([finding.nearest])
-    assert any(distance(specimen.right[train]["pool"], changed[train]["pool"]) > 1e-6 for train in (False, True))
+    assert (finding.causes, finding.nearest.fault.id) == ((), "head-max")
+    right = distance(specimen.right[False]["pool"], candidate[False]["pool"])
+    assert 0 < finding.error < 0.1 * right
+
+
+def test_a_fault_that_explains_less_is_no_hint(specimen):
+    candidate = specimen.faulty(specimen.injections("head-max@head"))
+    for train, arrays in candidate.items():
+        arrays["pool"] = bent(0.6 * arrays["pool"] + 0.4 * specimen.right[train]["pool"])
+    (finding,) = specimen.explain(candidate)
+    assert (finding.causes, finding.nearest) == ((), None)
+    assert str(finding) == "no known fault explains pool"
+
+
+@pytest.mark.parametrize("faults", ["relu-after-missing@network", "eps-keras@bn1 pool-valid@stem"])
+def test_a_cause_explains_the_whole_run_too(specimen, faults):
+    injections = specimen.injections(faults)
+    findings = specimen.explain(specimen.candidate(injections), specimen.whole(injections))
+    assert {cause for finding in findings for cause in named_by(finding)} >= {
+        (injection.fault.id, injection.place.name) for injection in injections
+    }
+
+
+def test_a_fault_that_explains_each_segment_and_not_the_whole_run_is_no_cause(specimen):
+    """A ReLU moved from the end of a block to the start of the next one looks so."""
+    missing = specimen.injections("relu-after-missing@network")
+    (finding,) = specimen.explain(specimen.candidate(missing), specimen.right)
+    assert (finding.causes, finding.nearest) == ((), missing[0])
+    assert "no known fault explains everything: `relu-after-missing` everywhere " in str(finding)
+    assert "explains stage1.0, but not stage1.0 of a whole run (error " in str(finding)
+
+
+def test_a_whole_run_is_compared_up_to_what_no_known_fault_explains(specimen):
+    known = specimen.injections("eps-keras@stage1.0.bn1")
+    candidate, whole = specimen.candidate(known), specimen.whole(known)
+    for arrays in (*candidate.values(), *whole.values()):
+        for name in ("stage3.0.bn2", "stage3.0", "stage3.1"):
+            arrays[name] = bent(arrays[name])
+    findings = specimen.explain(candidate, whole)
+    assert named_by(findings[0]) == {("eps-keras", "stage1.0.bn1")}
+    assert not any(finding.causes for finding in findings[1:])
+
+
+def test_a_fault_that_makes_an_array_behind_the_first_wrong_one_wrong_is_not_named(specimen):
+    """The shortcut's kernel in the place of conv3's, too: they are not exchanged."""
+    weights = dict(specimen.weights.arrays)
+    weights["stage1.0.conv3.weight"] = weights["stage1.0.downsample_conv.weight"]
+    oracle = SegmentedOracle(specimen.config, weights)
+    candidate = {
+        train: right | oracle.run("stage1.0", specimen.entering("stage1.0", train), train)
+        for train, right in specimen.right.items()
+    }
+    (finding,) = specimen.explain(candidate)
+    assert (finding.layer, finding.causes) == ("stage1.0.conv3", ())
+
+
+@pytest.mark.parametrize(("mode", "train"), [("inference", False), ("train", True)])
+@pytest.mark.parametrize("faults", ["relu-missing@stage2.0", "eps-keras@network", "eps-other@stage1.0.bn2"])
+def test_a_fault_of_one_mode_is_named_in_that_mode(specimen, faults, mode, train):
+    (injection,) = specimen.injections(faults)
+    candidate = specimen.candidate([]) | {train: specimen.candidate([injection])[train]}
+    (finding,) = specimen.explain(candidate)
+    likeliest = finding.causes[0]
+    assert (likeliest.fault, likeliest.place, likeliest.mode) == (injection.fault, injection.place, mode)
+    assert f" in {mode} mode alone (" in str(finding)
+    assert finding.to_dict()["causes"][0]["mode"] == mode
 
 
 def test_a_fault_that_makes_another_segment_wrong_is_not_the_nearest(specimen):
