@@ -12,6 +12,7 @@ from weights_convert.changes import cast, drop_background, fold_conv_bias
 from weights_convert.checkpoint import Checkpoint
 from weights_convert.difference import Difference, differences
 from weights_convert.errors import ConversionError
+from weights_convert.fine_tuning import fit, head_from, sum_stem
 from weights_convert.inspection import Inspection, inspect, load
 from weights_convert.sources import Source
 from weights_convert.training_state import TrainingState, load_training
@@ -26,8 +27,11 @@ __all__ = [
     "cast",
     "differences",
     "drop_background",
+    "fit",
     "fold_conv_bias",
+    "head_from",
     "inspect",
     "load",
     "load_training",
+    "sum_stem",
 ]

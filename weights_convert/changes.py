@@ -15,6 +15,7 @@ import numpy as np
 from impls.config import VARIANTS
 from weights_convert.checkpoint import Checkpoint
 from weights_convert.errors import ConversionError
+from weights_convert.fine_tuning import head_from
 
 BACKGROUND_CLASSES = 1001
 """The classes of networks trained as in TF-Slim: one for the background, then the 1000 of ImageNet."""
@@ -109,6 +110,7 @@ def fold_conv_bias(checkpoint: Checkpoint) -> Checkpoint:
 
 
 CHANGES: Mapping[str, Callable[..., Checkpoint]] = {
+    "head_from": head_from,
     "drop_background": drop_background,
     "fold_conv_bias": fold_conv_bias,
     "dtype": cast,

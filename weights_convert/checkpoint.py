@@ -18,6 +18,7 @@ from weights_convert.errors import ConversionError
 from weights_convert.into import write_into
 from weights_convert.metadata import ACCEPTED, KNOWN_BY, known_first_by, network_metadata
 from weights_convert.naming import Dialect
+from weights_convert.recognition import ON_REQUEST
 from weights_convert.table import reorder
 
 FOLD_ADVICE = (
@@ -97,6 +98,21 @@ class Checkpoint:
         if problems:
             raise ConversionError(self.where, problems, "Build the model with the checkpoint's dtype (dtype=...).")
         return arrays
+
+    def without_head(self) -> Checkpoint:
+        """Return the same weights without the classifier: a network that returns the pooled features.
+
+        Example:
+            >>> checkpoint = Checkpoint({"fc.weight": np.zeros((10, 2048))}, find_dialect("canonical"), ResNetConfig())
+            >>> checkpoint.without_head().config.num_classes
+            0
+        """
+        canonical = self.to("canonical")
+        head = [name for name in canonical.arrays if name.startswith("fc.")]
+        body = {name: array for name, array in canonical.arrays.items() if name not in head}
+        config = replace(self.config, num_classes=0)
+        dropped = {**self.dropped, **dict.fromkeys(head, ON_REQUEST)}
+        return replace(canonical, arrays=body, config=config, dropped=dropped).to(self.dialect.name)
 
     def into(self, model: Any, *, variant: str | None = None) -> None:
         """Set every array of a model that a framework has built; if one does not fit, the model stays as it was.

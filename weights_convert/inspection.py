@@ -135,7 +135,11 @@ def load(
         ...
         weights_convert.errors.ConversionError: these arrays: not a bottleneck ResNet: stage1 to stage4 must each have blocks of three convolutions
     """  # noqa: E501 (a message is one line)
-    if not isinstance(source, Checkpoint):
+    if isinstance(source, Checkpoint):
+        if averaged or entry or drop or head:
+            raise ValueError("a checkpoint is one network; averaged, entry, drop and head choose in other sources")
+        checkpoint = source.without_head() if drop_head else source
+    else:
         return inspect(
             source,
             dialect=dialect,
@@ -148,9 +152,9 @@ def load(
             drop_head=drop_head,
             accept=accept,
         ).checkpoint()
-    if problems := mismatches(source.config, source.recognised_by, variant, config):
-        raise ConversionError(source.where, problems)
-    return source
+    if problems := mismatches(checkpoint.config, checkpoint.recognised_by, variant, config):
+        raise ConversionError(checkpoint.where, problems)
+    return checkpoint
 
 
 def inspect(
@@ -186,7 +190,8 @@ def inspect(
     except ValueError as error:
         return replace(opened, problems=(*opened.problems, str(error)))
     stated = judge(metadata, accept)
-    request = Request(known, entry, drop, head, drop_head, averaged, at_top=bool(ours))
+    # The hash of a file of ours covers the classifier, which is therefore dropped behind the comparison with it.
+    request = Request(known, entry, drop, head, drop_head and not ours, averaged, at_top=bool(ours))
     selection = select(opened.arrays, other_values(metadata), request)
     opened = replace(
         opened,
@@ -200,6 +205,9 @@ def inspect(
     if selection.tree is None:
         relative = relative_of(opened.arrays, {})
         return replace(opened, problems=(relative,), advice="") if relative else opened
+    if ours and drop_head:
+        whole = _compared(opened, selection.tree, metadata, expected, None, None, stated)
+        return _without_head(whole, variant, config)
     return _compared(opened, selection.tree, metadata, expected, variant, config, stated)
 
 
@@ -263,3 +271,17 @@ def _checked_against_hash(inspection: Inspection, ours: Mapping[str, str]) -> In
     if ours.get("content_hash", default) == inspection.content_hash:
         return inspection
     return replace(inspection, problems=("its arrays have changed since it was written (the content hash differs)",))
+
+
+def _without_head(inspection: Inspection, variant: str | None, config: ResNetConfig | None) -> Inspection:
+    """Return an inspection of a file of ours without its classifier, compared with a variant or a model."""
+    if inspection.problems:
+        return inspection
+    checkpoint = inspection.checkpoint().without_head()
+    return replace(
+        inspection,
+        weights=checkpoint.arrays,
+        networks=(checkpoint.config,),
+        dropped=checkpoint.dropped,
+        problems=tuple(mismatches(checkpoint.config, checkpoint.recognised_by, variant, config)),
+    )

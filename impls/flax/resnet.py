@@ -26,6 +26,7 @@ from impls.config import EXPANSION, STAGE_STRIDES, VARIANTS, ResNetConfig, named
 from impls.flax.state import write_weights
 from impls.taps import Tap, recording, untapped, within
 from weights_convert import Source
+from weights_convert.fine_tuning import Head, Stem
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -288,23 +289,34 @@ def stage(
     return nnx.List(blocks)
 
 
-def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0) -> ResNet:
+def resnet(
+    config: ResNetConfig,
+    weights: Source | None = None,
+    *,
+    head: Head = "kept",
+    stem: Stem = "kept",
+    seed: int = 0,
+) -> ResNet:
     """Build the network that a configuration describes, with random weights or those of a checkpoint.
 
     Args:
         config: The configuration.
         weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        head: "kept" takes the classifier of the weights; "new" leaves this model a random one, for other classes.
+        stem: "sum" adds up the input channels of the weights' first convolution, for images of one channel.
         seed: Seed of the random weights.
 
     Raises:
         ConversionError: If the weights do not fit this network.
     """
-    if weights is None:
-        return ResNet(Bottleneck, config.depths, config.num_classes, config=config, rngs=nnx.Rngs(seed))
-    model = nnx.eval_shape(  # shapes without values: compiling the generators of random values takes seconds
-        lambda: ResNet(Bottleneck, config.depths, config.num_classes, config=config)
-    )
-    write_weights(model, weights)
+    if weights is None or head == "new":
+        model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rngs=nnx.Rngs(seed))
+    else:
+        model = nnx.eval_shape(  # shapes without values: compiling the generators of random values takes seconds
+            lambda: ResNet(Bottleneck, config.depths, config.num_classes, config=config)
+        )
+    if weights is not None:
+        write_weights(model, weights, head, stem)
     return model
 
 
@@ -313,6 +325,8 @@ def resnet50(
     num_classes: int = 1000,
     weights: Source | None = None,
     *,
+    head: Head = "kept",
+    stem: Stem = "kept",
     in_channels: int = 3,
     dtype: str | None = None,
     compute_dtype: str | None = None,
@@ -324,6 +338,8 @@ def resnet50(
         variant: Name of a variant, one of `impls.config.VARIANTS`.
         num_classes: Length of the logits; 0 leaves the classifier out, and the model returns the pooled features.
         weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        head: "kept" takes the classifier of the weights; "new" leaves this model a random one, for other classes.
+        stem: "sum" adds up the input channels of the weights' first convolution, for images of one channel.
         in_channels: Channels of the input image.
         dtype: Name of the parameters' dtype; None is float32. "float64" needs JAX's `jax_enable_x64`.
         compute_dtype: Name of the dtype to compute in ("bfloat16"); None is that of parameters and images together.
@@ -342,4 +358,6 @@ def resnet50(
         >>> model(jnp.zeros((1, 64, 64, 3))).shape
         (1, 10)
     """
-    return resnet(named_config(variant, num_classes, in_channels, dtype, compute_dtype), weights, seed=seed)
+    return resnet(
+        named_config(variant, num_classes, in_channels, dtype, compute_dtype), weights, head=head, stem=stem, seed=seed
+    )

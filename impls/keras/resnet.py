@@ -23,6 +23,7 @@ from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNe
 from impls.keras.state import write_weights
 from impls.taps import Tap, recording, untapped, within
 from weights_convert import Source
+from weights_convert.fine_tuning import Head, Stem
 
 registered = keras.saving.register_keras_serializable(package="resnet_parity")
 
@@ -338,22 +339,31 @@ def stage(
     return blocks
 
 
-def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | None = None) -> ResNet:
+def resnet(
+    config: ResNetConfig,
+    weights: Source | None = None,
+    *,
+    head: Head = "kept",
+    stem: Stem = "kept",
+    seed: int | None = None,
+) -> ResNet:
     """Build the network that a configuration describes, with random weights or those of a checkpoint.
 
     Args:
         config: The configuration.
         weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        head: "kept" takes the classifier of the weights; "new" leaves this model a random one, for other classes.
+        stem: "sum" adds up the input channels of the weights' first convolution, for images of one channel.
         seed: Seed of the random weights; None draws from Keras's global generator (`keras.utils.set_random_seed`).
 
     Raises:
         ValueError: If parameters are not float32 where the configuration has a `compute_dtype`.
         ConversionError: If the weights do not fit this network.
     """
-    seeds = keras.random.SeedGenerator(seed) if weights is None else BLANK
+    seeds = keras.random.SeedGenerator(seed) if weights is None or head == "new" else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, seeds=seeds)
     if weights is not None:
-        write_weights(model, weights)
+        write_weights(model, weights, head, stem)
     return model
 
 
@@ -362,6 +372,8 @@ def resnet50(
     num_classes: int = 1000,
     weights: Source | None = None,
     *,
+    head: Head = "kept",
+    stem: Stem = "kept",
     in_channels: int = 3,
     dtype: str | None = None,
     compute_dtype: str | None = None,
@@ -373,6 +385,8 @@ def resnet50(
         variant: Name of a variant, one of `impls.config.VARIANTS`.
         num_classes: Length of the logits; 0 leaves the classifier out, and the model returns the pooled features.
         weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        head: "kept" takes the classifier of the weights; "new" leaves this model a random one, for other classes.
+        stem: "sum" adds up the input channels of the weights' first convolution, for images of one channel.
         in_channels: Channels of the input image.
         dtype: Name of the parameters' dtype ("float64"); None is Keras's global dtype policy.
         compute_dtype: Name of the dtype to compute in with float32 parameters ("bfloat16"); None is `dtype`.
@@ -390,4 +404,6 @@ def resnet50(
         >>> tuple(model(keras.ops.zeros((1, 64, 64, 3))).shape)
         (1, 10)
     """
-    return resnet(named_config(variant, num_classes, in_channels, dtype, compute_dtype), weights, seed=seed)
+    return resnet(
+        named_config(variant, num_classes, in_channels, dtype, compute_dtype), weights, head=head, stem=stem, seed=seed
+    )

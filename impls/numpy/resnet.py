@@ -19,6 +19,7 @@ from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNe
 from impls.numpy.state import write_weights
 from impls.taps import Tap, recording, untapped, within
 from weights_convert import Source
+from weights_convert.fine_tuning import Head, Stem
 
 Array = np.ndarray
 
@@ -343,21 +344,30 @@ def stage(
     return blocks
 
 
-def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int = 0) -> ResNet:
+def resnet(
+    config: ResNetConfig,
+    weights: Source | None = None,
+    *,
+    head: Head = "kept",
+    stem: Stem = "kept",
+    seed: int = 0,
+) -> ResNet:
     """Build the network that a configuration describes, with random weights or those of a checkpoint.
 
     Args:
         config: The configuration.
         weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        head: "kept" takes the classifier of the weights; "new" leaves this model a random one, for other classes.
+        stem: "sum" adds up the input channels of the weights' first convolution, for images of one channel.
         seed: Seed of the random weights.
 
     Raises:
         ConversionError: If the weights do not fit this network.
     """
-    rng = np.random.default_rng(seed) if weights is None else BLANK
+    rng = np.random.default_rng(seed) if weights is None or head == "new" else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
     if weights is not None:
-        write_weights(model, weights)
+        write_weights(model, weights, head, stem)
     return model
 
 
@@ -366,6 +376,8 @@ def resnet50(
     num_classes: int = 1000,
     weights: Source | None = None,
     *,
+    head: Head = "kept",
+    stem: Stem = "kept",
     in_channels: int = 3,
     seed: int = 0,
 ) -> ResNet:
@@ -375,6 +387,8 @@ def resnet50(
         variant: Name of a variant, one of `impls.config.VARIANTS`.
         num_classes: Length of the logits; 0 leaves the classifier out, and the model returns the pooled features.
         weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        head: "kept" takes the classifier of the weights; "new" leaves this model a random one, for other classes.
+        stem: "sum" adds up the input channels of the weights' first convolution, for images of one channel.
         in_channels: Channels of the input image.
         seed: Seed of the random weights.
 
@@ -390,4 +404,5 @@ def resnet50(
         >>> model(np.zeros((1, 3, 64, 64))).shape
         (1, 10)
     """
-    return resnet(named_config(variant, num_classes, in_channels), weights, seed=seed)
+    config = named_config(variant, num_classes, in_channels)
+    return resnet(config, weights, head=head, stem=stem, seed=seed)

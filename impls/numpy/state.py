@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from impls.paths import named_variables, put
-from weights_convert import Checkpoint, Source, load
+from weights_convert import Checkpoint, Source, fit
 from weights_convert.dialects import find_dialect
+from weights_convert.fine_tuning import Head, Stem
 
 if TYPE_CHECKING:
     from impls.numpy.resnet import ResNet
@@ -29,19 +30,22 @@ def read_weights(model: ResNet) -> Checkpoint:
     return Checkpoint(arrays, find_dialect("canonical"), model.config, where="the oracle", recognised_by="its config")
 
 
-def write_weights(model: ResNet, source: Source) -> None:
+def write_weights(model: ResNet, source: Source, head: Head = "kept", stem: Stem = "kept") -> None:
     """Set every array of the model from a checkpoint; if it does not fit, the model stays as it was.
 
     Args:
         model: Keeps its dtypes (`ResNet.astype`); weights of a narrower dtype are widened.
         source: A checkpoint, a file of one, or arrays by name, as `weights_convert.load` takes them.
+        head: "kept" sets the classifier, too; "new" leaves it as it is, whatever that of the source is.
+        stem: "kept" sets the first convolution; "sum" sets it to the sum over the source's input channels.
 
     Raises:
         ConversionError: If the checkpoint belongs to another network, or has a dtype that the model's cannot hold
             exactly.
     """
-    like = named_variables(model, model.config, "canonical")
-    for name, array in copy_arrays(load(source, config=model.config), like).items():
+    checkpoint = fit(source, model.config, head, stem)
+    like = named_variables(model, checkpoint.config, "canonical")
+    for name, array in copy_arrays(checkpoint, like).items():
         put(model, name, array)
 
 

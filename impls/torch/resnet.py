@@ -21,6 +21,7 @@ from impls.config import BLANK, EXPANSION, STAGE_STRIDES, VARIANTS, Blank, ResNe
 from impls.taps import Tap, recording, untapped, within
 from impls.torch.state import write_weights
 from weights_convert import Source
+from weights_convert.fine_tuning import Head, Stem
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -281,12 +282,21 @@ def stage(
     return nn.Sequential(*blocks)
 
 
-def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | None = None) -> ResNet:
+def resnet(
+    config: ResNetConfig,
+    weights: Source | None = None,
+    *,
+    head: Head = "kept",
+    stem: Stem = "kept",
+    seed: int | None = None,
+) -> ResNet:
     """Build the network that a configuration describes, with random weights or those of a checkpoint.
 
     Args:
         config: The configuration.
         weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        head: "kept" takes the classifier of the weights; "new" leaves this model a random one, for other classes.
+        stem: "sum" adds up the input channels of the weights' first convolution, for images of one channel.
         seed: Seed of the random weights; None draws from PyTorch's global generator.
 
     Raises:
@@ -294,10 +304,10 @@ def resnet(config: ResNetConfig, weights: Source | None = None, *, seed: int | N
         ConversionError: If the weights do not fit this network.
     """
     seeded = None if seed is None else torch.Generator(torch.get_default_device()).manual_seed(seed)
-    rng = seeded if weights is None else BLANK
+    rng = seeded if weights is None or head == "new" else BLANK
     model = ResNet(Bottleneck, config.depths, config.num_classes, config=config, rng=rng)
     if weights is not None:
-        write_weights(model, weights)
+        write_weights(model, weights, head, stem)
     return model
 
 
@@ -306,6 +316,8 @@ def resnet50(
     num_classes: int = 1000,
     weights: Source | None = None,
     *,
+    head: Head = "kept",
+    stem: Stem = "kept",
     in_channels: int = 3,
     dtype: str | None = None,
     seed: int | None = None,
@@ -316,6 +328,8 @@ def resnet50(
         variant: Name of a variant, one of `impls.config.VARIANTS`.
         num_classes: Length of the logits; 0 leaves the classifier out, and the model returns the pooled features.
         weights: A checkpoint or file that `weights_convert.load` takes; None for random weights.
+        head: "kept" takes the classifier of the weights; "new" leaves this model a random one, for other classes.
+        stem: "sum" adds up the input channels of the weights' first convolution, for images of one channel.
         in_channels: Channels of the input image.
         dtype: Name of the parameters' dtype ("float64"); None is PyTorch's default.
         seed: Seed of the random weights; None draws from PyTorch's global generator.
@@ -332,4 +346,5 @@ def resnet50(
         >>> model(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 10])
     """
-    return resnet(named_config(variant, num_classes, in_channels, dtype), weights, seed=seed)
+    config = named_config(variant, num_classes, in_channels, dtype)
+    return resnet(config, weights, head=head, stem=stem, seed=seed)

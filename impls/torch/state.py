@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from impls.paths import named_variables
-from weights_convert import Checkpoint, Source, load
+from weights_convert import Checkpoint, Source, fit
 from weights_convert.dialects import find_dialect
+from weights_convert.fine_tuning import Head, Stem
 
 if TYPE_CHECKING:
     from impls.torch.resnet import ResNet
@@ -36,18 +37,21 @@ def read_weights(model: ResNet) -> Checkpoint:
     return Checkpoint(arrays, find_dialect("torch"), model.config, where="a PyTorch model", recognised_by="its config")
 
 
-def write_weights(model: ResNet, source: Source) -> None:
+def write_weights(model: ResNet, source: Source, head: Head = "kept", stem: Stem = "kept") -> None:
     """Set every array of the model from a checkpoint; if it does not fit, the model stays as it was.
 
     Args:
         model: Keeps its dtypes; weights of a narrower dtype are widened.
         source: A checkpoint, a file of one, or arrays by name, as `weights_convert.load` takes them.
+        head: "kept" sets the classifier, too; "new" leaves it as it is, whatever that of the source is.
+        stem: "kept" sets the first convolution; "sum" sets it to the sum over the source's input channels.
 
     Raises:
         ConversionError: If the checkpoint belongs to another network, or has a dtype that the model's cannot hold
             exactly.
     """
-    write_variables(named_variables(model, model.config, "torch"), load(source, config=model.config))
+    checkpoint = fit(source, model.config, head, stem)
+    write_variables(named_variables(model, checkpoint.config, "torch"), checkpoint)
 
 
 def read_variables(variables: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

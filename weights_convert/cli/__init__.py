@@ -74,6 +74,7 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--fold-conv-bias", is_flag=True, help="Move the biases of convolutions into running means."),
         click.option("--drop-background", is_flag=True, help="Drop the first of 1001 classes: leaves ImageNet's 1000."),
+        click.option("--head-from", metavar="FILE", help="Take the classifier of another file."),
         click.option("--dtype", type=click.Choice(FLOATS), help="Round the numbers to this dtype."),
     ):
         command = option(command)

@@ -5,16 +5,19 @@ Names decide the spelling of a network, never its function.
 
 from weights_convert.recognition.copies import without_copies
 from weights_convert.recognition.families import family_of
+from weights_convert.recognition.heads import only_linear_layer
 from weights_convert.recognition.relatives import relative_of
 from weights_convert.recognition.request import Request
-from weights_convert.recognition.selection import Selection, select
+from weights_convert.recognition.selection import ON_REQUEST, Selection, select
 from weights_convert.recognition.subtrees import Subtree, recognise_dialect
 
 __all__ = [
+    "ON_REQUEST",
     "Request",
     "Selection",
     "Subtree",
     "family_of",
+    "only_linear_layer",
     "recognise_dialect",
     "relative_of",
     "select",

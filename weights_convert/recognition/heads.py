@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
+from weights_convert.dialects import DIALECTS
 from weights_convert.naming import Dialect, Reading
+from weights_convert.recognition.beside import known_beside
 from weights_convert.recognition.subtrees import Subtree
-from weights_convert.table import RULES, Rule
+from weights_convert.table import RULES, Framework, Rule
 
 SPELLINGS: dict[str, str] = {
     "fc.0": "an nn.Sequential in place of the layer, as fine-tuning recipes write it",
@@ -108,3 +110,29 @@ def _above(tree: Subtree, end: str) -> list[str]:
 def linear_layers(groups: Mapping[str, int], dialect: Dialect, names: Collection[str]) -> list[str]:
     """Return the paths among groups of names that hold one linear layer and nothing else."""
     return [path for path in groups if _readings(dialect, path, names)]
+
+
+def only_linear_layer(names: Collection[str]) -> tuple[Framework, dict[str, Reading]] | None:
+    """Return the framework and the readings of a source that holds one linear layer, as linear probes are saved.
+
+    Returns:
+        The framework of its axes, and the canonical name and rule of each array by its name; None if there is anything
+        else that training does not keep beside a network.
+
+    Example:
+        >>> only_linear_layer(["state_dict.linear.weight", "state_dict.linear.bias", "optimizer.lr"])[0]
+        'torch'
+        >>> only_linear_layer(["conv1.weight", "fc.weight", "fc.bias"])
+    """
+    for framework in ("torch", "flax"):  # Keras's names and axes are those of Flax
+        dialect = DIALECTS["canonical" if framework == "torch" else "flax"]
+        for path in {name.rpartition(".")[0] for name in names}:
+            prefix = f"{path}." if path else ""
+            readings = {
+                f"{prefix}{leaf}": (f"fc.{rule.leaf('torch').name}", rule)
+                for leaf, rule in linear_rules(dialect).items()
+            }
+            rest = [name for name in names if name not in readings and not known_beside(name, path)]
+            if readings.keys() <= set(names) and not rest:
+                return dialect.framework, readings
+    return None
