@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from impls.config import TOTAL_STRIDE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 GLOBAL_POOL_SIDES = ((65, 97, 3), (64, 96, 3))
 TINY_POOL_SIDES = ((1, 17, 3), (32, 16, 1))

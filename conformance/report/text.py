@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from functools import partial
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from conformance.cases.case import TASKS
 from conformance.cases.recipes import STEPS
@@ -22,11 +27,6 @@ from conformance.compare.limits import (
 )
 from conformance.compare.noise import NoiseFloor, two_digits
 from conformance.report.record import Record
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
 Comparisons = Sequence[dict[str, Any]]
 """Comparisons in the form that the record gives them."""
@@ -59,6 +59,11 @@ FED = ", fed the oracle's own input"
 """Words for a layer whose segment was fed the oracle's activation, so that its error is its own."""
 
 
+titled_table = partial(Table, title_justify="left", title_style="bold")
+name_column = partial(Column, no_wrap=True)
+number_column = partial(Column, justify="right", no_wrap=True)
+
+
 def plain_console(file: IO[str] | None = None, width: int | None = None) -> Console:
     """Make a console that prints strings as they are: without markup, highlighting and emoji.
 
@@ -66,8 +71,6 @@ def plain_console(file: IO[str] | None = None, width: int | None = None) -> Cons
         file: Where it prints; standard output by default.
         width: Columns; by default those of the terminal, or 110 where there is none.
     """
-    from rich.console import Console
-
     columns = width or (None if (file or sys.stdout).isatty() else 110)
     return Console(file=file, width=columns, markup=False, highlight=False, emoji=False)
 
@@ -99,8 +102,6 @@ def _print_note(note: str, console: Console) -> None:
 
 def print_divergence(divergence: Record, console: Console) -> None:
     """Print where a candidate first goes wrong and by how much; then each finding of the diagnosis."""
-    from rich.text import Text
-
     facts = (divergence[key] for key in ("variant", "precision", "task", "mode", "input"))
     where = ", ".join(fact for fact in facts if fact not in ("", "-"))
     console.print(
@@ -149,8 +150,6 @@ REPRODUCED = 1e-11
 
 def could_not_run(failure: Record) -> Text:
     """Make the line about a candidate that could not run, or not do a task."""
-    from rich.text import Text
-
     what = f"{failure['task']} not compared" if failure["task"] else "could not run"
     if failure.get("lacks"):
         what = "is not compared"
@@ -163,14 +162,8 @@ def could_not_run(failure: Record) -> Text:
 
 def mathematics_table(record: Record) -> Table:
     """Make the table of float64: a row for each candidate, with the worst error in each network."""
-    from rich.table import Table
-
-    table = Table(title="float64", title_justify="left", title_style="bold")
-    table.add_column("candidate")
-    for variant in record["plan"]["variants"]:
-        table.add_column(variant, justify="right")
-    table.add_column("compared", justify="right")
-    table.add_column("seconds", justify="right")
+    numbers = (Column(name, justify="right") for name in (*record["plan"]["variants"], "compared", "seconds"))
+    table = titled_table("candidate", *numbers, title="float64")
     for candidate in record["plan"]["implementations"]:
         compared = _select(record["comparisons"], implementation=candidate, precision="float64")
         cells = [_worst_error(_select(compared, variant=variant)) for variant in record["plan"]["variants"]]
@@ -181,15 +174,9 @@ def mathematics_table(record: Record) -> Table:
 
 def noise_table(record: Record) -> Table:
     """Make the table of float32: for each candidate and network, the array nearest to its limit, and the verdict."""
-    from rich.table import Table
-
-    table = Table(title="float32: noise or bug?", title_justify="left", title_style="bold")
-    table.add_column("candidate", no_wrap=True)
-    table.add_column("variant", no_wrap=True)
-    table.add_column("array", overflow="fold")
-    for name in ("error", "noise floor", "rounding\nbound", "times\nthe floor"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    names = name_column("candidate"), name_column("variant"), Column("array", overflow="fold")
+    numbers = map(number_column, ("error", "noise floor", "rounding\nbound", "times\nthe floor"))
+    table = titled_table(*names, *numbers, name_column("verdict"), title="float32: noise or bug?")
     for candidate in record["plan"]["implementations"]:
         for variant in record["plan"]["variants"]:
             compared = _select(record["comparisons"], implementation=candidate, precision="float32", variant=variant)
@@ -200,15 +187,12 @@ def noise_table(record: Record) -> Table:
 
 def reported_table(record: Record) -> Table:
     """Make the table of float32 training: for each candidate and network, the worst error of each kind of array."""
-    from rich.table import Table
-
-    table = Table(title="float32 training: reported, not judged", title_justify="left", title_style="bold")
-    table.add_column("candidate", no_wrap=True)
-    table.add_column("variant", no_wrap=True)
     kinds = [(comparison["task"], _kind(comparison["name"])) for comparison in record["reported"]]
     columns = [(task, kind) for task, kind in dict.fromkeys(kinds) if kind]
-    for task, kind in columns:
-        table.add_column(f"{task.removeprefix('steps ')}\n{kind}", justify="right", no_wrap=True)
+    names, numbers = ("candidate", "variant"), (f"{task.removeprefix('steps ')}\n{kind}" for task, kind in columns)
+    table = titled_table(
+        *map(name_column, names), *map(number_column, numbers), title="float32 training: reported, not judged"
+    )
     for candidate in record["plan"]["implementations"]:
         for variant in record["plan"]["variants"]:
             compared = _select(record["reported"], implementation=candidate, variant=variant)
@@ -262,8 +246,6 @@ def _select(comparisons: Comparisons, **facts: str) -> list[dict[str, Any]]:
 
 def _worst_error(comparisons: Comparisons) -> str | Text:
     """Format the largest relative L2 error, and how many comparisons failed."""
-    from rich.text import Text
-
     if not comparisons:
         return Text("-", "dim")
     failed = sum(not comparison["passed"] for comparison in comparisons)
@@ -286,8 +268,6 @@ def _nearest(comparisons: Comparisons) -> tuple[str, ...]:
 
 def _noise_or_bug(comparisons: Comparisons) -> Text:
     """Format the verdict on a network in float32."""
-    from rich.text import Text
-
     failed = sum(not comparison["passed"] for comparison in comparisons)
     if failed:
         return Text(f"bug ✗ {failed}", "red")
@@ -296,8 +276,6 @@ def _noise_or_bug(comparisons: Comparisons) -> Text:
 
 def _print_closing(record: Record, console: Console) -> None:
     """Print what the run covered, what it left out and how to have that, and the verdict."""
-    from rich.text import Text
-
     names = [name for inputs in record["environment"]["inputs"].values() for name in inputs]
     modes = " and ".join(record["plan"]["modes"])
     console.print(f"inputs: {', '.join(dict.fromkeys(names))}; each in {modes} mode")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from conformance.cases.case import PRECISIONS
 from conformance.compare.comparison import Comparison
@@ -13,18 +16,12 @@ from conformance.run.implementations import Implementation
 from conformance.selftest.alarms import Campaign
 from conformance.selftest.trials import Result, Trial
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 def print_selftest(result: Result, variant: str, implementations: Sequence[Implementation], console: Console) -> None:
     """Print a row per fault: how many of its injections were caught, placed and named; then the targets missed."""
-    from rich.table import Table
-
     names = [implementation.name for implementation in implementations]
-    table = Table(title=f"{variant}: caught, layer named, cause named, of the injections", title_justify="left")
-    for column in ("fault", *names):
-        table.add_column(column)
+    title = f"{variant}: caught, layer named, cause named, of the injections"
+    table = Table("fault", *names, title=title, title_justify="left")
     for row in table_rows(result, names):
         table.add_row(*row)
     console.print(table)
@@ -62,15 +59,9 @@ def cell(trials: Sequence[Trial]) -> str:
 
 def print_campaign(campaign: Campaign, implementations: Sequence[Implementation], console: Console) -> None:
     """Print a row per build and precision; then each false alarm, what could not run, and the counts."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="correct builds", title_justify="left")
-    for name in ("build", "precision"):
-        table.add_column(name, no_wrap=True)
-    for name in ("runs", "compared", "false\nalarms", "error /\nlimit"):
-        table.add_column(name, justify="right")
-    table.add_column("nearest to its limit")
+    names = (Column(name, no_wrap=True) for name in ("build", "precision"))
+    numbers = (Column(name, justify="right") for name in ("runs", "compared", "false\nalarms", "error /\nlimit"))
+    table = Table(*names, *numbers, "nearest to its limit", title="correct builds", title_justify="left")
     parts = campaign.parts()
     for implementation, precision in product(implementations, PRECISIONS):
         part = parts.get((implementation.name, precision), Campaign())

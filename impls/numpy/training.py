@@ -1,15 +1,13 @@
 """Gradients and training steps in plain NumPy: the specification that the other three frameworks are held to.
 
-Gradients are written out layer by layer, from the loss back to the images. `directional_derivative` verifies them: it
-uses the forward pass in `resnet.py` only.
+Gradients are written out layer by layer, from the loss back to the images. A test verifies them by derivatives of the
+forward pass in `resnet.py` alone, to which the loss therefore applies for complex numbers, too.
 
-Sources: gradient of batch norm, Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; complex step, Squire and Trapp
-1998 (SIAM Review 40, 110-112).
+Source: gradient of batch norm, Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Mapping
 
@@ -18,7 +16,7 @@ import numpy as np
 from impls.config import ResNetConfig
 from impls.numpy.resnet import BatchNorm, Bottleneck, Convolution, Linear, ResNet, pad, relu, windows
 from impls.numpy.state import copy_arrays, read_weights, write_weights
-from impls.paths import follow, put
+from impls.paths import put
 from impls.recipe import Recipe
 from weights_convert import TrainingState, load_training
 
@@ -278,41 +276,6 @@ def clip(grads: Gradients, norm: float | None) -> None:
         total = np.sqrt(sum(np.vdot(gradient, gradient) for gradient in grads.values()))
         for gradient in grads.values():
             gradient *= min(1.0, norm / total)
-
-
-def directional_derivative(
-    model: ResNet, images: Array, labels: Array, recipe: Recipe, direction: Mapping[str, Array]
-) -> float:
-    """Compute the derivative of the loss along a direction, from the forward pass alone.
-
-    The direction lies in the space of parameters and images. The complex step is exact to rounding, since it subtracts
-    nothing: for an analytic function f, f'(x) d is the imaginary part of f(x + i h d) / h. ReLU and max pool choose by
-    the real part.
-
-    Args:
-        model: Network with a classifier, in train or inference mode; it is not changed.
-        images: (batch, channels, height, width).
-        labels: Integers (batch,).
-        recipe: Recipe, of which only the label smoothing matters.
-        direction: Components by canonical name, "input" for the images; those left out are zero.
-    """
-    step = 1e-30
-    shifted = copy.deepcopy(model).astype("complex128")
-    for _, layer in shifted.layers():
-        if isinstance(layer, BatchNorm):
-            layer.moments = complex_moments
-    for name, component in direction.items():
-        if name != "input":
-            put(shifted, name, follow(shifted, name) + 1j * step * component)
-    logits = shifted.activations(images + 1j * step * direction.get("input", np.zeros(1)))["logits"]
-    return float(loss(logits, labels, recipe).imag / step)
-
-
-def complex_moments(x: Array) -> tuple[Array, Array]:
-    """Compute mean and biased variance of each channel as analytic functions: the square has no conjugate."""
-    values = x.swapaxes(0, 1).reshape(x.shape[1], -1)
-    mean = values.mean(1)
-    return mean, ((values - mean[:, None]) ** 2).mean(1)
 
 
 def read_training(training: Training) -> TrainingState:

@@ -121,14 +121,8 @@ ROWS = {
         what="Adam's means are not corrected for their start at zero (bias correction)",
         **adam_update("mean / (sqrt(square) + eps)"),
     ),
-    "adam-beta2-099": adam_fault(
-        what="Adam's beta2 is 0.99, not 0.999",
-        recipe={"beta2": 0.99},
-    ),
-    "adam-beta2-095": adam_fault(
-        what="Adam's beta2 is 0.95, not 0.999",
-        recipe={"beta2": 0.95},
-    ),
+    "adam-beta2-099": adam_fault(what="Adam's beta2 is 0.99, not 0.999", recipe={"beta2": 0.99}),
+    "adam-beta2-095": adam_fault(what="Adam's beta2 is 0.95, not 0.999", recipe={"beta2": 0.95}),
     "adam-l2": step_fault(
         what="weight decay enters Adam's means as an L2 penalty, where AdamW's decay is decoupled",
         numpy=(

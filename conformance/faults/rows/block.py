@@ -65,14 +65,8 @@ ROWS = {
         source="vision#191, mxnet#8740",
         remedies=STRIDE,
     ),
-    "relu-missing": relu_fault(
-        what="there is no ReLU after bn1",
-        **replaced(BN1, without_relu(BN1)),
-    ),
-    "relu-missing-2": relu_fault(
-        what="there is no ReLU after bn2",
-        **replaced(BN2, without_relu(BN2)),
-    ),
+    "relu-missing": relu_fault(what="there is no ReLU after bn1", **replaced(BN1, without_relu(BN1))),
+    "relu-missing-2": relu_fault(what="there is no ReLU after bn2", **replaced(BN2, without_relu(BN2))),
     "relu-before-add": relu_fault(
         what="there is a ReLU before the addition, too",
         config={"relu_before_addition": True},

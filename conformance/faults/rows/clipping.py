@@ -31,10 +31,7 @@ def flax_stateless(*lines: str) -> tuple[str, str]:
 clip_fault = partial(step_fault, remedies=CLIPPING)
 
 ROWS = {
-    "clip-missing": clip_fault(
-        what="gradients are not clipped",
-        recipe={"clip_norm": None},
-    ),
+    "clip-missing": clip_fault(what="gradients are not clipped", recipe={"clip_norm": None}),
     "clip-by-value": clip_fault(
         what="each number of the gradients is clipped by itself, not all of them by their common norm",
         numpy=(NUMPY, "np.clip(gradient, -norm, norm, out=gradient)"),

@@ -93,10 +93,7 @@ ROWS = {
         images=pixels(lambda rgb: ((rgb - MEAN) / STD - MEAN) / STD),
         source="flaxmodels normalises inside",
     ),
-    "not-normalised": colour_fault(
-        what="the images are 0..1, not normalised",
-        images=pixels(lambda rgb: rgb),
-    ),
+    "not-normalised": colour_fault(what="the images are 0..1, not normalised", images=pixels(lambda rgb: rgb)),
     "scaled-around-zero": colour_fault(
         what="the images are -1..1, as in mode 'tf' of keras.applications",
         images=pixels(lambda rgb: rgb * 2 - 1),

@@ -65,10 +65,7 @@ ROWS = {
         what="scale and running variance are exchanged",
         weights=exchanged(("weight", "running_var")),
     ),
-    "scale-offset-swap": leaf_fault(
-        what="scale and offset are exchanged",
-        weights=exchanged(("weight", "bias")),
-    ),
+    "scale-offset-swap": leaf_fault(what="scale and offset are exchanged", weights=exchanged(("weight", "bias"))),
     "var-is-deviation": leaf_fault(
         what="a standard deviation was loaded as the running variance",
         weights=changed("running_var", by=np.sqrt),
@@ -81,14 +78,8 @@ ROWS = {
         what="running mean and variance were left at 0 and 1",
         weights=left_at(running_mean=0.0, running_var=1.0),
     ),
-    "mean-not-loaded": loading_fault(
-        what="the running mean was left at 0",
-        weights=left_at(running_mean=0.0),
-    ),
-    "var-not-loaded": loading_fault(
-        what="the running variance was left at 1",
-        weights=left_at(running_var=1.0),
-    ),
+    "mean-not-loaded": loading_fault(what="the running mean was left at 0", weights=left_at(running_mean=0.0)),
+    "var-not-loaded": loading_fault(what="the running variance was left at 1", weights=left_at(running_var=1.0)),
     "scale-not-loaded": loading_fault(
         what="the scale was left at 1: scale=False, or a name that did not match",
         weights=left_at(weight=1.0),

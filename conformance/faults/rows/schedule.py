@@ -62,10 +62,7 @@ ROWS = {
         flax=(FLAX_COUNT, "joined(jnp.maximum(jnp.asarray(count, float) - 1, 0.0))"),
         keras=(KERAS_STEP, "ops.maximum(ops.cast(step, self.dtype) - 1, 0.0)"),
     ),
-    "warmup-missing": warmup_fault(
-        what="there is no warm-up",
-        recipe={"warmup_steps": 0},
-    ),
+    "warmup-missing": warmup_fault(what="there is no warm-up", recipe={"warmup_steps": 0}),
     "warmup-from-zero": warmup_fault(
         what="the warm-up begins with a step whose learning rate is zero",
         **factor(f"step / {STEPS} if step < {STEPS} else recipe.factor(step)"),

@@ -130,10 +130,7 @@ ROWS = {
         source="flax examples/imagenet",
         remedies=DECAYED,
     ),
-    "wd-missing": decay_fault(
-        what="there is no weight decay",
-        recipe={"weight_decay": 0.0},
-    ),
+    "wd-missing": decay_fault(what="there is no weight decay", recipe={"weight_decay": 0.0}),
     "nesterov-missing": momentum_fault(
         what="momentum is plain, without Nesterov's step ahead",
         recipe={"nesterov": False},
