@@ -1,13 +1,29 @@
-"""Blueprints: where an adapter takes its networks and its training from."""
+"""Blueprints, where an adapter takes its networks and its training from, and what the project's adapters do alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar
 
-from conformance.run.capabilities import Differentiable, Drawable, Probed, Tappable, Trainable
+import numpy as np
+
+from conformance.run.adapters.canonical import RunningStatistics, framework_tap
+from conformance.run.capabilities import (
+    EVERYTHING,
+    Arrays,
+    ArrayTap,
+    Capability,
+    Differentiable,
+    Probed,
+    ReadState,
+    TakeStep,
+)
 from impls.config import ResNetConfig
+from impls.recipe import Recipe
+from impls.taps import Tap
 from weights_convert.sources import Source
 
 
@@ -29,12 +45,88 @@ class Blueprint:
     training: Any
 
 
-class BlueprintAdapter(Probed, Tappable, Differentiable, Trainable, Drawable, Protocol):
-    """One of the project's own adapters: a dataclass, which `replace` gives another blueprint."""
+@dataclass(eq=False)
+class BlueprintAdapter(Probed, Differentiable):
+    """One of the project's own adapters: what all of them do alike, by a few functions of each framework.
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    Attributes:
+        read_weights: `read_weights` of the framework's implementation.
+        read_training: `read_training` of the framework's implementation.
+        blueprint: Where networks and training come from.
+        precision: The dtype of parameters and images, from `prepare` on.
+        built_from: The configuration and the weights that `build` was given.
+        model: The network that `build` made.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
+    read_weights: ClassVar[Any]
+    read_training: ClassVar[Any]
     blueprint: Blueprint
-    precision: str
+    precision: str = "float64"
+    built_from: tuple[ResNetConfig, Source] = field(init=False)
+    model: Any = field(init=False)
+
+    @property
+    @abstractmethod
+    def statistics(self) -> RunningStatistics:
+        """Running statistics of the network."""
+
+    @abstractmethod
+    def tensor(self, array: np.ndarray) -> Any:
+        """Copy a canonical array to the device, in the framework's axis order and the precision asked for."""
+
+    @abstractmethod
+    def array(self, tensor: Any) -> np.ndarray:
+        """Copy an activation into a canonical array."""
+
+    @abstractmethod
+    def activations(self, images: Any, train: bool, layers: bool) -> Mapping[str, Any]:
+        """Return the model's activations."""
+
+    @abstractmethod
+    def forward(self, images: Any, train: bool, tap: Tap[Any]) -> object:
+        """Run the model with a tap."""
 
     def build(self, config: ResNetConfig, weights: Source) -> None:
-        """Make the network with the weights of a file or checkpoint, and forget the one before."""
+        """Load the network, its parameters in the precision asked for."""
+        self.built_from = replace(config, dtype=self.precision), weights
+        self.model = self.network()
+
+    def network(self) -> Any:
+        """Build another network with the weights that `build` was given."""
+        return self.blueprint.resnet(*self.built_from)
+
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
+        """Return activations, and running statistics after a train-mode run."""
+        with self.statistics.put_back():
+            activations = self.activations(self.tensor(images), train, layers)
+            arrays = {name: self.array(value) for name, value in activations.items()}
+            return arrays | (self.statistics.arrays() if train else {})
+
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
+        """Pass every activation through a tap; return the running statistics after a train-mode run."""
+        with self.statistics.put_back():
+            self.forward(self.tensor(images), train, framework_tap(tap, self.array, self.tensor))
+            return self.statistics.arrays() if train else {}
+
+    def tensors(self, arrays: Arrays | None) -> Mapping[str, Any] | None:
+        """Copy canonical arrays to the device, if there are any."""
+        return arrays and {name: self.tensor(array) for name, array in arrays.items()}
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """Begin a run of training from the weights of the file."""
+        run = self.begin_training(recipe)
+        return partial(self.step, run), lambda: self.read_training(run).to("canonical")
+
+    def begin_training(self, recipe: Recipe) -> Any:
+        """Build the network to train, and its optimizer."""
+        return self.blueprint.training.Training(self.network(), recipe)
+
+    def step(self, run: Any, images: np.ndarray, labels: Any) -> float:
+        """Take one step of a run of training."""
+        return float(run.step(self.tensor(images), labels))
+
+    def initial(self, seed: int) -> Arrays:
+        """Draw the arrays of a network without weights."""
+        drawn: Arrays = self.read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+        return drawn

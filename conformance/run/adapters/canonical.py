@@ -12,7 +12,7 @@ import numpy as np
 from conformance.cases.names import statistic_names
 from conformance.run.capabilities import ArrayTap
 from impls.paths import follow
-from impls.taps import Tap
+from impls.taps import Tap, untapped
 from weights_convert.dialects import find_dialect
 from weights_convert.table import permutation, reorder
 
@@ -106,5 +106,5 @@ def replacing(activations: Mapping[str, Any] | None, stop_gradient: Callable[[An
     The number that goes on is a + (x - x), whose gradient with respect to x is one.
     """
     if activations is None:
-        return lambda name, value: value
+        return untapped
     return lambda name, value: activations[name] + (value - stop_gradient(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,43 +13,39 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 
-from conformance.run.adapters.blueprint import Blueprint
+from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
 from conformance.run.adapters.canonical import (
     RunningStatistics,
     canonical_arrays,
     canonical_shapes,
     channels_first,
     channels_last,
-    framework_tap,
     replacing,
 )
-from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
+from conformance.run.capabilities import Arrays, DeviceMissing
 from impls.config import ResNetConfig
 from impls.keras import read_training, read_weights, resnet, training
 from impls.paths import named_variables
 from impls.recipe import Recipe
+from impls.taps import Tap
 from weights_convert.sources import Source
 
 CORRECT = Blueprint("keras", resnet, training)
 
 
 @dataclass(eq=False)
-class KerasAdapter:
+class KerasAdapter(BlueprintAdapter):
     """The Keras model; subclasses run it in another way.
 
     Attributes:
-        blueprint: Where networks and training come from.
-        precision: The dtype of parameters and images, from `prepare` on.
         eager, xla: How TensorFlow runs a training step.
+        functions: The function from images to activations, as this adapter runs functions, by train mode and layers.
     """
 
-    capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
+    read_weights, read_training = staticmethod(read_weights), staticmethod(read_training)
     eager: ClassVar[bool] = True
     xla: ClassVar[bool] = False
     blueprint: Blueprint = CORRECT
-    precision: str = "float64"
-    built_from: tuple[ResNetConfig, Source] = field(init=False)
-    model: keras.Model = field(init=False)
     functions: dict[tuple[bool, bool], Callable[..., Any]] = field(init=False)
 
     def prepare(self, device: str, precision: str) -> str:
@@ -72,16 +68,12 @@ class KerasAdapter:
     def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         """Convolve by keras.ops.conv on the device."""
         images, kernel = map(keras.ops.convert_to_tensor, (channels_last(images), kernel.transpose(2, 3, 1, 0)))
-        return to_canonical(keras.ops.conv(images, kernel, 1, "valid", "channels_last"))
+        return self.array(keras.ops.conv(images, kernel, 1, "valid", "channels_last"))
 
     def build(self, config: ResNetConfig, weights: Source) -> None:
-        """Load the network."""
-        self.built_from = replace(config, dtype=self.precision), weights
-        self.model, self.functions = self.network(), {}
-
-    def network(self) -> keras.Model:
-        """Build another network with the weights that `build` was given."""
-        return self.blueprint.resnet(*self.built_from)
+        """Load the network, and forget the functions of the one before."""
+        super().build(config, weights)
+        self.functions = {}
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
         """The arrays that the table reaches by attribute path, and any other that Keras itself lists."""
@@ -95,26 +87,16 @@ class KerasAdapter:
         """Running statistics of the network."""
         return RunningStatistics(self.model, "keras", lambda v: np.array(to_numpy(v)), lambda v, array: v.assign(array))
 
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
-        """Return activations, and running statistics after a train-mode run."""
-        with self.statistics.put_back():
-            activations = self.activations_function(train, layers)(self.tensor(images))
-            arrays = {name: to_canonical(value) for name, value in activations.items()}
-            return arrays | (self.statistics.arrays() if train else {})
-
-    def activations_function(self, train: bool, layers: bool) -> Callable[..., Any]:
-        """The function from images to the model's activations, run as this adapter runs functions."""
+    def activations(self, images: Any, train: bool, layers: bool) -> Any:
+        """Return the model's activations."""
         if (train, layers) not in self.functions:
-            self.functions[train, layers] = self.compiled(
-                partial(self.model.activations, layers=layers, training=train)
-            )
-        return self.functions[train, layers]
+            function = partial(self.model.activations, layers=layers, training=train)
+            self.functions[train, layers] = self.compiled(function)
+        return self.functions[train, layers](images)
 
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
-        """Pass every activation through a tap; return the running statistics after a train-mode run."""
-        with self.statistics.put_back():
-            self.model(self.tensor(images), training=train, tap=framework_tap(tap, to_canonical, self.tensor))
-            return self.statistics.arrays() if train else {}
+    def forward(self, images: Any, train: bool, tap: Tap[Any]) -> object:
+        """Run the model with a tap."""
+        return self.model(images, training=train, tap=tap)
 
     def gradients(
         self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
@@ -122,8 +104,7 @@ class KerasAdapter:
         """Differentiate by the backend's own means."""
         reached = named_variables(self.model, self.model.config, "keras")
         parameters = {name: variable for name, variable in reached.items() if variable.trainable}
-        replacements = activations and {name: self.tensor(array) for name, array in activations.items()}
-        tap = replacing(replacements, keras.ops.stop_gradient)
+        tap = replacing(self.tensors(activations), keras.ops.stop_gradient)
 
         def loss(inputs: Any) -> Any:
             return self.blueprint.training.loss(self.model(inputs, training=train, tap=tap), labels, recipe)
@@ -132,26 +113,25 @@ class KerasAdapter:
         with self.statistics.put_back():
             value, gradients, image_gradient = self.compiled(differentiate)(self.tensor(images))
         arrays = canonical_arrays({name: to_numpy(gradient) for name, gradient in gradients.items()}, "keras")
-        return float(value), arrays | {"input": to_canonical(image_gradient)}
+        return float(value), arrays | {"input": self.array(image_gradient)}
 
-    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """Begin a run of training from the weights of the file."""
-        run = self.blueprint.training.Training(self.network(), recipe)
+    def begin_training(self, recipe: Recipe) -> Any:
+        """Build the network to train, and its optimizer; steps are run as this adapter runs functions."""
+        run = super().begin_training(recipe)
         run.model.run_eagerly, run.model.jit_compile = self.eager, self.xla
+        return run
 
-        def step(images: np.ndarray, labels: np.ndarray) -> float:
-            loss: float = run.step(channels_last(images).astype(self.precision), labels)
-            return loss
-
-        return step, lambda: read_training(run).to("canonical")
-
-    def initial(self, seed: int) -> Arrays:
-        """Draw the arrays of a network without weights."""
-        return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+    def step(self, run: Any, images: np.ndarray, labels: Any) -> float:
+        """Take one step of a run of training."""
+        return float(run.step(channels_last(images).astype(self.precision), labels))
 
     def tensor(self, array: np.ndarray) -> Any:
         """Make the backend's tensor of a canonical array, in the framework's axis order and the precision asked for."""
         return keras.ops.convert_to_tensor(channels_last(array).astype(self.precision))
+
+    def array(self, tensor: Any) -> np.ndarray:
+        """Turn an activation of any backend into an array, NCHW."""
+        return channels_first(to_numpy(tensor))
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Turn a function of tensors into the one that is run: itself, operation by operation."""
@@ -186,11 +166,6 @@ class Xla(Compiled):
 def to_numpy(tensor: Any) -> np.ndarray:
     """Turn a tensor of any backend into an array."""
     return np.asarray(keras.ops.convert_to_numpy(tensor))
-
-
-def to_canonical(tensor: Any) -> np.ndarray:
-    """Turn an activation of any backend into an array, NCHW."""
-    return channels_first(to_numpy(tensor))
 
 
 def _prepare_tensorflow() -> str:

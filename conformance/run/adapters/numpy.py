@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from conformance.run.adapters.blueprint import Blueprint
-from conformance.run.adapters.canonical import RunningStatistics, framework_tap
-from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
+from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
+from conformance.run.adapters.canonical import RunningStatistics
+from conformance.run.capabilities import Arrays, DeviceMissing
 from conformance.run.precision import multiply_as_convolution
 from impls.config import ResNetConfig
 from impls.numpy import read_training, read_weights, resnet, training
 from impls.numpy.resnet import BatchNorm, Convolution, Linear, ResNet, convolve, moments, multiply, normalise, windows
 from impls.recipe import Recipe
+from impls.taps import Tap
 from weights_convert.sources import Source
 
 Array = np.ndarray
@@ -35,20 +36,12 @@ CORRECT = Blueprint("numpy", resnet, training)
 
 
 @dataclass(eq=False)
-class Oracle:
-    """The NumPy implementation in the precision asked for: in float64 the oracle, in float32 one correct build.
+class Oracle(BlueprintAdapter):
+    """The NumPy implementation in the precision asked for: in float64 the oracle, in float32 one correct build."""
 
-    Attributes:
-        blueprint: Where networks and training come from.
-        precision: The dtype of all arrays, from `prepare` on.
-    """
-
-    capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
+    read_weights, read_training = staticmethod(read_weights), staticmethod(read_training)
     arithmetic: ClassVar[Arithmetic] = Arithmetic()
     blueprint: Blueprint = CORRECT
-    precision: str = "float64"
-    built_from: tuple[ResNetConfig, Source] = field(init=False)
-    model: ResNet = field(init=False)
 
     def prepare(self, device: str, precision: str) -> str:
         """Remember the precision; NumPy has no switches and no devices."""
@@ -72,8 +65,7 @@ class Oracle:
 
     def build(self, config: ResNetConfig, weights: Source) -> None:
         """Load the network and give its layers this build's arithmetic."""
-        self.built_from = config, weights
-        self.model = self.network()
+        super().build(config, weights)
         for _, layer in self.model.layers():
             if isinstance(layer, Convolution):
                 layer.convolve = self.arithmetic.convolve
@@ -84,7 +76,7 @@ class Oracle:
 
     def network(self) -> ResNet:
         """Build another network with the weights that `build` was given, in NumPy's own arithmetic."""
-        network: ResNet = self.blueprint.resnet(*self.built_from).astype(self.precision)
+        network: ResNet = super().network().astype(self.precision)
         return network
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
@@ -96,40 +88,30 @@ class Oracle:
         """Running statistics of the network."""
         return RunningStatistics(self.model, "canonical", np.array, np.copyto)
 
-    def record(self, images: Array, train: bool, layers: bool) -> Arrays:
-        """Return activations, and running statistics after a train-mode run."""
-        with self.statistics.put_back():
-            arrays = self.model.train(train).activations(self.widened(images), layers)
-            return arrays | (self.statistics.arrays() if train else {})
+    def activations(self, images: Array, train: bool, layers: bool) -> Any:
+        """Return the model's activations."""
+        return self.model.train(train).activations(images, layers)
 
-    def run_tapped(self, images: Array, train: bool, tap: ArrayTap) -> Arrays:
-        """Pass every activation through a tap; return the running statistics after a train-mode run."""
-        with self.statistics.put_back():
-            self.model.train(train)(self.widened(images), tap=framework_tap(tap, np.asarray, self.widened))
-            return self.statistics.arrays() if train else {}
+    def forward(self, images: Array, train: bool, tap: Tap[Array]) -> object:
+        """Run the model with a tap."""
+        return self.model.train(train)(images, tap=tap)
 
     def gradients(
         self, images: Array, labels: Array, recipe: Recipe, train: bool, activations: Arrays | None = None
     ) -> tuple[float, Arrays]:
         """Differentiate by the formulas of `impls.numpy.training`."""
-        replacements = activations and {name: self.widened(array) for name, array in activations.items()}
         with self.statistics.put_back():
             model, differentiate = self.model.train(train), self.blueprint.training.gradients
-            value, gradients = differentiate(model, self.widened(images), labels, recipe, replacements)
+            value, gradients = differentiate(model, self.tensor(images), labels, recipe, self.tensors(activations))
         return value, gradients
 
-    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """Begin a run of training from the weights of the file."""
-        run = self.blueprint.training.Training(self.network(), recipe)
-        return lambda images, labels: run.step(self.widened(images), labels), lambda: read_training(run)
-
-    def initial(self, seed: int) -> Arrays:
-        """Draw the arrays of a network without weights."""
-        return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
-
-    def widened(self, array: Array) -> Array:
+    def tensor(self, array: Array) -> Array:
         """Copy an array into the precision asked for."""
         return array.astype(self.precision)
+
+    def array(self, tensor: Array) -> Array:
+        """Return an activation as it is."""
+        return tensor
 
 
 def convolve_tap_by_tap(x: Array, weight: Array, stride: int) -> Array:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from conformance.run.adapters.blueprint import Blueprint
-from conformance.run.adapters.canonical import RunningStatistics, framework_tap, replacing
-from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capability, DeviceMissing, ReadState, TakeStep
+from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
+from conformance.run.adapters.canonical import RunningStatistics, replacing
+from conformance.run.capabilities import Arrays, ArrayTap, DeviceMissing
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
+from impls.taps import Tap
 from impls.torch import ResNet, read_training, read_weights, resnet, training
 from weights_convert.sources import Source
 
@@ -22,21 +23,16 @@ CORRECT = Blueprint("torch", resnet, training)
 
 
 @dataclass(eq=False)
-class TorchAdapter:
+class TorchAdapter(BlueprintAdapter):
     """The PyTorch model; subclasses run it in another way.
 
     Attributes:
-        blueprint: Where networks and training come from.
         device: Where it runs, from `prepare` on.
-        precision: The dtype of parameters and images, from `prepare` on.
     """
 
-    capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
+    read_weights, read_training = staticmethod(read_weights), staticmethod(read_training)
     blueprint: Blueprint = CORRECT
     device: torch.device = CPU
-    precision: str = "float64"
-    built_from: tuple[ResNetConfig, Source] = field(init=False)
-    model: ResNet = field(init=False)
 
     def prepare(self, device: str, precision: str) -> str:
         """IEEE products, deterministic algorithms, no gradients."""
@@ -67,14 +63,9 @@ class TorchAdapter:
         """Convolve by torch.nn.functional.conv2d on the device."""
         return to_numpy(torch.nn.functional.conv2d(self.on_device(images), self.on_device(kernel)))
 
-    def build(self, config: ResNetConfig, weights: Source) -> None:
-        """Load the network onto the device."""
-        self.built_from = replace(config, dtype=self.precision), weights
-        self.model = self.network()
-
     def network(self) -> ResNet:
         """Build another network with the weights that `build` was given, on the device."""
-        network: ResNet = self.blueprint.resnet(*self.built_from).to(self.device)
+        network: ResNet = super().network().to(self.device)
         return network
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
@@ -90,24 +81,13 @@ class TorchAdapter:
         """Running statistics of the network."""
         return RunningStatistics(self.model, "torch", to_numpy, lambda tensor, array: tensor.copy_(self.tensor(array)))
 
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
-        """Return activations, and running statistics after a train-mode run."""
-        self.model.train(train)
-        with self.statistics.put_back():
-            activations = self.activations(self.tensor(images), layers)
-            arrays = {name: to_numpy(tensor) for name, tensor in activations.items()}
-            return arrays | (self.statistics.arrays() if train else {})
-
-    def activations(self, images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
+    def activations(self, images: torch.Tensor, train: bool, layers: bool) -> Any:
         """Return the model's activations."""
-        return self.model.activations(images, layers)
+        return self.model.train(train).activations(images, layers)
 
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
-        """Pass every activation through a tap; return the running statistics after a train-mode run."""
-        self.model.train(train)
-        with self.statistics.put_back():
-            self.model(self.tensor(images), tap=framework_tap(tap, to_numpy, self.tensor))
-            return self.statistics.arrays() if train else {}
+    def forward(self, images: torch.Tensor, train: bool, tap: Tap[torch.Tensor]) -> object:
+        """Run the model with a tap."""
+        return self.model.train(train)(images, tap=tap)
 
     def gradients(
         self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
@@ -116,39 +96,25 @@ class TorchAdapter:
         inputs = self.tensor(images).requires_grad_()
         parameters = dict(self.model.train(train).named_parameters())
         with torch.enable_grad(), self.statistics.put_back():
-            value = self.blueprint.training.loss(self.logits(inputs, activations), self.on_device(labels), recipe)
+            logits = self.model(inputs, tap=replacing(self.tensors(activations), torch.Tensor.detach))
+            value = self.blueprint.training.loss(logits, self.on_device(labels), recipe)
             wanted = [*parameters.values(), inputs]
             gradients = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives
         named = zip([*parameters, "input"], gradients, strict=True)
         return value.item(), {name: to_numpy(gradient) for name, gradient in named}
 
-    def logits(self, images: torch.Tensor, activations: Arrays | None) -> torch.Tensor:
-        """Run the network at its own activations or at others."""
-        if activations is None:
-            logits: torch.Tensor = self.model(images)
-        else:
-            tensors = {name: self.tensor(array) for name, array in activations.items()}
-            logits = self.model(images, tap=replacing(tensors, torch.Tensor.detach))
-        return logits
-
-    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """Begin a run of training from the weights of the file."""
-        run = self.blueprint.training.Training(self.network(), recipe)
-
-        @torch.enable_grad()
-        def step(images: np.ndarray, labels: np.ndarray) -> float:
-            loss: float = run.step(self.tensor(images), self.on_device(labels))
-            return loss
-
-        return step, lambda: read_training(run)
-
-    def initial(self, seed: int) -> Arrays:
-        """Draw the arrays of a network without weights."""
-        return read_weights(self.blueprint.resnet(self.built_from[0], seed=seed)).to("canonical").arrays
+    @torch.enable_grad()
+    def step(self, run: Any, images: np.ndarray, labels: Any) -> float:
+        """Take one step of a run of training."""
+        return super().step(run, images, self.on_device(labels))
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         """Copy an array to the device, in the precision asked for."""
         return self.on_device(array.astype(self.precision))
+
+    def array(self, tensor: torch.Tensor) -> np.ndarray:
+        """Copy a tensor into an array."""
+        return to_numpy(tensor)
 
     def on_device(self, array: np.ndarray) -> torch.Tensor:
         """Copy an array to the device."""
@@ -200,10 +166,10 @@ class Compiled(TorchAdapter):
         super().build(config, weights)
         self.compiled: Callable[..., Any] = torch.compile(self.model.activations, fullgraph=True, dynamic=False)
 
-    def activations(self, images: torch.Tensor, layers: bool) -> dict[str, torch.Tensor]:
+    def activations(self, images: torch.Tensor, train: bool, layers: bool) -> Any:
         """Return the activations from the compiled function."""
-        activations: dict[str, torch.Tensor] = self.compiled(images, layers)
-        return activations
+        self.model.train(train)
+        return self.compiled(images, layers)
 
     def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass activations through a tap eagerly: a compiled network cannot be looked into while it runs."""
