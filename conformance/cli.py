@@ -238,13 +238,7 @@ def check_command(
 
 
 @main.command(name="selftest", cls=SeveralValues, short_help="Try the suite on injected faults.")
-@click.option(
-    "--impl",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="torch, flax or keras.  [default: all installed]",
-)
+@click.option("--impl", "names", multiple=True, metavar="NAME", help="torch, flax or keras.  [default: all installed]")
 @click.option("--variant", default="v1.5", show_default=True, type=click.Choice(list(VARIANTS)))
 @click.option("--fault", "faults", multiple=True, metavar="ID", help="Fault of the catalogue.  [default: all]")
 @click.option("--everywhere", is_flag=True, help="Inject at every place, not at three of each kind.")

@@ -140,18 +140,8 @@ TIMM: dict[Preprocessing, dict[str, tuple[int, ...]]] = {
         "c2": (50,),
         "d": (50,),
     },
-    Preprocessing(224, 256, "bicubic"): {
-        "am": (50,),
-        "bt": (50,),
-        "gluon": (50, 101, 152),
-        "ra": (50,),
-        "ram": (50,),
-    },
-    Preprocessing(224, 256, "bilinear"): {
-        "fb_ssl_yfcc100m_ft": (50,),
-        "fb_swsl_ig1b_ft": (50,),
-        "tv": (50, 101, 152),
-    },
+    Preprocessing(224, 256, "bicubic"): {"am": (50,), "bt": (50,), "gluon": (50, 101, 152), "ra": (50,), "ram": (50,)},
+    Preprocessing(224, 256, "bilinear"): {"fb_ssl_yfcc100m_ft": (50,), "fb_swsl_ig1b_ft": (50,), "tv": (50, 101, 152)},
 }
 """timm's models trained on ImageNet, resnet<depth>.<tag>_in1k: the depths of each tag, by the default preprocessing.
 

@@ -16,15 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.faults import (
-    Injection,
-    edited_module,
-    find_fault,
-    grafts,
-    initial_edits,
-    places,
-    training_edits,
-)
+from conformance.faults import Injection, edited_module, find_fault, grafts, initial_edits, places, training_edits
 from conformance.oracle.forward import become, faulty_weights
 from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
 from conformance.run.capabilities import Arrays, ArrayTap, Capability, ReadState, TakeStep
