@@ -3,7 +3,7 @@
 Nothing here imports a framework.
 """
 
-from conformance.faults.edit import EditError, Substitution, edited_module, framework_of
+from conformance.faults.edit import EditError, Substitution, edited_module
 from conformance.faults.fault import (
     Arrays,
     Fault,
@@ -31,7 +31,6 @@ __all__ = [
     "Substitution",
     "edited_module",
     "find_fault",
-    "framework_of",
     "grafts",
     "initial_edits",
     "places",

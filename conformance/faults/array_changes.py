@@ -12,7 +12,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,34 +23,30 @@ from impls.config import ResNetConfig
 Array = np.ndarray
 
 
-def changed(*leaves: str, by: Callable[[Array], Array]) -> WeightsChange:
-    """Some arrays of a layer replaced by a function of each; the dtype stays."""
+def each_changed(leaves: Sequence[str], by: Callable[[Array, ResNetConfig, float], Array]) -> WeightsChange:
+    """Some arrays of a layer replaced by a function of each, the configuration and the parameter; the dtype stays."""
 
     def change(arrays: Arrays, place: Place, config: ResNetConfig, parameter: float) -> Arrays:
-        names = [f"{layer_of(place)}.{leaf}" for leaf in leaves]
-        return {name: np.ascontiguousarray(by(arrays[name])).astype(arrays[name].dtype) for name in names}
+        right = {f"{layer_of(place)}.{leaf}": arrays[f"{layer_of(place)}.{leaf}"] for leaf in leaves}
+        wrong = {name: by(array, config, parameter) for name, array in right.items()}
+        return {name: np.ascontiguousarray(wrong[name]).astype(array.dtype) for name, array in right.items()}
 
     return change
+
+
+def changed(*leaves: str, by: Callable[[Array], Array]) -> WeightsChange:
+    """Some arrays of a layer replaced by a function of each; the dtype stays."""
+    return each_changed(leaves, lambda array, config, parameter: by(array))
 
 
 def variance_changed(by: Callable[[Array, float], Array]) -> WeightsChange:
     """The running variance of a norm replaced by a function of it and of the network's eps; the dtype stays."""
-
-    def change(arrays: Arrays, place: Place, config: ResNetConfig, parameter: float) -> Arrays:
-        name = f"{place.name}.running_var"
-        return {name: by(arrays[name], config.norm_eps).astype(arrays[name].dtype)}
-
-    return change
+    return each_changed(["running_var"], lambda variance, config, parameter: by(variance, config.norm_eps))
 
 
 def scaled(*leaves: str) -> WeightsChange:
     """Some arrays of a layer multiplied by the fault's parameter."""
-
-    def change(arrays: Arrays, place: Place, config: ResNetConfig, parameter: float) -> Arrays:
-        names = [f"{layer_of(place)}.{leaf}" for leaf in leaves]
-        return {name: (arrays[name] * parameter).astype(arrays[name].dtype) for name in names}
-
-    return change
+    return each_changed(leaves, lambda array, config, factor: array * factor)
 
 
 def left_at(**values: float) -> WeightsChange:

@@ -117,16 +117,6 @@ QUARANTINE = Substitution("@registered\n", '@keras.saving.register_keras_seriali
 """Keras keeps a register of classes by name: the wrong ones must not take the right ones' place in it."""
 
 
-def framework_of(module: str) -> str:
-    """The framework of a model's module.
-
-    Example:
-        >>> framework_of("impls.torch.resnet")
-        'torch'
-    """
-    return module.split(".")[1]
-
-
 def module_path(module: str) -> Path:
     """The file of a module of `impls`; nothing is imported.
 

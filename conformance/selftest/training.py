@@ -46,10 +46,12 @@ class TrainingBench(Bench):
 
     Attributes:
         shown: By injection, what `failures` returned.
+        task: The task of its cases.
         size: Fields of the configuration that differ from those of the network that steps are diagnosed on.
     """
 
     shown: dict[str, dict[Case, Comparison]] = field(default_factory=dict)
+    task: ClassVar[str]
     size: ClassVar[Mapping[str, Any]] = {}
     networks_per_worker = 20  # XLA keeps what it compiled for each: a process of ninety was seen to crash
     variables: ClassVar[Mapping[str, str]] = QUICKLY_COMPILED
@@ -59,6 +61,11 @@ class TrainingBench(Bench):
         """Make the network that training steps are diagnosed on, or one of another size."""
         network = small_network(VARIANTS[variant], seed, **cls.size)
         return cls(network, write_network(network, directory, "network"), directory)
+
+    @property
+    def cases(self) -> list[Case]:
+        """One case, in train mode."""
+        return [Case(CORRECT, self.network.inputs[0].name, "train", task=self.task)]
 
     @cached_property
     def oracle(self) -> Any:
@@ -118,10 +125,7 @@ class TrainingBench(Bench):
 class GradientsBench(TrainingBench):
     """The bench of gradients."""
 
-    @property
-    def cases(self) -> list[Case]:
-        """One case, in train mode."""
-        return [Case(CORRECT, self.network.inputs[0].name, "train", task="gradients")]
+    task = "gradients"
 
     def examine(self, traces: Traces) -> list[Finding]:
         """Diagnose the gradients."""
@@ -132,11 +136,12 @@ class GradientsBench(TrainingBench):
 class StepsBench(TrainingBench):
     """The bench of training steps."""
 
+    task = "steps"
+
     @property
     def cases(self) -> list[Case]:
         """A case for each recipe, with the state after every step."""
-        case = Case(CORRECT, self.network.inputs[0].name, "train", task="steps", layers=True)
-        return [replace(case, recipe=name) for name in RECIPES]
+        return [replace(case, recipe=recipe, layers=True) for case in super().cases for recipe in RECIPES]
 
     def examine(self, traces: Traces) -> list[Finding]:
         """Diagnose the steps of all recipes."""
@@ -144,14 +149,10 @@ class StepsBench(TrainingBench):
 
 
 class InitialBench(TrainingBench):
-    """The bench of initial weights."""
+    """The bench of initial weights; neither input nor mode of its case matters."""
 
+    task = "initialisation"
     size: ClassVar[Mapping[str, Any]] = {"width": DRAWN_WIDTH}
-
-    @property
-    def cases(self) -> list[Case]:
-        """One case, since neither input nor mode matters."""
-        return [Case(CORRECT, self.network.inputs[0].name, "train", task="initialisation")]
 
     def examine(self, traces: Traces) -> list[Finding]:
         """Diagnose the moments of the initial weights."""
