@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from conformance.faults.edit import FRAMEWORKS, HERE, VALUE, Edits, FrameworkEdits, Pairs, by_framework
+from conformance.faults.edit import FRAMEWORKS, HERE, VALUE, Edits, FrameworkEdits, Pairs, by_framework, replaced
 from conformance.faults.place import TRAINING, Place, Scope, Where, networks_without, places
 from conformance.faults.remedies import Remedies
 from impls.config import ResNetConfig
@@ -147,9 +147,16 @@ class Fault:
 
 
 def text_fault(text: Literal["model", "training", "initial"], **facts: Any) -> Fault:
-    """Make a fault in a text, whose substitutions in each framework are arguments named after the frameworks."""
+    """Make a fault in a text, whose substitutions in each framework are arguments named after the frameworks.
+
+    Args:
+        text: Which text it is in.
+        facts: Fields of `Fault`; `numpy`, `torch`, `flax` and `keras`, pairs of texts (old, new); and `line`, the old
+            text, where the frameworks' arguments are new texts alone.
+    """
     edits = {framework: facts.pop(framework) for framework in FRAMEWORKS if framework in facts}
-    facts[text] = by_framework(**edits)
+    line = facts.pop("line", None)
+    facts[text] = by_framework(**edits) if line is None else replaced(line, **edits)
     return Fault(**facts)
 
 

@@ -276,14 +276,12 @@ ROWS = {
     "pool-ties-averaged": gradient_fault(
         what="the max pool's gradient is shared among equal pixels, as by a maximum over slices",
         where=STEM_OF_SYMMETRIC,
-        **replaced(
-            MAX_POOL,
-            torch='x = nn.functional.pad(x, (1, 1, 1, 1), value=float("-inf"))\n'
-            "    return x.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5))",
-            flax="x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)\n"
-            f"    return jnp.stack({SHIFTED}).max(0)",
-            keras=f'return (lambda x: ops.max(ops.stack({SHIFTED}), 0))(pad(x, 3, -float("inf")))',
-        ),
+        line=MAX_POOL,
+        torch='x = nn.functional.pad(x, (1, 1, 1, 1), value=float("-inf"))\n'
+        "    return x.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5))",
+        flax="x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)\n"
+        f"    return jnp.stack({SHIFTED}).max(0)",
+        keras=f'return (lambda x: ops.max(ops.stack({SHIFTED}), 0))(pad(x, 3, -float("inf")))',
         numpy=(NUMPY_TIES, f"{TIED}        dpadded[strided] += dy * tied[..., i, j] / tied.sum((4, 5))"),
         source="tensorflow#4886, tensorflow#51682",
         remedies=AT_TIES,
@@ -291,20 +289,18 @@ ROWS = {
     "pool-ties-all": gradient_fault(
         what="the max pool's whole gradient goes to each of several equal pixels",
         where=STEM_OF_SYMMETRIC,
-        **replaced(
-            MAX_POOL,
-            torch="x = nn.functional.pad(x, (1, 1, 1, 1)).unfold(2, 3, 2).unfold(3, 3, 2)\n"
-            "    largest = x.detach().amax((4, 5), keepdim=True)\n"
-            "    return largest[..., 0, 0] + ((x - x.detach()) * (x == largest)).sum((4, 5))",
-            flax="x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))\n"
-            f"    x = jnp.stack({SHIFTED})\n"
-            "    largest = jax.lax.stop_gradient(x).max(0)\n"
-            "    return largest + ((x - jax.lax.stop_gradient(x)) * (x == largest)).sum(0)",
-            keras="x = pad(x, 3, 0.0)\n"
-            f"    x = ops.stack({SHIFTED})\n"
-            "    largest = ops.max(ops.stop_gradient(x), 0)\n"
-            "    return largest + ops.sum((x - ops.stop_gradient(x)) * ops.cast(x == largest, x.dtype), 0)",
-        ),
+        line=MAX_POOL,
+        torch="x = nn.functional.pad(x, (1, 1, 1, 1)).unfold(2, 3, 2).unfold(3, 3, 2)\n"
+        "    largest = x.detach().amax((4, 5), keepdim=True)\n"
+        "    return largest[..., 0, 0] + ((x - x.detach()) * (x == largest)).sum((4, 5))",
+        flax="x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))\n"
+        f"    x = jnp.stack({SHIFTED})\n"
+        "    largest = jax.lax.stop_gradient(x).max(0)\n"
+        "    return largest + ((x - jax.lax.stop_gradient(x)) * (x == largest)).sum(0)",
+        keras="x = pad(x, 3, 0.0)\n"
+        f"    x = ops.stack({SHIFTED})\n"
+        "    largest = ops.max(ops.stop_gradient(x), 0)\n"
+        "    return largest + ops.sum((x - ops.stop_gradient(x)) * ops.cast(x == largest, x.dtype), 0)",
         numpy=(NUMPY_TIES, f"{TIED}        dpadded[strided] += dy * tied[..., i, j]"),
         source="Theano#5404",
         remedies=AT_TIES,

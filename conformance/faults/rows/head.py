@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from conformance.faults.array_changes import changed, left_at, scaled
-from conformance.faults.edit import replaced
 from conformance.faults.fault import Fault, Parameter, model_fault
 from conformance.faults.model_lines import HEAD_POOL, LOGITS
 from conformance.faults.place import WITH_CLASSES, at
@@ -37,13 +36,11 @@ ROWS = {
     "head-max": model_fault(
         what="the head takes the largest value of the map, not its mean",
         where=at("head"),
-        **replaced(
-            HEAD_POOL,
-            numpy='x = tap("pool", x.max((2, 3)))',
-            torch='x = tap("pool", x.amax((2, 3)))',
-            flax='x = tap("pool", x.max((1, 2)))',
-            keras='x = tap("pool", ops.max(x, (1, 2)))',
-        ),
+        line=HEAD_POOL,
+        numpy='x = tap("pool", x.max((2, 3)))',
+        torch='x = tap("pool", x.amax((2, 3)))',
+        flax='x = tap("pool", x.max((1, 2)))',
+        keras='x = tap("pool", ops.max(x, (1, 2)))',
         source="keras.applications",
         remedies=POOLED,
     ),
@@ -75,13 +72,11 @@ ROWS = {
     "softmax-included": model_fault(
         what="the network returns probabilities, not logits",
         where=CLASSIFIER,
-        **replaced(
-            LOGITS,
-            numpy='x = np.exp(self.fc(x))\n        return tap("logits", x / x.sum(1, keepdims=True))',
-            torch='return tap("logits", self.fc(x).softmax(1))',
-            flax='return tap("logits", jax.nn.softmax(self.fc(x)))',
-            keras='return tap("logits", ops.softmax(self.fc(x)))',
-        ),
+        line=LOGITS,
+        numpy='x = np.exp(self.fc(x))\n        return tap("logits", x / x.sum(1, keepdims=True))',
+        torch='return tap("logits", self.fc(x).softmax(1))',
+        flax='return tap("logits", jax.nn.softmax(self.fc(x)))',
+        keras='return tap("logits", ops.softmax(self.fc(x)))',
         source="keras.applications",
         remedies=OUTPUT,
     ),

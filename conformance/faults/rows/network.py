@@ -41,41 +41,35 @@ ROWS = {
     "pool-valid": pool_fault(
         what="the max pool does not pad: 55x55 pixels leave it, not 56x56",
         where=at("stem") & networks(head_pool=None, same_padding=False),
-        **replaced(
-            MAX_POOL,
-            numpy="return windows(x, 3, 2).max((4, 5))",
-            torch="return max_pool2d(x, 3, 2)",
-            flax='return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((0, 0), (0, 0)))',
-            keras='return ops.max_pool(x, 3, 2, "valid", "channels_last")',
-        ),
+        line=MAX_POOL,
+        numpy="return windows(x, 3, 2).max((4, 5))",
+        torch="return max_pool2d(x, 3, 2)",
+        flax='return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((0, 0), (0, 0)))',
+        keras='return ops.max_pool(x, 3, 2, "valid", "channels_last")',
         source="tensorflow/benchmarks#134",
     ),
     "pool-ceil": pool_fault(
         what="the max pool rounds the size of its map up, not down",
         where=at("stem") & networks(head_pool=None, same_padding=False),
-        **replaced(
-            MAX_POOL,
-            numpy=(
-                "return windows(np.pad(x, [(0, 0), (0, 0), (1, 2), (1, 2)], constant_values=-np.inf), 3, 2).max((4, 5))"
-            ),
-            torch="return max_pool2d(x, 3, 2, padding=1, ceil_mode=True)",
-            flax='return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((1, 2), (1, 2)))',
-            keras=(
-                'return ops.max_pool(ops.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)), constant_values=-float("inf")), '
-                '3, 2, "valid", "channels_last")'
-            ),
+        line=MAX_POOL,
+        numpy=(
+            "return windows(np.pad(x, [(0, 0), (0, 0), (1, 2), (1, 2)], constant_values=-np.inf), 3, 2).max((4, 5))"
+        ),
+        torch="return max_pool2d(x, 3, 2, padding=1, ceil_mode=True)",
+        flax='return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((1, 2), (1, 2)))',
+        keras=(
+            'return ops.max_pool(ops.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)), constant_values=-float("inf")), '
+            '3, 2, "valid", "channels_last")'
         ),
         source="nn_tools#5, PytorchToCaffe#16",
     ),
     "pool-average": pool_fault(
         what="the stem's pool takes the mean of a window, not its maximum",
-        **replaced(
-            MAX_POOL,
-            numpy="return windows(pad(x, 3, 2, config.same_padding), 3, 2).mean((4, 5))",
-            torch="return avg_pool2d(x, 3, 2, padding=1)",
-            flax="return avg_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))",
-            keras='return ops.average_pool(pad(x, 3, 0.0), 3, 2, "valid", "channels_last")',
-        ),
+        line=MAX_POOL,
+        numpy="return windows(pad(x, 3, 2, config.same_padding), 3, 2).mean((4, 5))",
+        torch="return avg_pool2d(x, 3, 2, padding=1)",
+        flax="return avg_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))",
+        keras='return ops.average_pool(pad(x, 3, 0.0), 3, 2, "valid", "channels_last")',
     ),
     "pool-missing": pool_fault(
         what="there is no max pool, as in networks for small images",
@@ -84,13 +78,11 @@ ROWS = {
     ),
     "pool-zero": pool_fault(
         what="the max pool pads with zeros, not with minus infinity",
-        **replaced(
-            MAX_POOL,
-            numpy="return windows(pad(x, 3, 2, config.same_padding, 0.0), 3, 2).max((4, 5))",
-            torch="return max_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 3, 2)",
-            flax='return nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")',
-            keras='return ops.max_pool(pad(x, 3, 0.0), 3, 2, "valid", "channels_last")',
-        ),
+        line=MAX_POOL,
+        numpy="return windows(pad(x, 3, 2, config.same_padding, 0.0), 3, 2).max((4, 5))",
+        torch="return max_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 3, 2)",
+        flax='return nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")',
+        keras='return ops.max_pool(pad(x, 3, 0.0), 3, 2, "valid", "channels_last")',
         source="tensorflow#48105, onnx-to-keras#31",
         harmless="the pool's input passed a ReLU, so zero is never above the largest value; without a ReLU it might be",
     ),
