@@ -6,12 +6,15 @@ import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from conformance.cases.inputs import Input, InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet's training pictures, on a scale where white is 1.
@@ -120,13 +123,15 @@ def unique_names(paths: Sequence[Path]) -> Iterator[str]:
         yield name
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(path: Path) -> Image:
     """Read the picture in a file, upright, in RGB; of an animation the first frame.
 
     Raises:
         InputError: If the file is not there, not a picture, truncated or damaged, or so large in pixels that it may be
             an attack (Pillow's decompression bomb); the message says which.
     """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading from a pipe might never end
             raise _refusal(path, "a directory" if path.is_dir() else "a pipe or a device")
@@ -156,7 +161,7 @@ def _refusal(path: Path, came: str) -> InputError:
     return InputError(f"{path}: expected a picture that Pillow can read, got {came}")
 
 
-def to_eight_bits(image: Image.Image, file_format: str | None = None) -> Image.Image:
+def to_eight_bits(image: Image, file_format: str | None = None) -> Image:
     """Scale a grey image of 16 or 32 bits to the 8 bits of mode "L"; return any other image as it is.
 
     Pillow's own conversion does not scale: it makes everything white that is above 255.
@@ -168,6 +173,8 @@ def to_eight_bits(image: Image.Image, file_format: str | None = None) -> Image.I
     Raises:
         InputError: If no level in `WHITE_LEVELS` is white for this image.
     """
+    from PIL import Image
+
     mode = "I;16" if image.mode == "I" and file_format in SIXTEEN_BIT_FORMATS else image.mode
     if mode not in WHITE_LEVELS:
         return image
@@ -179,7 +186,7 @@ def to_eight_bits(image: Image.Image, file_format: str | None = None) -> Image.I
     return Image.fromarray(np.rint(pixels.clip(0, white) * 255 / white).astype(np.uint8))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image) -> Image:
     """Convert an image to mode "RGB", over white where it is transparent.
 
     The one grey or colour that a 16-bit PNG may declare transparent counts as opaque: Pillow has lost its low bits.
@@ -187,13 +194,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Args:
         image: Of any mode of at most 8 bits a channel.
     """
+    from PIL import Image
+
     if not image.has_transparency_data:
         return image.convert("RGB")
     opaque = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
 
 
-def preprocess(picture: Image.Image, size: int = 224) -> NDArray[np.float32]:
+def preprocess(picture: Image, size: int = 224) -> NDArray[np.float32]:
     """Turn a picture into what a network takes: resized, cropped from the centre, normalised as torchvision does.
 
     The shorter side becomes size * 256 / 224 (bilinear, antialiased), the centre of size x size stays.
@@ -215,7 +224,7 @@ def preprocess(picture: Image.Image, size: int = 224) -> NDArray[np.float32]:
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[np.newaxis], dtype=np.float32)
 
 
-def _shortened(picture: Image.Image) -> Image.Image:
+def _shortened(picture: Image) -> Image:
     """Cut out the middle of a picture that is too elongated to resize; return any other as it is."""
     longest = LONGEST_TO_SHORTEST * min(picture.size)
     # As much goes on the left as on the right: the centre of the picture does not move.
@@ -223,8 +232,10 @@ def _shortened(picture: Image.Image) -> Image.Image:
     return picture.crop((cut[0], cut[1], picture.width - cut[0], picture.height - cut[1]))
 
 
-def _resized(picture: Image.Image, size: int) -> Image.Image:
+def _resized(picture: Image, size: int) -> Image:
     """Resize a picture, in its own proportion, to the shorter side that a crop of `size` is taken from."""
+    from PIL import Image
+
     resized, cropped = RESIZED_TO_CROPPED
     shorter = size * resized // cropped
     # Rounded down as torchvision does; half a pixel would move the whole picture.
@@ -232,7 +243,7 @@ def _resized(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _centre(picture: Image.Image, size: int) -> Image.Image:
+def _centre(picture: Image, size: int) -> Image:
     """Crop the size x size pixels in the middle of a picture, which has at least those."""
     left, top = (round((side - size) / 2) for side in picture.size)
     return picture.crop((left, top, left + size, top + size))
