@@ -22,7 +22,8 @@ class Implementation:
         variables: Environment variables that its worker starts with.
         float32_only: Why it computes in float32 alone, and is not compared in float64; empty where it can be.
         faults: Faults of a faulty candidate: ids with the names of their places.
-        wrapper: Class that puts faults into an adapter's network: "module:class", imported by a worker that needs it.
+        injector: Function that builds an adapter's network with faults: "module:function", imported by a worker that
+            needs it.
         settings: Arguments of what makes the adapter, beside the precision; JSON values.
         here: Runs a job in this process, given the job and what reports events; of a live object alone.
     """
@@ -35,7 +36,7 @@ class Implementation:
     variables: Mapping[str, str] = field(default_factory=dict)
     float32_only: str = ""
     faults: Sequence[tuple[str, str]] = ()
-    wrapper: str = "conformance.selftest.faulty:FaultyAdapter"
+    injector: str = "conformance.selftest.faulty:faulty_adapter"
     settings: Mapping[str, Any] = field(default_factory=dict)
     here: Callable[[Any, Callable[..., None]], None] | None = None
 

@@ -101,8 +101,7 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
     say(event="ready", device=device, versions=versions, switches=switches, in_force=in_force)
     for variant, network in job.networks.items():
         gc.collect()  # the network before
-        candidate = with_faults(adapter, job.implementation.wrapper, network) if network.faults else adapter
-        candidate.build(network.config, network.weights)
+        candidate = build_network(adapter, job.implementation.injector, network)
         parameters = {name: tuple(shape) for name, shape in candidate.parameters().items()}
         if hasattr(candidate, "examine"):
             candidate.examine(min((np.load(file) for file in network.inputs.values()), key=np.size))
@@ -175,10 +174,13 @@ def run_case(job: Job, adapter: Any, images: np.ndarray, network: NetworkFiles, 
     return file
 
 
-def with_faults(adapter: Adapter, wrapper: str, network: NetworkFiles) -> Any:
-    """Wrap the adapter into the faulty candidate that the job names."""
-    module, _, name = wrapper.partition(":")
-    return getattr(importlib.import_module(module), name)(adapter, network.faults)
+def build_network(adapter: Any, injector: str, network: NetworkFiles) -> Any:
+    """Build a network of the job, with its faults if it has some; return the adapter that holds it."""
+    if not network.faults:
+        adapter.build(network.config, network.weights)
+        return adapter
+    module, _, name = injector.partition(":")
+    return getattr(importlib.import_module(module), name)(adapter, network.faults, network.config, network.weights)
 
 
 def check_precision(adapter: Probed, precision: str) -> dict[str, str]:

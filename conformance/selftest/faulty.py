@@ -10,7 +10,7 @@ candidate:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,90 +18,42 @@ import numpy as np
 
 from conformance.faults import Injection, edited_module, find_fault, grafts, initial_edits, places, training_edits
 from conformance.oracle.forward import become, faulty_weights
+from conformance.oracle.gradients import recipe_with
 from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
-from conformance.run.capabilities import Arrays, ArrayTap, Capability, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.paths import follow
-from impls.recipe import Recipe
 from weights_convert import load
 from weights_convert.sources import Source
 
 
-class FaultyAdapter:
-    """An adapter whose network has faults; everything else is the correct adapter's.
+def faulty_adapter(
+    adapter: BlueprintAdapter, faults: Sequence[tuple[str, str]], config: ResNetConfig, weights: Source
+) -> BlueprintAdapter:
+    """Make an adapter whose network has faults, and build the network; everything else is the correct adapter's.
 
     Args:
         adapter: One of the project's own adapters, after `prepare`.
         faults: Ids with the names of their places.
+        config: Configuration of the network, without the faults.
+        weights: A file or checkpoint.
+
+    Raises:
+        ValueError: If there is no such fault, or it cannot be at that place or in that framework.
     """
-
-    def __init__(self, adapter: BlueprintAdapter, faults: Sequence[tuple[str, str]]) -> None:
-        self.adapter, self.faults = adapter, faults
-        self.capabilities: frozenset[Capability] = adapter.capabilities
-
-    def prepare(self, device: str, precision: str) -> str:
-        """Prepare the correct adapter."""
-        return self.adapter.prepare(device, precision)
-
-    def build(self, config: ResNetConfig, weights: Source) -> None:
-        """Make the network with its faults.
-
-        Raises:
-            ValueError: If there is no such fault, or it cannot be at that place or in that framework.
-        """
-        framework = self.adapter.blueprint.framework
-        self.injections = [injection_at(fault, place, config) for fault, place in self.faults]
-        for injection in self.injections:
-            if not injection.fault.can_be_in(framework):
-                raise ValueError(f"{injection.fault.id} cannot be in {framework}: it has no such line")
-        checkpoint = load(weights, config=config)
-        wrong = faulty_weights(checkpoint.arrays, self.injections, config, self.adapter.precision)
-        self.adapter = replace(self.adapter, blueprint=faulty_blueprint(self.adapter.blueprint, self.injections))
-        self.adapter.build(config, replace(checkpoint, arrays={name: wrong[name] for name in wrong}))
-
-    def parameters(self) -> Mapping[str, tuple[int, ...]]:
-        """List the faulty network's own arrays."""
-        return self.adapter.parameters()
-
-    def images(self, images: np.ndarray) -> np.ndarray:
-        """Prepare images as the faults do, in the precision that the network computes in."""
-        images = images.astype(self.adapter.precision)
-        for injection in self.injections:
-            images = injection.images(images)
-        return images
-
-    def recipe(self, recipe: Recipe) -> Recipe:
-        """Change a recipe as the faults do."""
-        for injection in self.injections:
-            recipe = injection.recipe(recipe)
-        return recipe
-
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
-        """Return the faulty network's activations."""
-        return self.adapter.record(self.images(images), train, layers)
-
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
-        """Pass the faulty network's activations through a tap."""
-        return self.adapter.run_tapped(self.images(images), train, tap)
-
-    def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
-    ) -> tuple[float, Arrays]:
-        """Return the faulty network's gradients, of the faulty loss."""
-        return self.adapter.gradients(self.images(images), labels, self.recipe(recipe), train, activations)
-
-    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
-        """Begin a run of faulty training of the faulty network."""
-        step, read = self.adapter.training(self.recipe(recipe))
-        return lambda images, labels: step(self.images(images), labels), read
-
-    def initial(self, seed: int) -> Arrays:
-        """Draw the arrays of a network without weights by the faulty text."""
-        return self.adapter.initial(seed)
+    framework = adapter.blueprint.framework
+    injections = [injection_at(fault, place, config) for fault, place in faults]
+    for injection in injections:
+        if not injection.fault.can_be_in(framework):
+            raise ValueError(f"{injection.fault.id} cannot be in {framework}: it has no such line")
+    checkpoint = load(weights, config=config)
+    wrong = faulty_weights(checkpoint.arrays, injections, config, adapter.precision)
+    faulty = replace(adapter, blueprint=faulty_blueprint(adapter.blueprint, injections, adapter.precision))
+    faulty.build(config, replace(checkpoint, arrays={name: wrong[name] for name in wrong}))
+    return faulty
 
 
-def faulty_blueprint(correct: Blueprint, injections: Sequence[Injection]) -> Blueprint:
-    """Make the blueprint of networks and training with faults."""
+def faulty_blueprint(correct: Blueprint, injections: Sequence[Injection], precision: str) -> Blueprint:
+    """Make the blueprint of networks and training with faults, whose images are prepared in a precision."""
     framework, module = correct.framework, f"impls.{correct.framework}.resnet"
 
     def resnet(config: ResNetConfig, weights: Any = None, *, seed: int | None = None) -> Any:
@@ -117,8 +69,14 @@ def faulty_blueprint(correct: Blueprint, injections: Sequence[Injection]) -> Blu
                 become(follow(network, graft.place.name), follow(donor, graft.place.name))
         return network
 
-    edits = training_edits(injections, framework)
-    return Blueprint(framework, resnet, edited_module(f"impls.{framework}.training", edits))
+    def images(images: np.ndarray) -> np.ndarray:
+        images = images.astype(precision)
+        for injection in injections:
+            images = injection.images(images)
+        return images
+
+    training = edited_module(f"impls.{framework}.training", training_edits(injections, framework))
+    return Blueprint(framework, resnet, training, images, lambda recipe: recipe_with(recipe, injections))
 
 
 def injection_at(fault: str, place: str, config: ResNetConfig) -> Injection:

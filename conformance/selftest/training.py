@@ -25,7 +25,7 @@ from conformance.run.capabilities import load_adapter
 from conformance.run.implementations import ORACLE
 from conformance.run.tasks import TASKS
 from conformance.selftest.bench import CORRECT, Bench, Traces, as_if_of
-from conformance.selftest.faulty import FaultyAdapter
+from conformance.selftest.faulty import faulty_adapter
 from conformance.selftest.trials import injection_name
 from conformance.trace import Origin, Trace
 from impls.config import VARIANTS
@@ -97,8 +97,8 @@ class TrainingBench(Bench):
         """Find, for each case in which the oracle with the fault differs, the first comparison that fails."""
         name = injection_name(injection)
         if name not in self.shown:
-            wrong = FaultyAdapter(self.oracle, [(injection.fault.id, injection.place.name)])
-            wrong.build(self.network.config, self.files.weights)
+            faults = [(injection.fault.id, injection.place.name)]
+            wrong = faulty_adapter(self.oracle, faults, self.network.config, self.files.weights)
             compared = {case: self.compare({case: self.trace(wrong, case)}) for case in self.cases}
             failed = {case: [c for c in comparisons if not c.passed] for case, comparisons in compared.items()}
             self.shown[name] = {case: comparisons[0] for case, comparisons in failed.items() if comparisons}

@@ -16,7 +16,6 @@ from conformance.run.capabilities import (
     Arrays,
     ArrayTap,
     Capability,
-    Differentiable,
     Probed,
     ReadState,
     TakeStep,
@@ -26,10 +25,13 @@ from impls.recipe import Recipe
 from impls.taps import Tap
 from weights_convert.sources import Source
 
+Tensors = Mapping[str, Any]
+"""Activations by canonical name, in the framework's own type and layout."""
+
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Where an adapter takes its networks and its training from.
+    """Where an adapter takes its networks and its training from, and what they are given.
 
     A faulty candidate is an adapter with another blueprint: everything else is the correct one's.
 
@@ -38,15 +40,19 @@ class Blueprint:
         resnet: Builds a network, as `impls.torch.resnet` does: from a configuration, with the weights of a file or
             checkpoint, or drawn from a `seed`.
         training: Module or namespace with the names of `impls.<framework>.training` that the adapter uses.
+        images: Makes the images that the network sees of those that it is given.
+        recipe: Makes the recipe that the network is trained by of the one that is asked for.
     """
 
     framework: str
     resnet: Callable[..., Any]
     training: Any
+    images: Callable[[np.ndarray], np.ndarray] = lambda images: images
+    recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
 
 
 @dataclass(eq=False)
-class BlueprintAdapter(Probed, Differentiable):
+class BlueprintAdapter(Probed):
     """One of the project's own adapters: what all of them do alike, by a few functions of each framework.
 
     Attributes:
@@ -80,12 +86,22 @@ class BlueprintAdapter(Probed, Differentiable):
         """Copy an activation into a canonical array."""
 
     @abstractmethod
-    def activations(self, images: Any, train: bool, layers: bool) -> Mapping[str, Any]:
+    def activations(self, images: Any, train: bool, layers: bool) -> Tensors:
         """Return the model's activations."""
+
+    @abstractmethod
+    def differentiate(
+        self, images: Any, labels: np.ndarray, recipe: Recipe, train: bool, activations: Tensors | None
+    ) -> tuple[float, Arrays]:
+        """Return the loss and its gradients, as `gradients` does."""
 
     @abstractmethod
     def forward(self, images: Any, train: bool, tap: Tap[Any]) -> object:
         """Run the model with a tap."""
+
+    def inputs(self, images: np.ndarray) -> Any:
+        """Copy the images that the network sees to the device."""
+        return self.tensor(self.blueprint.images(images))
 
     def build(self, config: ResNetConfig, weights: Source) -> None:
         """Load the network, its parameters in the precision asked for."""
@@ -99,23 +115,27 @@ class BlueprintAdapter(Probed, Differentiable):
     def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return activations, and running statistics after a train-mode run."""
         with self.statistics.put_back():
-            activations = self.activations(self.tensor(images), train, layers)
+            activations = self.activations(self.inputs(images), train, layers)
             arrays = {name: self.array(value) for name, value in activations.items()}
             return arrays | (self.statistics.arrays() if train else {})
 
     def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass every activation through a tap; return the running statistics after a train-mode run."""
         with self.statistics.put_back():
-            self.forward(self.tensor(images), train, framework_tap(tap, self.array, self.tensor))
+            self.forward(self.inputs(images), train, framework_tap(tap, self.array, self.tensor))
             return self.statistics.arrays() if train else {}
 
-    def tensors(self, arrays: Arrays | None) -> Mapping[str, Any] | None:
-        """Copy canonical arrays to the device, if there are any."""
-        return arrays and {name: self.tensor(array) for name, array in arrays.items()}
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
+        """Return the loss and its gradients, at given activations if any."""
+        replacements = activations and {name: self.tensor(array) for name, array in activations.items()}
+        with self.statistics.put_back():
+            return self.differentiate(self.inputs(images), labels, self.blueprint.recipe(recipe), train, replacements)
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """Begin a run of training from the weights of the file."""
-        run = self.begin_training(recipe)
+        run = self.begin_training(self.blueprint.recipe(recipe))
         return partial(self.step, run), lambda: self.read_training(run).to("canonical")
 
     def begin_training(self, recipe: Recipe) -> Any:
@@ -124,7 +144,7 @@ class BlueprintAdapter(Probed, Differentiable):
 
     def step(self, run: Any, images: np.ndarray, labels: Any) -> float:
         """Take one step of a run of training."""
-        return float(run.step(self.tensor(images), labels))
+        return float(run.step(self.inputs(images), labels))
 
     def initial(self, seed: int) -> Arrays:
         """Draw the arrays of a network without weights."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
+from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter, Tensors
 from conformance.run.adapters.canonical import (
     RunningStatistics,
     canonical_arrays,
@@ -75,17 +75,14 @@ class FlaxAdapter(BlueprintAdapter):
         """Run the model with a tap."""
         return self.model_in_mode(train)(images, tap=tap)
 
-    def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    def differentiate(
+        self, images: jax.Array, labels: np.ndarray, recipe: Recipe, train: bool, activations: Tensors | None
     ) -> tuple[float, Arrays]:
         """Differentiate by nnx.grad, compiled as a whole: operation by operation takes longer."""
-        model, inputs, replacements = self.model_in_mode(train), self.tensor(images), self.tensors(activations)
-        with self.statistics.put_back():
-            value, (parameters, image_gradient) = loss_and_gradients(
-                model, inputs, labels, replacements, recipe, self.blueprint.training.loss
-            )
+        model, loss = self.model_in_mode(train), self.blueprint.training.loss
+        value, (parameters, of_images) = loss_and_gradients(model, images, labels, activations, recipe, loss)
         gradients = {".".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(parameters)}
-        return float(value), canonical_arrays(gradients, "flax") | {"input": self.array(image_gradient)}
+        return float(value), canonical_arrays(gradients, "flax") | {"input": self.array(of_images)}
 
     def step(self, run: Any, images: np.ndarray, labels: Any) -> float:
         """Take one step of a run of training."""

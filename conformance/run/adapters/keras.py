@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 
-from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
+from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter, Tensors
 from conformance.run.adapters.canonical import (
     RunningStatistics,
     canonical_arrays,
@@ -98,20 +98,19 @@ class KerasAdapter(BlueprintAdapter):
         """Run the model with a tap."""
         return self.model(images, training=train, tap=tap)
 
-    def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    def differentiate(
+        self, images: Any, labels: np.ndarray, recipe: Recipe, train: bool, activations: Tensors | None
     ) -> tuple[float, Arrays]:
         """Differentiate by the backend's own means."""
         reached = named_variables(self.model, self.model.config, "keras")
         parameters = {name: variable for name, variable in reached.items() if variable.trainable}
-        tap = replacing(self.tensors(activations), keras.ops.stop_gradient)
+        tap = replacing(activations, keras.ops.stop_gradient)
 
         def loss(inputs: Any) -> Any:
             return self.blueprint.training.loss(self.model(inputs, training=train, tap=tap), labels, recipe)
 
         differentiate = partial(DIFFERENTIATE[keras.backend.backend()], loss, parameters)
-        with self.statistics.put_back():
-            value, gradients, image_gradient = self.compiled(differentiate)(self.tensor(images))
+        value, gradients, image_gradient = self.compiled(differentiate)(images)
         arrays = canonical_arrays({name: to_numpy(gradient) for name, gradient in gradients.items()}, "keras")
         return float(value), arrays | {"input": self.array(image_gradient)}
 
@@ -123,7 +122,7 @@ class KerasAdapter(BlueprintAdapter):
 
     def step(self, run: Any, images: np.ndarray, labels: Any) -> float:
         """Take one step of a run of training."""
-        return float(run.step(channels_last(images).astype(self.precision), labels))
+        return float(run.step(channels_last(self.blueprint.images(images)).astype(self.precision), labels))
 
     def tensor(self, array: np.ndarray) -> Any:
         """Make the backend's tensor of a canonical array, in the framework's axis order and the precision asked for."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
+from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter, Tensors
 from conformance.run.adapters.canonical import RunningStatistics
 from conformance.run.capabilities import Arrays, DeviceMissing
 from conformance.run.precision import multiply_as_convolution
@@ -96,13 +96,12 @@ class Oracle(BlueprintAdapter):
         """Run the model with a tap."""
         return self.model.train(train)(images, tap=tap)
 
-    def gradients(
-        self, images: Array, labels: Array, recipe: Recipe, train: bool, activations: Arrays | None = None
+    def differentiate(
+        self, images: Array, labels: Array, recipe: Recipe, train: bool, activations: Tensors | None
     ) -> tuple[float, Arrays]:
         """Differentiate by the formulas of `impls.numpy.training`."""
-        with self.statistics.put_back():
-            model, differentiate = self.model.train(train), self.blueprint.training.gradients
-            value, gradients = differentiate(model, self.tensor(images), labels, recipe, self.tensors(activations))
+        differentiate = self.blueprint.training.gradients
+        value, gradients = differentiate(self.model.train(train), images, labels, recipe, activations)
         return value, gradients
 
     def tensor(self, array: Array) -> Array:

@@ -89,17 +89,21 @@ class TorchAdapter(BlueprintAdapter):
         """Run the model with a tap."""
         return self.model.train(train)(images, tap=tap)
 
-    def gradients(
-        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    @torch.enable_grad()
+    def differentiate(
+        self,
+        images: torch.Tensor,
+        labels: np.ndarray,
+        recipe: Recipe,
+        train: bool,
+        activations: Mapping[str, Any] | None,
     ) -> tuple[float, Arrays]:
         """Differentiate by autograd."""
-        inputs = self.tensor(images).requires_grad_()
         parameters = dict(self.model.train(train).named_parameters())
-        with torch.enable_grad(), self.statistics.put_back():
-            logits = self.model(inputs, tap=replacing(self.tensors(activations), torch.Tensor.detach))
-            value = self.blueprint.training.loss(logits, self.on_device(labels), recipe)
-            wanted = [*parameters.values(), inputs]
-            gradients = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives
+        logits = self.model(images.requires_grad_(), tap=replacing(activations, torch.Tensor.detach))
+        value = self.blueprint.training.loss(logits, self.on_device(labels), recipe)
+        wanted = [*parameters.values(), images]
+        gradients = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives
         named = zip([*parameters, "input"], gradients, strict=True)
         return value.item(), {name: to_numpy(gradient) for name, gradient in named}
 
