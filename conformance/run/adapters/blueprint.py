@@ -96,7 +96,7 @@ class BlueprintAdapter(Probed):
         """Return the loss and its gradients, as `gradients` does."""
 
     @abstractmethod
-    def forward(self, images: Any, train: bool, tap: Tap[Any]) -> object:
+    def run_model(self, images: Any, train: bool, tap: Tap[Any]) -> object:
         """Run the model with a tap."""
 
     def inputs(self, images: np.ndarray) -> Any:
@@ -122,7 +122,7 @@ class BlueprintAdapter(Probed):
     def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass every activation through a tap; return the running statistics after a train-mode run."""
         with self.statistics.put_back():
-            self.forward(self.inputs(images), train, framework_tap(tap, self.array, self.tensor))
+            self.run_model(self.inputs(images), train, framework_tap(tap, self.array, self.tensor))
             return self.statistics.arrays() if train else {}
 
     def gradients(

@@ -71,7 +71,7 @@ class FlaxAdapter(BlueprintAdapter):
         """Return the model's activations."""
         return self.model_in_mode(train).activations(images, layers)
 
-    def forward(self, images: jax.Array, train: bool, tap: Tap[jax.Array]) -> object:
+    def run_model(self, images: jax.Array, train: bool, tap: Tap[jax.Array]) -> object:
         """Run the model with a tap."""
         return self.model_in_mode(train)(images, tap=tap)
 

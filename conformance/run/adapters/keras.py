@@ -94,7 +94,7 @@ class KerasAdapter(BlueprintAdapter):
             self.functions[train, layers] = self.compiled(function)
         return self.functions[train, layers](images)
 
-    def forward(self, images: Any, train: bool, tap: Tap[Any]) -> object:
+    def run_model(self, images: Any, train: bool, tap: Tap[Any]) -> object:
         """Run the model with a tap."""
         return self.model(images, training=train, tap=tap)
 

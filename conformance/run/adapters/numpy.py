@@ -92,7 +92,7 @@ class Oracle(BlueprintAdapter):
         """Return the model's activations."""
         return self.model.train(train).activations(images, layers)
 
-    def forward(self, images: Array, train: bool, tap: Tap[Array]) -> object:
+    def run_model(self, images: Array, train: bool, tap: Tap[Array]) -> object:
         """Run the model with a tap."""
         return self.model.train(train)(images, tap=tap)
 

@@ -85,7 +85,7 @@ class TorchAdapter(BlueprintAdapter):
         """Return the model's activations."""
         return self.model.train(train).activations(images, layers)
 
-    def forward(self, images: torch.Tensor, train: bool, tap: Tap[torch.Tensor]) -> object:
+    def run_model(self, images: torch.Tensor, train: bool, tap: Tap[torch.Tensor]) -> object:
         """Run the model with a tap."""
         return self.model.train(train)(images, tap=tap)
 
