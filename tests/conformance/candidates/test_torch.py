@@ -148,7 +148,7 @@ def test_frozen_parameters_have_no_gradient_and_are_not_trained(candidate):
         (lambda: small_ports.port("raising"), "", "its forward pass raised RuntimeError on images of shape (2, 3, 64"),
         (lambda: small_ports.port("channels_last"), "", "(--layout NHWC gives them the other way round)"),
     ],
-    ids=str,
+    ids=["always training", "drawing logits", "dropout", "raising", "channels last"],
 )
 def test_a_model_that_is_not_fit_is_told_before_anything_is_compared(candidate, module, layer, words):
     with pytest.raises(Unfit) as caught:
