@@ -11,15 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from conformance.run.adapters.canonical import RunningStatistics, framework_tap
-from conformance.run.capabilities import (
-    EVERYTHING,
-    Arrays,
-    ArrayTap,
-    Capability,
-    Probed,
-    ReadState,
-    TakeStep,
-)
+from conformance.run.capabilities import EVERYTHING, Arrays, ArrayTap, Capability, Probed, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.taps import Tap
