@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from impls.config import VARIANTS, ResNetConfig
-from weights_convert.configurations import keras_hub, timm, transformers
+from weights_convert.configurations import keras_hub, keras_model, timm, transformers
 from weights_convert.configurations.fields import Fact, Findings, Size, as_json
 from weights_convert.errors import ConversionError, first_line
 from weights_convert.metadata import CONFIGURATIONS
 
 CONFIG = "config.json"
 
-LIBRARIES = (keras_hub, timm, transformers)
+LIBRARIES = (keras_hub, keras_model, timm, transformers)
 """The modules that recognise and read a configuration. The first that recognises it reads it."""
 
 
@@ -161,9 +161,11 @@ def _useless(accept: Mapping[str, Any], findings: Findings) -> list[str]:
 
 def _known_by(findings: Findings) -> str:
     """Return the fields that the variant rests on, in words."""
-    shown = [fact for fact in findings.facts if fact.is_stated or fact.tells_apart]
+    shown = [
+        fact for fact in findings.facts if fact.tells_apart or (fact.is_stated and len(fact.variants) < len(VARIANTS))
+    ]
     stated = list(dict.fromkeys(map(str, shown)))
-    defaults = len(findings.facts) - len(shown)
-    rest = f"; {defaults} more by the library's default" if defaults else ""
+    others = len({fact.field for fact in findings.facts} - {fact.field for fact in shown})
+    rest = f"; and {others} more fields as every variant has them or by the library's default" if others else ""
     places = [f"{library}: {' and '.join(places)}" for library, places in findings.sources.items()]
     return f"{'; '.join(places)} ({', '.join(stated)}{rest})" if places else ""

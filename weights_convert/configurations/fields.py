@@ -39,6 +39,7 @@ class Field:
         default: The value that the library takes where the field is absent; `ABSENT` if there is none.
         sizes: For a field that states a size, a function that returns the values that fit a network; None if any does.
         measure: A function of the value that is compared, such as its length.
+        by_place: Whether it decides the function, and its value depends on the place of the layer that it belongs to.
     """
 
     what: str
@@ -46,11 +47,12 @@ class Field:
     default: Any = ABSENT
     sizes: Callable[[ResNetConfig], list[Any] | None] | None = None
     measure: Callable[[Any], Any] = lambda value: value
+    by_place: bool = False
 
     @property
     def kind(self) -> str:
         """What the field does, in a word or two."""
-        if self.variants is not None:
+        if self.variants is not None or self.by_place:
             return "decides the function"
         return "states a size" if self.sizes is not None else "no part of the function"
 
@@ -180,7 +182,7 @@ def read_fields(
         table: The table of the library's fields.
         place: Where they stand, for messages.
         findings: What is added to.
-        prefix: Stands before the name of an unclassified field, such as "Conv2D.".
+        prefix: Stands before the names of the fields, such as "Conv2D.".
     """
     for name, value in values.items():
         if name not in table:
@@ -188,7 +190,7 @@ def read_fields(
             continue
         row = table[name]
         if row.variants is not None:
-            findings.facts.append(fact(place, name, value, row))
+            findings.facts.append(fact(place, f"{prefix}{name}", value, row))
         if row.sizes is not None:
             findings.sizes.append(Size(place, name, value, row))
     for name, row in table.items():
@@ -197,7 +199,7 @@ def read_fields(
         if row.default is ABSENT:
             findings.problems.append(f"{place}: {name} is absent, {row.what}; its library always states it")
         else:
-            findings.facts.append(fact(place, name, row.default, row, is_stated=False))
+            findings.facts.append(fact(place, f"{prefix}{name}", row.default, row, is_stated=False))
 
 
 def fact(place: str, name: str, value: Any, row: Field, is_stated: bool = True) -> Fact:

@@ -6,6 +6,7 @@ than it holds, is refused before an array is read.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 
+from weights_convert.configurations import found
 from weights_convert.containers.contents import Arrays, Contents, Metadata
 from weights_convert.containers.hdf5_layouts import (
     FUNCTIONAL_LAYER,
@@ -38,6 +40,9 @@ MAX_EXPANSION = 32
 
 NUMBER = re.compile("0|[1-9][0-9]{0,3}")
 """Keras's spelling of the number of a variable; `int` would accept others."""
+
+MODEL_CONFIG = "model_config"
+"""The attribute of a file of a whole model, as Keras 2 wrote it, that holds the model's configuration."""
 
 OPTIMIZER = "optimizer"
 """The group in which Keras 3 keeps the optimizer of a compiled model. Its arrays are listed as dropped."""
@@ -66,7 +71,13 @@ def read_open(source: Path | BinaryIO, where: str) -> Contents:
             raise ConversionError(where, problems)
         root = file.get("model_weights", file)
         is_legacy = "layer_names" in root.attrs or "layer_names0" in root.attrs
-        return unique_dict(_read_legacy(root) if is_legacy else _read_numbered(file)), unpack(file.attrs)
+        arrays = unique_dict(_read_legacy(root) if is_legacy else _read_numbered(file))
+        return arrays, unpack(file.attrs) | _configuration(file)
+
+
+def _configuration(file: h5py.File) -> dict[str, str]:
+    """Pass on the configuration of a whole model; a file of weights has none."""
+    return found(MODEL_CONFIG, json.loads(file.attrs[MODEL_CONFIG])) if MODEL_CONFIG in file.attrs else {}
 
 
 def write(path: Path | BinaryIO, arrays: Arrays, metadata: Metadata) -> None:

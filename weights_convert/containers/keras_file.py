@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from impls.config import ResNetConfig
+from weights_convert.configurations import found
+from weights_convert.configurations.keras_model import OURS
 from weights_convert.containers import hdf5_file, keras_models
 from weights_convert.containers.archives import check_directory
 from weights_convert.containers.contents import Arrays, Contents, Metadata
 from weights_convert.metadata import PACKED, network_metadata, unpack
 
 WEIGHTS = "model.weights.h5"
-REGISTERED_NAME = "resnet_parity>ResNet"
-"""The name under which impls.keras registers its model."""
 
 
 def read(path: Path) -> Contents:
-    """Read arrays by dotted name. The config of a model of impls.keras tells which network it is.
+    """Read arrays by dotted name, and pass on the config. That of a model of impls.keras tells which network it is.
 
     Raises:
         ConversionError: If an entry leads out of the archive, or the HDF5 file in it refers to other files or promises
@@ -35,7 +35,7 @@ def read(path: Path) -> Contents:
         arrays, metadata = hdf5_file.read_open(io.BytesIO(archive.read(WEIGHTS)), f"{path}: {WEIGHTS}")
         if keras_models.METADATA_ENTRY in archive.namelist():
             metadata = unpack({PACKED: archive.read(keras_models.METADATA_ENTRY).decode()})
-    return arrays, metadata or metadata_from_model(config)
+    return arrays, (metadata or metadata_from_model(config)) | found("config.json", config)
 
 
 def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
@@ -70,7 +70,7 @@ def _model_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         "module": "impls.keras.resnet",
         "class_name": "ResNet",
         "config": {"name": "res_net", "config": dict(config) | {"dtype": dtype, "compute_dtype": dtype}},
-        "registered_name": REGISTERED_NAME,
+        "registered_name": OURS,
         "build_config": {"input_shape": [None, None, None, config["in_channels"]]},
         "compile_config": {},
     }
@@ -78,6 +78,6 @@ def _model_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def metadata_from_model(model: Any) -> dict[str, str]:
     """Return our metadata from the config of a model that Keras saved; empty if the model is not of impls.keras."""
-    if not isinstance(model, dict) or model.get("registered_name") != REGISTERED_NAME:
+    if not isinstance(model, dict) or model.get("registered_name") != OURS:
         return {}
     return network_metadata(ResNetConfig.from_dict(model["config"]["config"]), "keras")
