@@ -116,7 +116,7 @@ def _add_model(
         if key in graph.layers or key in graph.aliases:
             raise UnreadableGraph(f"it has two layers {name!r}")
         if is_chain:
-            inputs = () if previous is None or kind == "InputLayer" else (previous,)
+            inputs: tuple[str, ...] = () if previous is None or kind == "InputLayer" else (previous,)
             previous = key if kind != "InputLayer" or before is None else before
         else:
             inputs = tuple(f"{scope}{known}" for known in _inputs(layer, name, kind))
