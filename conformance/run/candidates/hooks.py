@@ -1,13 +1,13 @@
-"""Hooks: where in a PyTorch module each activation of the network can be seen and replaced.
+"""Hooks: where in a model each activation of the network can be seen and replaced.
 
-Convolutions, norms and the classifier are the modules that hold their arrays, and a block is the module that holds all
-modules of the block. The stem's output is what the first block takes, and the pooled features are what the classifier
-takes, however they are computed. Nothing here imports PyTorch.
+Convolutions, norms and the classifier are the layers that hold their arrays, and a block is the layer that holds all
+layers of the block. The stem's output is what the first block takes, and the pooled features are what the classifier
+takes, however they are computed. Nothing here knows a framework.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -17,8 +17,8 @@ from conformance.run.candidates.naming import Naming
 from impls.config import ResNetConfig
 from impls.taps import is_layer
 
-Tap = Callable[[str, Any], Any]
-"""Sees a tensor by canonical name; what it returns, unless None, takes the tensor's place."""
+ValueTap = Callable[[str, Any], Any]
+"""Sees a framework's tensor by canonical name; what it returns, unless None, takes the tensor's place."""
 
 
 @dataclass(frozen=True)
@@ -27,93 +27,85 @@ class Hook:
 
     Attributes:
         name: The activation, by canonical name.
-        path: The path of the module.
-        module: The module that gives it or, with `takes`, takes it.
-        takes: Whether the activation is the module's input.
-        flat: Whether all axes behind the first are joined, as pooled features have them.
+        path: The path of the layer.
+        takes: Whether the activation is what the layer takes, not what it returns.
     """
 
     name: str
     path: str
-    module: Any
     takes: bool = False
-    flat: bool = False
 
     @property
     def inside(self) -> bool:
         """Whether the activation is of a convolution or norm, not of a segment."""
         return is_layer(self.name)
 
-    def attach(self, tap: Tap) -> Any:
-        """Let the activation pass a tap at each call of the module; returns the handle by which the hook is removed."""
-        if self.takes:
-            return self.module.register_forward_pre_hook(
-                lambda module, args, kwargs: self.pass_input(tap, args, kwargs), with_kwargs=True
-            )
-        return self.module.register_forward_hook(lambda module, args, output: self.pass_output(tap, output))
-
-    def pass_input(self, tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Pass the first argument of a call through the tap; returns the arguments to go on with, or None."""
+    def pass_input(self, tap: ValueTap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Pass the first argument of a call through the tap; returns the arguments to go on with."""
         key = next(iter(kwargs)) if not args else ""
-        value = kwargs[key] if key else args[0]
-        replacement = tap(self.name, value.flatten(1) if self.flat else value)
+        replacement = tap(self.name, kwargs[key] if key else args[0])
         if replacement is None:
-            return None
-        replacement = replacement.view_as(value)
+            return args, kwargs
         return (args, {**kwargs, key: replacement}) if key else ((replacement, *args[1:]), kwargs)
 
-    def pass_output(self, tap: Tap, output: Any) -> Any:
+    def pass_output(self, tap: ValueTap, output: Any) -> Any:
         """Pass what a call returned, or the first of several values, through the tap; returns what to go on with."""
         several = isinstance(output, tuple | list)
         replacement = tap(self.name, output[0] if several else output)
-        if replacement is None or not several:
-            return replacement
-        return type(output)((replacement, *output[1:]))
+        if replacement is None:
+            return output
+        return type(output)((replacement, *output[1:])) if several else replacement
+
+    def around(self, tap: ValueTap, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a call of the layer in which the activation passes the tap."""
+
+        def tapped(*args: Any, **kwargs: Any) -> Any:
+            if self.takes:
+                args, kwargs = self.pass_input(tap, args, kwargs)
+                return call(*args, **kwargs)
+            return self.pass_output(tap, call(*args, **kwargs))
+
+        return tapped
 
 
-def find_hooks(module: Any, naming: Naming, config: ResNetConfig) -> tuple[list[Hook], dict[str, str]]:
-    """Find where the activations of a network are seen in a module.
+def find_hooks(paths: Collection[str], naming: Naming, config: ResNetConfig) -> tuple[list[Hook], dict[str, str]]:
+    """Find where the activations of a network are seen in a model.
 
     Args:
-        module: The module.
-        naming: Its names, read.
+        paths: Path of every layer of the model.
+        naming: Names of its arrays, read.
         config: The network.
 
     Returns:
         The hooks in the order in which the network computes the activations, and the activations that have none, by
         canonical name, each with the reason.
     """
-    layers = {canonical.rpartition(".")[0]: name.rpartition(".")[0] for name, canonical in canonical_names(naming)}
-    modules = dict(module.named_modules())
-    hooks = {name: Hook(name, path, modules[path]) for name, path in layers.items() if path in modules}
-    hooks |= {
-        name: Hook(name, path, modules[path]) for name, path in block_paths(layers, config).items() if path in modules
-    }
+    layers = naming.layers()
+    found = {name: Hook(name, path) for name, path in (layers | block_paths(layers, config)).items() if path in paths}
     first = next(config.blocks()).name
-    if first in hooks:
-        hooks["stem"] = Hook("stem", hooks[first].path, hooks[first].module, takes=True)
-    if "fc" in hooks:
-        classifier = hooks.pop("fc")
-        hooks["pool"] = Hook("pool", classifier.path, classifier.module, takes=True, flat=True)
-    names = activation_names(config, layers=True)
+    if first in found:
+        found["stem"] = Hook("stem", found[first].path, takes=True)
+    if "fc" in found:
+        found["pool"] = Hook("pool", found.pop("fc").path, takes=True)
+    return in_order(found, config)
+
+
+def in_order(found: Mapping[str, Hook], config: ResNetConfig) -> tuple[list[Hook], dict[str, str]]:
+    """Sort hooks as the network computes their activations, and say which activations have none."""
     output = "logits" if config.num_classes else "pool"
-    missing = {name: "it has no module of its own" for name in names if name not in hooks and name != output}
-    return [hooks[name] for name in names if name in hooks and name != output], missing
-
-
-def canonical_names(naming: Naming) -> Sequence[tuple[str, str]]:
-    """List the model's name and the canonical name of each array."""
-    return list(naming.canonical_names().items())
+    names = [name for name in activation_names(config, layers=True) if name != output]
+    missing = {name: "it is no layer of its own in the model" for name in names if name not in found}
+    return [found[name] for name in names if name in found], missing
 
 
 def block_paths(layers: Mapping[str, str], config: ResNetConfig) -> dict[str, str]:
-    """Find the path of each block: of the module that holds all layers of the block, and of no other one.
+    """Find the path of each block: of the layer that holds all layers of the block, and of no other one.
 
-    A block without projection may keep its layers in a module of its own, without the addition; so all blocks are
-    taken at the depth of the least deep.
+    A block without projection may keep its layers in one of its own, without the addition; so all blocks are taken at
+    the depth of the least deep.
 
     Args:
-        layers: Path of each layer's module by canonical name.
+        layers: Path of each layer by canonical name.
         config: The network.
 
     Example:

@@ -48,6 +48,7 @@ class Kind:
 
     def holds(self, model: Any) -> bool:
         """Tell whether a model is of this kind."""
+        model = model[0] if isinstance(model, tuple) and len(model) == 2 else model  # a module and its variables
         return any(isinstance(model, each) for each in map(imported_class, self.classes) if each is not None)
 
 
@@ -83,6 +84,14 @@ KINDS: tuple[Kind, ...] = (
         taps="yes, of the module run eagerly",
     ),
     Kind("PyTorch module", ("torch.nn:Module",), f"{TORCH}TorchCandidate", ("torch",)),
+    Kind(
+        "Linen module",
+        ("flax.linen:Module",),
+        "conformance.run.candidates.flax:LinenCandidate",
+        ("flax", "jax"),
+        train="yes, by an argument of its call",
+        gradients="gradients; not training steps",
+    ),
 )
 """Every kind, the more special ones first."""
 

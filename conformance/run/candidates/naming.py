@@ -51,6 +51,7 @@ class Naming:
         arrays: The model's name of each array to its canonical name and its row of the conversion table.
         unread: Names that no rule reads, and that are not left out on purpose.
         prefix: What all names begin with that is no part of the dialect.
+        collections: Beginnings of names that are no part of a layer's path ("params.").
     """
 
     dialect: str
@@ -58,6 +59,7 @@ class Naming:
     arrays: Mapping[str, tuple[str, Rule]]
     unread: tuple[str, ...] = ()
     prefix: str = ""
+    collections: tuple[str, ...] = ()
 
     def shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Return the canonical name and shape of every array; one that is not read, or has other axes, as it is."""
@@ -71,6 +73,16 @@ class Naming:
     def canonical_names(self) -> dict[str, str]:
         """Return the canonical name of each array by the model's name."""
         return {name: canonical for name, (canonical, _) in self.arrays.items()}
+
+    def layers(self) -> dict[str, str]:
+        """Return the model's path of each layer by canonical name."""
+        known = self.canonical_names()
+        return {known[name].rpartition(".")[0]: self.path_of(name) for name in known}
+
+    def path_of(self, name: str) -> str:
+        """Return the path of the layer that has an array."""
+        collection = next((c for c in self.collections if c and name.startswith(c)), "")
+        return name.removeprefix(collection).rpartition(".")[0]
 
     def from_canonical(self, name: str, array: np.ndarray) -> np.ndarray:
         """Return a canonical array in the axis order of the model's array of that name."""
@@ -157,7 +169,7 @@ def read_as(names: Iterable[str], dialect: Dialect, prefix: str) -> Naming:
             seen.add(canonical)
             readings[shortened[short]] = canonical, rule
     unread = [name for name in names if name not in readings and dialect.why_dropped(name.removeprefix(prefix)) is None]
-    return Naming(dialect.name, dialect.framework, readings, tuple(unread), prefix)
+    return Naming(dialect.name, dialect.framework, readings, tuple(unread), prefix, dialect.collections)
 
 
 def pattern_dialect(file: Path, framework: Framework) -> Dialect:

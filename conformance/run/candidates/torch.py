@@ -1,75 +1,46 @@
 """Adapters of PyTorch modules as they are: eager, compiled and scripted ones.
 
-Activations are seen through forward hooks, which copy at once what they see: an operation in hook that follows cannot
+Activations are seen through forward hooks, which copy at once what they see: an operation in place that follows cannot
 change what was recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from conformance.run.adapters.torch import TorchAdapter, to_numpy
-from conformance.run.candidates.hooks import Hook, find_hooks
-from conformance.run.candidates.naming import read_names
-from conformance.run.candidates.options import Options, select_output
-from conformance.run.candidates.repeat import examine
+from conformance.run.candidates.candidate import ModelCandidate, pooled
+from conformance.run.candidates.hooks import Hook
+from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.capabilities import Arrays, ArrayTap, Capability, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.torch import training
-from weights_convert import Checkpoint, TrainingState, load
+from weights_convert import Checkpoint, TrainingState
 from weights_convert.dialects import find_dialect
 from weights_convert.sources import Source
-from weights_convert.table import RUNNING_STATISTICS
-
-if TYPE_CHECKING:
-    from conformance.run.candidates.kinds import Kind
 
 TensorTap = Callable[[str, Tensor], Tensor | None]
-"""Sees an activation; the tensor that it returns, if any, takes its hook."""
+"""Sees an activation; the tensor that it returns, if any, takes its place."""
 
 
-class TorchCandidate(TorchAdapter):
-    """A `torch.nn.Module`, run as it is.
+class TorchCandidate(ModelCandidate, TorchAdapter):  # type: ignore[misc]  # capabilities of a model, not of a class
+    """A `torch.nn.Module`, run as it is."""
 
-    Args:
-        module: The module.
-        options: What the user says about it.
-
-    Attributes:
-        cannot: What it cannot do, by what is asked for ("train", "steps"), each with the reason.
-        not_shown: Arrays that it cannot show, by canonical name, each with the reason.
-    """
-
-    kind: Kind
-    packages: tuple[str, ...]
-
-    def __init__(self, module: Any, options: Options) -> None:
-        super().__init__()
-        self.module, self.options = module, options
-        self.cannot: dict[str, str] = {}
-        self.not_shown: dict[str, str] = {}
-        self.hooks: list[Hook] = []
+    framework = "torch"
 
     @property
     def inner(self) -> nn.Module:
         """The module whose arrays and layers are seen."""
         module: nn.Module = self.module
         return module
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:  # type: ignore[override]  # of this model, not of the class
-        """What this model can do."""
-        can = {Capability.PROBE, Capability.TAP, Capability.DIFFERENTIATE, Capability.TRAIN}
-        return frozenset(can - ({Capability.TRAIN} if "steps" in self.cannot else set()))
 
     def prepare(self, device: str, precision: str) -> str:
         """IEEE products, deterministic algorithms where there are any, no gradients; the module's dtype."""
@@ -80,27 +51,41 @@ class TorchCandidate(TorchAdapter):
 
     def survey(self) -> Survey:
         """Describe the module without running it."""
-        arrays = {name: tensor for name, tensor in self.inner.state_dict().items() if isinstance(tensor, Tensor)}
+        arrays = self.state()
         if self.options.own_weights:
             from safetensors.torch import save_file
 
-            save_file(
-                {name: tensor.cpu().contiguous().clone() for name, tensor in arrays.items()}, self.options.own_weights
-            )
+            copies = {name: tensor.cpu().contiguous().clone() for name, tensor in arrays.items()}
+            save_file(copies, self.options.own_weights)
         shapes = {name: tuple(tensor.shape) for name, tensor in arrays.items()}
         facts = model_facts(self.inner)
         return Survey(self.kind.name, "torch", shapes, self.packages, facts, weights=self.options.own_weights)
 
+    def state(self) -> dict[str, Tensor]:
+        """The module's own state_dict."""
+        return {name: tensor for name, tensor in self.inner.state_dict().items() if isinstance(tensor, Tensor)}
+
+    def named_arrays(self) -> dict[str, np.ndarray]:
+        """Copies of the module's own state_dict."""
+        return {name: to_numpy(tensor) for name, tensor in self.state().items()}
+
+    @torch.no_grad()
+    def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Copy arrays into the module's tensors."""
+        state = self.state()
+        for name, array in arrays.items():
+            state[name].copy_(torch.from_numpy(np.array(array)))
+
+    def layer_paths(self) -> Collection[str]:
+        """Paths of all modules."""
+        return dict(self.inner.named_modules()).keys()
+
     def build(self, config: ResNetConfig, weights: Source) -> None:
-        """Give the module the weights, and find its layers."""
-        self.config, state = config, self.inner.state_dict()
-        self.naming = read_names(state, "torch", Path(self.options.names) if self.options.names else None)
-        self.put(load(weights).to("canonical").arrays)
-        self.initial_state = {name: tensor.clone() for name, tensor in state.items() if isinstance(tensor, Tensor)}
+        """Give the module the weights, find its layers, and see which of its parameters are frozen."""
+        super().build(config, weights)
+        self.initial_state = {name: tensor.clone() for name, tensor in self.state().items()}
         self.trained_since = False
-        self.hooks, self.not_shown = find_hooks(self.inner, self.naming, config)
-        parameters = dict(self.inner.named_parameters())
-        canonical = self.naming.canonical_names()
+        parameters, canonical = dict(self.inner.named_parameters()), self.naming.canonical_names()
         self.trained = {canonical[name]: p for name, p in parameters.items() if name in canonical and p.requires_grad}
         frozen = [canonical[name] for name, p in parameters.items() if name in canonical and not p.requires_grad]
         self.not_shown |= {f"gradient.{name}": "it is frozen (requires_grad is False)" for name in frozen}
@@ -108,23 +93,6 @@ class TorchCandidate(TorchAdapter):
             self.cannot["steps"] = (
                 f"{len(frozen)} parameters are frozen (requires_grad is False), {frozen[0]} among them"
             )
-
-    @torch.no_grad()
-    def put(self, arrays: Arrays) -> None:
-        """Set the module's arrays; one that the network lacks, or that has another shape, stays as it is."""
-        for name, tensor in self.inner.state_dict().items():
-            canonical = self.naming.arrays[name][0] if name in self.naming.arrays else ""
-            if canonical in arrays and tensor.shape == arrays[canonical].shape:
-                tensor.copy_(torch.from_numpy(np.array(arrays[canonical])))
-
-    def parameters(self) -> Mapping[str, tuple[int, ...]]:
-        """The module's own state_dict, by canonical name where it is known."""
-        return self.naming.shapes({name: tuple(tensor.shape) for name, tensor in self.inner.state_dict().items()})
-
-    def canonical_state(self) -> dict[str, np.ndarray]:
-        """Copies of all arrays that are read, by canonical name."""
-        state = self.inner.state_dict()
-        return {canonical: to_numpy(state[name]) for name, canonical in self.naming.canonical_names().items()}
 
     @contextmanager
     def put_back(self, train: bool) -> Iterator[None]:
@@ -138,107 +106,48 @@ class TorchCandidate(TorchAdapter):
                     if name in before:
                         buffer.copy_(before[name])
 
-    def running_statistics(self) -> dict[str, np.ndarray]:
-        """Copies of the running statistics by canonical name."""
-        return {name: a for name, a in self.canonical_state().items() if name.endswith(RUNNING_STATISTICS)}
-
-    def examine(self, images: np.ndarray) -> None:
-        """Run the smallest input twice; see `repeat.examine`. What is never called cannot be shown."""
-        called: set[str] = set()
-        examine(self, images, called)
-        for hook in self.hooks:
-            if hook.name not in called:
-                self.not_shown[hook.name] = f"its module, {hook.path}, is not called"
-        self.hooks = [hook for hook in self.hooks if hook.name in called]
-
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
-        """Return activations, and running statistics after a train-mode run."""
-        activations: dict[str, np.ndarray] = {}
-
-        def keep(name: str, value: Tensor) -> None:
-            activations[name] = to_numpy(value)
-
-        self.set_mode(train)
-        with self.put_back(train):
-            self.forward(self.tensor(images), keep, [hook for hook in self.hooks if layers or not hook.inside])
-            return activations | (self.running_statistics() if train else {})
-
-    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
-        """Pass every activation through a tap; return the running statistics after a train-mode run."""
+    def run(self, images: np.ndarray, train: bool, tap: ArrayTap, hooks: Sequence[Hook]) -> Arrays:
+        """Run the module; copies of its activations pass the tap."""
 
         def pass_on(name: str, value: Tensor) -> Tensor | None:
-            replacement = tap(name, to_numpy(value))
-            return None if replacement is None else self.tensor(replacement)
+            replacement = tap(name, pooled(name, to_numpy(value)))
+            return None if replacement is None else self.tensor(replacement).view_as(value)
 
         self.set_mode(train)
         with self.put_back(train):
-            self.forward(self.tensor(images), pass_on, self.hooks)
+            self.forward(self.tensor(images), pass_on, hooks)
             return self.running_statistics() if train else {}
-
-    @contextmanager
-    def leaving_as_it_was(self) -> Iterator[None]:
-        """Put back the module's tensors, modes and gradients, the switches of PyTorch and its random state."""
-        tensors = list({id(t): t for t in (*self.module.parameters(), *self.module.buffers())}.values())
-        contents = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors]
-        gradients = [(tensor, tensor.grad, tensor.grad.data) for tensor in tensors if tensor.grad is not None]
-        buffers = [(module, dict(module._buffers)) for module in self.module.modules()]
-        modes = [(module, module.training) for module in self.module.modules()]
-        cudnn: Any = torch.backends.cudnn
-        switches = (cudnn.conv, torch.backends.cuda.matmul)
-        grad = torch.is_grad_enabled()
-        precisions = [switch.fp32_precision for switch in switches]
-        deterministic = torch.get_deterministic_debug_mode()
-        try:
-            with torch.random.fork_rng():
-                yield
-        finally:
-            with torch.no_grad():
-                for tensor, data, values in contents:
-                    data.copy_(values)
-                    tensor.grad = None
-                    tensor.data = data
-                for tensor, gradient, data in gradients:
-                    gradient.data = data
-                    tensor.grad = gradient
-            for module, own in buffers:
-                module._buffers.update(own)
-            for module, mode in modes:
-                module.training = mode
-            for switch, precision in zip(switches, precisions, strict=True):
-                switch.fp32_precision = precision
-            torch.set_deterministic_debug_mode(deterministic)
-            torch.set_grad_enabled(grad)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Set all arrays to what they were before training."""
-        if self.trained_since:
-            for name, tensor in self.inner.state_dict().items():
-                if name in self.initial_state:
-                    tensor.copy_(self.initial_state[name])
-        self.trained_since = False
 
     def set_mode(self, train: bool) -> None:
         """Ask for train or inference mode, with the weights that the module was given."""
         self.restore()
         self.module.train(train)
 
-    def forward(self, images: Tensor, tap: TensorTap, hooks: list[Hook]) -> Tensor:
-        """Run the module; its activations at some hooks pass the tap, and its logits, which cannot be replaced."""
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Set all arrays to what they were before training."""
+        if self.trained_since:
+            for name, tensor in self.state().items():
+                tensor.copy_(self.initial_state[name])
+        self.trained_since = False
+
+    def forward(self, images: Tensor, tap: TensorTap, hooks: Sequence[Hook]) -> Tensor:
+        """Run the module; its activations at some hooks pass the tap, and its logits, which cannot be replaced.
+
+        Raises:
+            Unfit: If the module raises an error, or returns no logits that are plain.
+        """
         laid_out = images.permute(0, 2, 3, 1) if self.options.layout == "NHWC" else images
-        handles = [hook.attach(tap) for hook in hooks]
+        handles = [attach(hook, self.inner.get_submodule(hook.path), tap) for hook in hooks]
         try:
             returned = self.module(laid_out)
-        except RuntimeError as error:
-            raise Unfit(
-                f"its forward pass raised {type(error).__name__} on images of shape {tuple(laid_out.shape)}: {error}"
-                " (--layout NHWC gives them the other way round)" * (self.options.layout == "")
-            ) from error
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise self.forward_failed(error, laid_out.shape) from error
         finally:
             for handle in handles:
                 handle.remove()
         logits: Tensor = select_output(returned, self.options.output, lambda value: isinstance(value, Tensor))
-        tap("logits" if self.config.num_classes else "pool", logits)
+        tap(self.output_name, logits)
         return logits
 
     def gradients(
@@ -255,11 +164,10 @@ class TorchCandidate(TorchAdapter):
         def straight_through(name: str, value: Tensor) -> Tensor | None:
             if activations is None or name == "logits":
                 return None
-            return self.tensor(activations[name]) + (value - value.detach())
+            return self.tensor(activations[name]).view_as(value) + (value - value.detach())
 
-        hooks = self.hooks if activations is not None else []
         with torch.enable_grad(), self.put_back(train):
-            logits = self.forward(inputs, straight_through, hooks)
+            logits = self.forward(inputs, straight_through, self.hooks if activations is not None else [])
             value = training.loss(logits, self.on_device(labels), recipe)
             if not value.requires_grad:
                 raise Unfit("its logits carry no gradient: a torch.no_grad(), detach() or frozen input is on the way")
@@ -290,9 +198,55 @@ class TorchCandidate(TorchAdapter):
 
         return step, read
 
-    def network(self) -> Any:
-        """Not used: the module is not built here."""
-        raise NotImplementedError
+    @contextmanager
+    def leaving_as_it_was(self) -> Iterator[None]:
+        """Put back the module's tensors, modes and gradients, the switches of PyTorch and its random state."""
+        tensors = list({id(t): t for t in (*self.module.parameters(), *self.module.buffers())}.values())
+        contents = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors]
+        gradients = [(tensor, tensor.grad, tensor.grad.data) for tensor in tensors if tensor.grad is not None]
+        buffers = [(module, dict(module._buffers)) for module in self.module.modules()]
+        modes = [(module, module.training) for module in self.module.modules()]
+        try:
+            with switches_put_back(), torch.random.fork_rng():
+                yield
+        finally:
+            with torch.no_grad():
+                for tensor, data, values in contents:
+                    data.copy_(values)
+                    tensor.grad = None
+                    tensor.data = data
+                for tensor, gradient, data in gradients:
+                    gradient.data = data
+                    tensor.grad = gradient
+            for module, own in buffers:
+                module._buffers.update(own)
+            for module, mode in modes:
+                module.training = mode
+
+
+@contextmanager
+def switches_put_back() -> Iterator[None]:
+    """Put back, at the end, the switches of PyTorch that `prepare` sets."""
+    cudnn: Any = torch.backends.cudnn
+    switches = (cudnn.conv, torch.backends.cuda.matmul)
+    precisions = [switch.fp32_precision for switch in switches]
+    grad, deterministic = torch.is_grad_enabled(), torch.get_deterministic_debug_mode()
+    try:
+        yield
+    finally:
+        for switch, precision in zip(switches, precisions, strict=True):
+            switch.fp32_precision = precision
+        torch.set_deterministic_debug_mode(deterministic)
+        torch.set_grad_enabled(grad)
+
+
+def attach(hook: Hook, module: nn.Module, tap: TensorTap) -> Any:
+    """Let an activation pass a tap at each call of a module; returns the handle by which the hook is removed."""
+    if hook.takes:
+        return module.register_forward_pre_hook(
+            lambda module, args, kwargs: hook.pass_input(tap, args, kwargs), with_kwargs=True
+        )
+    return module.register_forward_hook(lambda module, args, output: hook.pass_output(tap, output))
 
 
 class LogitsOnly(nn.Module):
@@ -322,31 +276,32 @@ class Compiled(TorchCandidate):
         module: nn.Module = self.module._orig_mod
         return module
 
-    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
-        """Return the logits of the compiled graph, and running statistics after a train-mode run."""
-        kept, self.hooks = self.hooks, []
-        try:
-            return super().record(images, train, layers)
-        finally:
-            self.hooks = kept
+    def build(self, config: ResNetConfig, weights: Source) -> None:
+        """Give the module the weights; an ordinary run does not look into the graph."""
+        super().build(config, weights)
+        self.not_shown |= {hook.name: self.kind.activations for hook in self.hooks}
+        self.eager_hooks, self.hooks = self.hooks, []
 
     def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass activations through a tap eagerly."""
         with torch.compiler.set_stance("force_eager"):
-            return super().run_tapped(images, train, tap)
+            return self.run(images, train, tap, self.eager_hooks)
 
 
 class Scripted(TorchCandidate):
     """A module of TorchScript, which shows its logits alone."""
 
     @property
-    def capabilities(self) -> frozenset[Capability]:  # type: ignore[override]  # of this model, not of the class
+    def capabilities(self) -> frozenset[Capability]:  # type: ignore[override]  # likewise
         """All but taps."""
         return super().capabilities - {Capability.TAP}
+
+    def layer_paths(self) -> Collection[str]:
+        """No path: hooks do not fire inside a scripted module."""
+        return ()
 
     def build(self, config: ResNetConfig, weights: Source) -> None:
         """Give the module the weights."""
         super().build(config, weights)
-        names = [*(hook.name for hook in self.hooks), *(name for name in self.not_shown if "gradient." not in name)]
-        self.not_shown |= dict.fromkeys(names, self.kind.activations)
-        self.hooks = []
+        inside = [name for name in self.not_shown if not name.startswith("gradient.")]
+        self.not_shown |= dict.fromkeys(inside, self.kind.activations)

@@ -187,7 +187,7 @@ def test_logits_are_picked_and_images_laid_out_as_asked(candidate):
 def test_a_layer_whose_module_is_not_called_is_not_shown_and_told(candidate):
     adapter = candidate(small_ports.port("without_calling_modules"))
     adapter.examine(IMAGES)
-    assert adapter.not_shown == {"pool": "its module, fc, is not called"}
+    assert adapter.not_shown == {"pool": "its layer, fc, is not called"}
     assert "pool" not in adapter.record(IMAGES, False, layers=True)
 
 

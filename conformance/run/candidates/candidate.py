@@ -1,0 +1,149 @@
+"""The part of an adapter that every kind of model shares: names, hooks, what is not shown, the first look."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from conformance.run.candidates.hooks import Hook, find_hooks
+from conformance.run.candidates.naming import Naming, read_names
+from conformance.run.candidates.options import Options
+from conformance.run.candidates.repeat import examine
+from conformance.run.candidates.survey import Unfit
+from conformance.run.capabilities import Arrays, ArrayTap, Capability
+from impls.config import ResNetConfig
+from weights_convert import load
+from weights_convert.errors import first_line
+from weights_convert.inspection import Source
+from weights_convert.table import RUNNING_STATISTICS, Framework
+
+if TYPE_CHECKING:
+    from conformance.run.candidates.kinds import Kind
+
+
+class ModelCandidate(ABC):
+    """A model, run as it is. A subclass says how its framework runs it.
+
+    Args:
+        model: The model.
+        options: What the user says about it.
+
+    Attributes:
+        kind: Its row of the table of kinds.
+        packages: Installed distributions that it comes from.
+        cannot: What it cannot do, by mode, task or precision, each with the reason.
+        not_shown: Arrays that it cannot show, by canonical name, each with the reason.
+        hooks: Where its activations are seen.
+    """
+
+    framework: Framework
+    kind: Kind
+    packages: tuple[str, ...] = ()
+    precision: str
+    config: ResNetConfig
+    naming: Naming
+
+    def __init__(self, model: Any, options: Options) -> None:
+        super().__init__()
+        self.module, self.options = model, options
+        self.cannot: dict[str, str] = {}
+        self.not_shown: dict[str, str] = {}
+        self.hooks: list[Hook] = []
+
+    @abstractmethod
+    def named_arrays(self) -> dict[str, np.ndarray]:
+        """Copies of all arrays by the model's own names."""
+
+    @abstractmethod
+    def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set arrays by the model's own names; their dtype is that of the file."""
+
+    @abstractmethod
+    def layer_paths(self) -> Collection[str]:
+        """Paths of the layers whose calls can be seen."""
+
+    @abstractmethod
+    def run(self, images: np.ndarray, train: bool, tap: ArrayTap, hooks: Sequence[Hook]) -> Arrays:
+        """Run the model; activations at some hooks pass the tap, and the logits at the end.
+
+        Returns:
+            In train mode the running statistics after the run, which are then put back.
+        """
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this model can do."""
+        can = {Capability.PROBE, Capability.TAP, Capability.DIFFERENTIATE}
+        return frozenset(can if "steps" in self.cannot else can | {Capability.TRAIN})
+
+    @property
+    def output_name(self) -> str:
+        """The activation that the model returns."""
+        return "logits" if self.config.num_classes else "pool"
+
+    def build(self, config: ResNetConfig, weights: Source) -> None:
+        """Give the model the weights, and find its layers."""
+        self.config, own = config, self.named_arrays()
+        self.naming = read_names(own, self.framework, Path(self.options.names) if self.options.names else None)
+        given = load(weights).to("canonical").arrays
+        arrays = {
+            name: self.naming.from_canonical(name, given[known])
+            for name, known in self.naming.canonical_names().items()
+            if known in given
+        }
+        self.set_arrays({name: array for name, array in arrays.items() if array.shape == own[name].shape})
+        self.hooks, self.not_shown = find_hooks(self.layer_paths(), self.naming, config)
+
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """The arrays that the model lists, by canonical name where it is known."""
+        return self.naming.shapes({name: array.shape for name, array in self.named_arrays().items()})
+
+    def canonical_state(self) -> dict[str, np.ndarray]:
+        """Copies of all arrays that are read, by canonical name."""
+        state = self.named_arrays()
+        return {known: self.naming.to_canonical(name, state[name]) for name, (known, _) in self.naming.arrays.items()}
+
+    def running_statistics(self) -> dict[str, np.ndarray]:
+        """Copies of the running statistics by canonical name."""
+        return {name: a for name, a in self.canonical_state().items() if name.endswith(RUNNING_STATISTICS)}
+
+    def examine(self, images: np.ndarray) -> None:
+        """Run the smallest input twice; see `repeat.examine`. What is never called cannot be shown."""
+        called: set[str] = set()
+        examine(self, images, called)
+        for hook in self.hooks:
+            if hook.name not in called and hook.name not in self.not_shown:
+                self.not_shown[hook.name] = f"its layer, {hook.path}, is not called"
+        self.hooks = [hook for hook in self.hooks if hook.name not in self.not_shown]
+
+    def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
+        """Return activations, and running statistics after a train-mode run."""
+        activations: dict[str, np.ndarray] = {}
+        hooks = [hook for hook in self.hooks if layers or not hook.inside]
+        statistics = self.run(images, train, activations.__setitem__, hooks)
+        return activations | dict(statistics)
+
+    def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
+        """Pass every activation through a tap; return the running statistics after a train-mode run."""
+        return self.run(images, train, tap, self.hooks)
+
+    def forward_failed(self, error: Exception, shape: Sequence[int]) -> Unfit:
+        """Say that the forward pass raised an error."""
+        other = {"NCHW": "NHWC", "NHWC": "NCHW"}[self.usual_layout]
+        hint = "" if self.options.layout else f" (--layout {other} gives them the other way round)"
+        what = f"its forward pass raised {type(error).__name__} on images of shape {tuple(shape)}"
+        return Unfit(f"{what}: {first_line(error)}{hint}")
+
+    @property
+    def usual_layout(self) -> str:
+        """Axes of the images that models of the framework take."""
+        return "NCHW" if self.framework == "torch" else "NHWC"
+
+
+def pooled(name: str, array: np.ndarray) -> np.ndarray:
+    """Join the axes of pooled features behind the first; other activations stay as they are."""
+    return array.reshape(len(array), -1) if name == "pool" else array

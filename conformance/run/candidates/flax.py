@@ -1,0 +1,223 @@
+"""Adapter of Flax modules as they are: Linen modules, with their variables or without.
+
+A module's calls are intercepted by `flax.linen.intercept_methods`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen, traverse_util
+from flax.core import unfreeze
+
+from conformance.run.adapters.canonical import channels_first, channels_last
+from conformance.run.adapters.flax import FlaxAdapter
+from conformance.run.candidates.candidate import ModelCandidate, pooled
+from conformance.run.candidates.hooks import Hook, ValueTap
+from conformance.run.candidates.options import select_output
+from conformance.run.candidates.survey import Survey
+from conformance.run.capabilities import Arrays, ArrayTap
+from impls.flax import training
+from impls.recipe import Recipe
+
+TRAIN_ARGUMENTS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+"""Arguments by which modules are asked for train mode, and the value that asks for it."""
+
+USUAL_IMAGES = (1, 224, 224, 3)
+"""Shape of the images that a Linen module is initialised with, where it comes without variables."""
+
+
+class FlaxCandidate(ModelCandidate, FlaxAdapter):  # type: ignore[misc]  # capabilities of a model, not of a class
+    """What Linen and NNX modules share: layouts, and gradients by JAX."""
+
+    framework = "flax"
+
+    def laid_out(self, images: Any) -> jax.Array:
+        """Return NCHW images in the precision and with the axes that the module takes."""
+        array = jnp.asarray(images, self.precision)
+        return array if self.options.layout == "NCHW" else jnp.transpose(array, (0, 2, 3, 1))
+
+    def array_tap(self, tap: ArrayTap) -> ValueTap:
+        """Return a tap of JAX arrays from one of canonical arrays."""
+
+        def pass_on(name: str, value: jax.Array) -> jax.Array | None:
+            replacement = tap(name, pooled(name, channels_first(np.asarray(value))))
+            if replacement is None:
+                return None
+            return jnp.asarray(channels_last(replacement), self.precision).reshape(value.shape)
+
+        return pass_on
+
+    def straight_through(self, activations: Arrays | None) -> ValueTap:
+        """Return a tap that replaces activations, and passes the gradient on to those that are computed."""
+
+        def pass_on(name: str, value: jax.Array) -> jax.Array | None:
+            if activations is None or name == "logits":
+                return None
+            given = jnp.asarray(channels_last(activations[name]), self.precision).reshape(value.shape)
+            return given + (value - jax.lax.stop_gradient(value))
+
+        return pass_on
+
+    def logits(self, returned: Any, tap: ValueTap) -> jax.Array:
+        """Select the logits, and let them pass the tap, which cannot replace them."""
+        selected: jax.Array = select_output(returned, self.options.output, lambda v: isinstance(v, jax.Array))
+        tap(self.output_name, selected)
+        return selected
+
+    def to_canonical_arrays(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return arrays by the model's own names under canonical names, in canonical axis order."""
+        known = self.naming.arrays
+        return {
+            known[name][0]: self.naming.to_canonical(name, np.asarray(a)) for name, a in arrays.items() if name in known
+        }
+
+    @contextmanager
+    def leaving_as_it_was(self) -> Iterator[None]:
+        """Compute float64 where it is asked for, in this block alone; modules are put back by a subclass."""
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+            yield
+
+
+class LinenCandidate(FlaxCandidate):
+    """A Linen module, with its variables or without."""
+
+    def __init__(self, model: Any, options: Any) -> None:
+        module, variables = model if isinstance(model, tuple) else (model, None)
+        super().__init__(module, options)
+        self.given = None if variables is None else unfreeze(dict(variables))
+        self.train_argument = find_train_argument(type(module).__call__, options.train_argument)
+        if not self.train_argument:
+            self.cannot["train"] = (
+                f"its call has no argument that asks for train mode (it looks for {', '.join(TRAIN_ARGUMENTS)}; "
+                "--train-argument names another)"
+            )
+        self.cannot["steps"] = "a Linen module is trained by its user's own loop"
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables, made for the usual images where there are none."""
+        if self.given is None:
+            images = jnp.zeros(USUAL_IMAGES)
+            initialise = jax.jit(lambda key: self.module.init(key, images, **self.mode(False)))
+            self.given = unfreeze(dict(initialise(jax.random.key(0))))
+        return self.given
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every array, and compute none."""
+        if self.given is not None:
+            return {name: tuple(array.shape) for name, array in flat(self.given).items()}
+        images = jax.ShapeDtypeStruct(USUAL_IMAGES, jnp.float32)
+        made = jax.eval_shape(lambda key, x: self.module.init(key, x, **self.mode(False)), jax.random.key(0), images)
+        return {name: tuple(array.shape) for name, array in flat(unfreeze(dict(made))).items()}
+
+    def survey(self) -> Survey:
+        """Describe the module without running it."""
+        if self.options.own_weights:
+            from safetensors.numpy import save_file
+
+            save_file(self.named_arrays(), self.options.own_weights)
+        return Survey(
+            self.kind.name, "flax", self.shapes(), self.packages, cannot=self.cannot, weights=self.options.own_weights
+        )
+
+    def named_arrays(self) -> dict[str, np.ndarray]:
+        """Copies of all variables, by their paths with the collection in front."""
+        return {name: np.array(array) for name, array in flat(self.variables).items()}
+
+    def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Make variables of arrays, in the precision asked for."""
+        own = flat(self.variables)
+        merged = {name: jnp.asarray(arrays.get(name, array), self.precision) for name, array in own.items()}
+        self.given = traverse_util.unflatten_dict(merged, sep=".")
+
+    def layer_paths(self) -> Collection[str]:
+        """Every path that an array's path begins with."""
+        paths = [self.naming.path_of(name).split(".") for name in self.naming.arrays]
+        return {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
+
+    def mode(self, train: bool) -> dict[str, bool]:
+        """The argument that asks for a mode."""
+        if not self.train_argument:
+            return {}
+        asks = TRAIN_ARGUMENTS.get(self.train_argument, True)
+        return {self.train_argument: asks if train else not asks}
+
+    def apply(self, variables: Any, images: jax.Array, train: bool, tap: ValueTap, hooks: Sequence[Hook]) -> Any:
+        """Run the module; returns its logits, and the variables that the run updates."""
+        by_path: dict[str, list[Hook]] = {}
+        for hook in hooks:
+            by_path.setdefault(hook.path, []).append(hook)
+
+        def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            path = ".".join(context.module.scope.path) if context.module.scope is not None else ""
+            if context.method_name == "__call__":
+                for hook in by_path.get(path, ()):
+                    call = hook.around(tap, call)
+            return call(*args, **kwargs)
+
+        mutable = [name for name in variables if name != "params"] if train else False
+        with linen.intercept_methods(intercept):
+            try:
+                returned = self.module.apply(variables, images, mutable=mutable, **self.mode(train))
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise self.forward_failed(error, images.shape) from error
+        output, updated = returned if train else (returned, {})
+        return self.logits(output, tap), updated
+
+    def run(self, images: np.ndarray, train: bool, tap: ArrayTap, hooks: Sequence[Hook]) -> Arrays:
+        """Run the module; its activations pass the tap. Variables are values: nothing is put back."""
+        _, updated = self.apply(self.variables, self.laid_out(images), train, self.array_tap(tap), hooks)
+        return self.to_canonical_arrays(flat(unfreeze(dict(updated))))
+
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
+        """Differentiate by jax.value_and_grad, compiled as a whole."""
+        hooks = self.hooks if activations is not None else []
+        others = {name: collection for name, collection in self.variables.items() if name != "params"}
+
+        def loss_of(params: Any, images: jax.Array) -> jax.Array:
+            variables = {"params": params, **others}
+            logits, _ = self.apply(variables, self.laid_out(images), train, self.straight_through(activations), hooks)
+            return training.loss(logits, labels, recipe)
+
+        differentiate = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1)))
+        value, (params, image_gradient) = differentiate(self.variables["params"], jnp.asarray(images, self.precision))
+        gradients = self.to_canonical_arrays(flat({"params": params}))
+        return float(value), gradients | {"input": np.asarray(image_gradient)}
+
+    @contextmanager
+    def leaving_as_it_was(self) -> Iterator[None]:
+        """Keep the variables that there were."""
+        given = self.given
+        try:
+            with super().leaving_as_it_was():
+                yield
+        finally:
+            self.given = given
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten nested dictionaries; the keys are joined by dots."""
+    return {str(name): array for name, array in traverse_util.flatten_dict(dict(tree), sep=".").items()}
+
+
+def find_train_argument(call: Callable[..., Any], given: str) -> str:
+    """Find the argument by which a module is asked for train mode; empty if there is none."""
+    if given:
+        return given
+    parameters = inspect.signature(call).parameters
+    return next((name for name in TRAIN_ARGUMENTS if name in parameters), "")
