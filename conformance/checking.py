@@ -18,7 +18,8 @@ from typing import Any
 import weights_convert
 from conformance.cases.case import MODES, PRECISIONS, TASKS, Mode
 from conformance.cases.defaults import default_inputs
-from conformance.cases.pictures import read_images
+from conformance.cases.inputs import Input, noise
+from conformance.cases.pictures import photograph, read_images
 from conformance.cases.synthetic import synthetic_weights
 from conformance.options import trace_folder, with_pictures
 from conformance.outcome import EXIT_CODES, Failure, Outcome
@@ -129,12 +130,14 @@ class Checked:
         config: The network.
         weights: Weights of the oracle.
         notes: What is to be said about it.
+        sides: Height and width of the images that it is fixed to; None if it takes any.
     """
 
     candidate: Implementation
     config: ResNetConfig
     weights: Checkpoint
     notes: Sequence[str]
+    sides: tuple[int, int] | None = None
 
 
 def check_models(models: Sequence[Any], request: Request, notify: Listener = lambda event: None) -> Report:
@@ -271,7 +274,11 @@ def prepare(candidate: Implementation, target: Target | None, survey: Survey, re
     candidate = replace(candidate, packages=survey.packages, float32_only=survey.cannot.get("float64", ""))
     notes = [f"{candidate.name}: a {survey.kind}, its arrays named as in {naming.dialect}; {config.variant} {known_by}"]
     notes += [f"{candidate.name} is compared with {convention}"] * bool(convention)
-    return Checked(candidate, config, weights, notes)
+    if survey.sides:
+        notes.append(
+            f"{candidate.name} takes images of {survey.sides[0]}x{survey.sides[1]} alone: no other size is compared"
+        )
+    return Checked(candidate, config, weights, notes, survey.sides)
 
 
 def choose_weights(config: ResNetConfig, naming: Naming, survey: Survey, request: Request) -> Checkpoint:
@@ -303,9 +310,9 @@ def own_weights(config: ResNetConfig, naming: Naming, survey: Survey) -> Checkpo
 
 def grouped(checked: Sequence[Checked]) -> list[list[Checked]]:
     """Group models that are held against the same network with the same weights."""
-    groups: dict[tuple[ResNetConfig, str], list[Checked]] = {}
+    groups: dict[tuple[Any, ...], list[Checked]] = {}
     for each in checked:
-        groups.setdefault((each.config, each.weights.content_hash()), []).append(each)
+        groups.setdefault((each.config, each.weights.content_hash(), each.sides), []).append(each)
     return list(groups.values())
 
 
@@ -313,7 +320,8 @@ def run_group(group: Sequence[Checked], request: Request, folder: Path, notify: 
     """Compare models that are held against one network, and record the run."""
     config, weights = group[0].config, group[0].weights
     pictures = read_images(request.images) if request.images else []
-    network = NetworkPlan(config, weights, with_pictures(config, pictures, default_inputs(config, request.seed)))
+    usual = inputs_of(config, request.seed, group[0].sides)
+    network = NetworkPlan(config, weights, with_pictures(config, pictures, usual))
     plan = Plan(
         {config.variant: network},
         [each.candidate for each in group],
@@ -332,6 +340,15 @@ def run_group(group: Sequence[Checked], request: Request, folder: Path, notify: 
     record = make_record(plan, outcome, left_out)
     record["notes"] = [note for each in group for note in each.notes]
     return record
+
+
+def inputs_of(config: ResNetConfig, seed: int, sides: tuple[int, int] | None) -> list[Input]:
+    """Make the usual inputs, or such as a model that is fixed to one size takes."""
+    if sides is None:
+        return default_inputs(config, seed)
+    height, width = sides
+    photographs = [photograph(height)] if height == width and config.in_channels == 3 else []
+    return [*photographs, noise(height, width, 2, seed, config.in_channels)]
 
 
 def excuse(outcome: Outcome, request: Request) -> list[str]:

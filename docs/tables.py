@@ -19,6 +19,7 @@ from conformance.compare import limits
 from conformance.faults import FAULTS
 from conformance.faults.rows import SUBJECTS
 from conformance.outcome import EXIT_CODES
+from conformance.run.candidates.kinds import KINDS
 from conformance.run.implementations import BUILDS
 from docs import card_tables
 from impls.config import TOTAL_STRIDE, VARIANTS, ResNetConfig
@@ -170,6 +171,13 @@ def exit_codes() -> list[str]:
     return table(["exit code", "verdict", "meaning"], rows)
 
 
+def kinds() -> list[str]:
+    """The kinds of models that are checked as they are, and what each can do."""
+    header = ["kind", "float64", "train mode", "given weights", "activations", "fed", "differentiated and trained"]
+    rows = [(k.name, k.float64, k.train, k.weights, k.activations, k.taps, k.gradients) for k in KINDS]
+    return table(header, rows)
+
+
 def limits_of_errors() -> list[str]:
     """Every limit, with the measurement that it stands on."""
     rows = []
@@ -225,6 +233,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "exit-codes": exit_codes,
     "faults": faults,
     "formats": formats,
+    "kinds": kinds,
     "limits": limits_of_errors,
     "variants": variants,
     **{name: lambda rows=rows: table(*rows()) for name, rows in card_tables.TABLES.items()},

@@ -108,6 +108,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "conformance.run.adapters.flax": ("conformance.run", "conformance.cases", "conformance.trace", "impls.flax"),
     "conformance.run.adapters.keras": ("conformance.run", "conformance.cases", "conformance.trace", "impls.keras"),
     "conformance.run.candidates.torch": ("conformance.run", "conformance.cases", "impls.torch"),
+    "conformance.run.candidates.flax": ("conformance.run", "conformance.cases", "impls.flax"),
+    "conformance.run.candidates.keras": ("conformance.run", "conformance.cases", "impls.keras"),
     "conformance.compare": ("conformance.cases", "conformance.trace", "impls.numpy"),
     "conformance.faults": ("conformance.cases", "impls.numpy"),
     "conformance.oracle": ("conformance.faults", "conformance.cases", "impls.numpy"),
@@ -289,6 +291,8 @@ NAMED_FRAMEWORKS = OWN | {
     "impls.numpy": set(),
     "conformance.run.adapters.torch": {"torch"},
     "conformance.run.candidates.torch": {"torch"},
+    "conformance.run.candidates.flax": {"flax", "jax"},
+    "conformance.run.candidates.keras": {"keras"},
     "conformance.run.adapters.flax": {"flax", "jax"},
     "conformance.run.adapters.keras": {"keras", "tensorflow", "jax", "torch"},  # Keras runs on each of the three
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,9 @@ class ModelCandidate(ABC):
         hooks: Where its activations are seen.
     """
 
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.PROBE, Capability.TAP, Capability.DIFFERENTIATE}
+    )
     framework: Framework
     kind: Kind
     packages: tuple[str, ...] = ()
@@ -73,12 +76,6 @@ class ModelCandidate(ABC):
         Returns:
             In train mode the running statistics after the run, which are then put back.
         """
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """What this model can do."""
-        can = {Capability.PROBE, Capability.TAP, Capability.DIFFERENTIATE}
-        return frozenset(can if "steps" in self.cannot else can | {Capability.TRAIN})
 
     @property
     def output_name(self) -> str:

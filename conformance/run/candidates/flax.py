@@ -39,7 +39,7 @@ USUAL_IMAGES = (1, 224, 224, 3)
 """Shape of the images that a Linen module is initialised with, where it comes without variables."""
 
 
-class FlaxCandidate(ModelCandidate, FlaxAdapter):  # type: ignore[misc]  # capabilities of a model, not of a class
+class FlaxCandidate(ModelCandidate, FlaxAdapter):
     """What Linen and NNX modules share: layouts, and gradients by JAX."""
 
     framework = "flax"
@@ -192,7 +192,7 @@ class LinenCandidate(FlaxCandidate):
         def loss_of(params: Any, images: jax.Array) -> jax.Array:
             variables = {"params": params, **others}
             logits, _ = self.apply(variables, self.laid_out(images), train, self.straight_through(activations), hooks)
-            return training.loss(logits, labels, recipe)
+            return training.loss(logits, jnp.asarray(labels), recipe)
 
         differentiate = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1)))
         value, (params, image_gradient) = differentiate(self.variables["params"], jnp.asarray(images, self.precision))

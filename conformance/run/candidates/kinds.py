@@ -85,6 +85,14 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("PyTorch module", ("torch.nn:Module",), f"{TORCH}TorchCandidate", ("torch",)),
     Kind(
+        "Keras model",
+        ("keras:Model",),
+        "conformance.run.candidates.keras:KerasCandidate",
+        ("keras", "tensorflow"),
+        float64="yes, on TensorFlow, where a factory builds it",
+        gradients="gradients; not training steps",
+    ),
+    Kind(
         "Linen module",
         ("flax.linen:Module",),
         "conformance.run.candidates.flax:LinenCandidate",
@@ -162,6 +170,8 @@ def open_candidate(target: str, options: Mapping[str, Any], precision: str) -> A
         known = find_kind(found)
     except Unfit:
         known = None
+    if keras := sys.modules.get("keras"):
+        keras.config.set_floatx(precision)  # a Keras model keeps the dtype that it is built in
     if known is None and callable(found) and (spoken.called or not needs_arguments(found)):
         try:
             found = found(*spoken.arguments, **spoken.keywords)

@@ -23,6 +23,7 @@ class Survey:
         decay: The share of the running statistic that its norms keep; None where that is not known.
         cannot: What it cannot do, each with the reason.
         weights: File of the model's own weights under its own names, where they were asked for.
+        sides: Height and width of the images that it is fixed to; None if it takes any.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Survey:
     decay: float | None = None
     cannot: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
+    sides: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -42,7 +44,8 @@ class Survey:
     def from_dict(cls, fields: Mapping[str, Any]) -> Survey:
         """Read what `to_dict` returned, also after it went through JSON."""
         shapes = {name: tuple(shape) for name, shape in fields["shapes"].items()}
-        return cls(**{**fields, "shapes": shapes, "packages": tuple(fields["packages"])})
+        sides = tuple(fields["sides"]) if fields["sides"] else None
+        return cls(**{**fields, "shapes": shapes, "packages": tuple(fields["packages"]), "sides": sides})
 
 
 class Unfit(RuntimeError):

@@ -31,9 +31,10 @@ TensorTap = Callable[[str, Tensor], Tensor | None]
 """Sees an activation; the tensor that it returns, if any, takes its place."""
 
 
-class TorchCandidate(ModelCandidate, TorchAdapter):  # type: ignore[misc]  # capabilities of a model, not of a class
+class TorchCandidate(ModelCandidate, TorchAdapter):
     """A `torch.nn.Module`, run as it is."""
 
+    capabilities = ModelCandidate.capabilities | {Capability.TRAIN}
     framework = "torch"
 
     @property
@@ -291,10 +292,7 @@ class Compiled(TorchCandidate):
 class Scripted(TorchCandidate):
     """A module of TorchScript, which shows its logits alone."""
 
-    @property
-    def capabilities(self) -> frozenset[Capability]:  # type: ignore[override]  # likewise
-        """All but taps."""
-        return super().capabilities - {Capability.TAP}
+    capabilities = TorchCandidate.capabilities - {Capability.TAP}
 
     def layer_paths(self) -> Collection[str]:
         """No path: hooks do not fire inside a scripted module."""

@@ -1,0 +1,284 @@
+"""Adapter of Keras models as they are: functional, sequential and subclassed ones, on any backend.
+
+A layer's activation is seen by a `call` of its own that stands in for the layer's, for the time of a run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras
+import numpy as np
+
+from conformance.run.adapters.canonical import channels_first, channels_last
+from conformance.run.adapters.keras import DIFFERENTIATE, KerasAdapter, to_numpy
+from conformance.run.candidates.candidate import ModelCandidate, pooled
+from conformance.run.candidates.hooks import Hook, ValueTap, in_order
+from conformance.run.candidates.options import select_output
+from conformance.run.candidates.survey import Survey
+from conformance.run.capabilities import Arrays, ArrayTap
+from conformance.run.implementations import PARTS_IN_FLOAT32
+from impls.config import ResNetConfig
+from impls.keras import training
+from impls.recipe import Recipe
+from weights_convert.inspection import Source
+
+
+class KerasCandidate(ModelCandidate, KerasAdapter):
+    """A `keras.Model`, run as it is."""
+
+    framework = "keras"
+
+    def __init__(self, model: Any, options: Any) -> None:
+        super().__init__(model, options)
+        self.cannot["steps"] = "a Keras model is trained by its user's own compile and fit"
+        if keras.backend.backend() != "tensorflow":
+            self.cannot["float64"] = PARTS_IN_FLOAT32
+
+    def survey(self) -> Survey:
+        """Describe the model without running it."""
+        if self.options.own_weights:
+            from safetensors.numpy import save_file
+
+            save_file(self.named_arrays(), self.options.own_weights)
+        shapes = {name: tuple(variable.shape) for name, variable in self.variables().items()}
+        decays = {layer.momentum for layer in self.layers().values() if hasattr(layer, "momentum")}
+        decay = decays.pop() if len(decays) == 1 else None
+        facts = own_facts(self.module)
+        return Survey(
+            self.kind.name,
+            "keras",
+            shapes,
+            self.packages,
+            facts,
+            decay,
+            self.cannot,
+            self.options.own_weights,
+            self.input_sides(),
+        )
+
+    def input_sides(self) -> tuple[int, int] | None:
+        """Height and width of the images that a graph is fixed to; None if it takes any."""
+        shape = getattr(self.module, "input_shape", None)
+        sides = tuple(shape[2:] if self.options.layout == "NCHW" else shape[1:3]) if shape else (None, None)
+        return None if None in sides else (int(sides[0]), int(sides[1]))
+
+    def layers(self) -> dict[str, Any]:
+        """All layers that hold no others, by path."""
+        return dict(leaf_layers(self.module))
+
+    def variables(self) -> dict[str, Any]:
+        """All variables, by the path of their layer and their own name."""
+        return {
+            f"{path}.{variable.name}": variable
+            for path, layer in self.layers().items()
+            for variable in layer.variables
+            if "seed_generator" not in variable.path
+        }
+
+    def named_arrays(self) -> dict[str, np.ndarray]:
+        """Copies of all variables."""
+        return {name: np.array(to_numpy(variable)) for name, variable in self.variables().items()}
+
+    def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Assign arrays to variables."""
+        variables = self.variables()
+        for name, array in arrays.items():
+            variables[name].assign(array)
+
+    def layer_paths(self) -> Collection[str]:
+        """Paths of all layers, those that hold others included."""
+        return all_layers(self.module).keys()
+
+    def build(self, config: ResNetConfig, weights: Source) -> None:
+        """Give the model the weights, find its layers, and see which of its variables are frozen."""
+        super().build(config, weights)
+        found = {hook.name: hook for hook in self.hooks} | graph_hooks(self.layers(), self.naming.layers(), config)
+        self.hooks, self.not_shown = in_order(found, config)
+        variables, canonical = self.variables(), self.naming.canonical_names()
+        trained = [name for name in canonical if not canonical[name].endswith(("running_mean", "running_var"))]
+        self.trained = {name: variables[name] for name in trained if variables[name].trainable}
+        frozen = [canonical[name] for name in trained if not variables[name].trainable]
+        self.not_shown |= {f"gradient.{name}": "it is frozen (trainable is False)" for name in frozen}
+        if any("bn" in name for name in frozen):
+            self.cannot["train"] = "norms that are frozen (trainable is False) stay in inference mode in Keras"
+
+    @contextmanager
+    def tapped(self, tap: ValueTap, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Let activations pass the tap."""
+        layers, changed = all_layers(self.module), []
+        for hook in hooks:
+            layer = layers[hook.path]
+            vars(layer)["call"] = hook.around(tap, layer.call)
+            changed.append(layer)
+        try:
+            yield
+        finally:
+            for layer in changed:
+                vars(layer).pop("call", None)
+
+    @contextmanager
+    def put_back(self, train: bool) -> Iterator[None]:
+        """Set the variables that a train-mode run updates to what they were."""
+        kept = [(v, np.array(to_numpy(v))) for v in self.module.non_trainable_variables] if train else []
+        try:
+            yield
+        finally:
+            for variable, array in kept:
+                variable.assign(array)
+
+    def forward(self, images: Any, train: bool, tap: ValueTap, hooks: Sequence[Hook]) -> Any:
+        """Run the model on images in its own layout; its activations pass the tap, and its logits."""
+        try:
+            with self.tapped(tap, hooks):
+                returned = self.module(images, training=train)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise self.forward_failed(error, images.shape) from error
+        logits = select_output(returned, self.options.output, keras.ops.is_tensor)
+        tap(self.output_name, logits)
+        return logits
+
+    def laid_out(self, array: np.ndarray) -> np.ndarray:
+        """Return a canonical array with the axes that the model's layers have."""
+        return array if self.options.layout == "NCHW" else channels_last(array)
+
+    def canonical(self, name: str, value: Any) -> np.ndarray:
+        """Return an activation as a canonical array."""
+        array = to_numpy(value)
+        return pooled(name, array if self.options.layout == "NCHW" else channels_first(array))
+
+    def own_tensor(self, array: np.ndarray, dtype: str = "") -> Any:
+        """Make the backend's tensor of a canonical array."""
+        return keras.ops.convert_to_tensor(self.laid_out(array).astype(dtype or self.precision))
+
+    def run(self, images: np.ndarray, train: bool, tap: ArrayTap, hooks: Sequence[Hook]) -> Arrays:
+        """Run the model; copies of its activations pass the tap."""
+
+        def pass_on(name: str, value: Any) -> Any:
+            replacement = tap(name, self.canonical(name, value))
+            return None if replacement is None else keras.ops.reshape(self.own_tensor(replacement), value.shape)
+
+        with self.put_back(train):
+            self.forward(self.own_tensor(images), train, pass_on, hooks)
+            return self.running_statistics() if train else {}
+
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
+        """Differentiate by the backend's own means; frozen variables are left out."""
+
+        def straight_through(name: str, value: Any) -> Any:
+            if activations is None or name == "logits":
+                return None
+            given = keras.ops.reshape(self.own_tensor(activations[name]), value.shape)
+            return given + (value - keras.ops.stop_gradient(value))
+
+        hooks = self.hooks if activations is not None else []
+
+        def loss(inputs: Any) -> Any:
+            return training.loss(self.forward(inputs, train, straight_through, hooks), labels, recipe)
+
+        differentiate: Callable[..., Any] = partial(DIFFERENTIATE[keras.backend.backend()], loss, self.trained)
+        with self.put_back(train):
+            value, gradients, image_gradient = differentiate(self.own_tensor(images))
+        known = self.naming.canonical_names()
+        arrays = {known[name]: self.naming.to_canonical(name, to_numpy(g)) for name, g in gradients.items()}
+        return float(value), arrays | {"input": self.canonical("input", image_gradient)}
+
+    @contextmanager
+    def leaving_as_it_was(self) -> Iterator[None]:
+        """Put back the model's variables and Keras's dtype."""
+        kept, floatx = [(v, np.array(to_numpy(v))) for v in self.module.variables], keras.config.floatx()
+        try:
+            yield
+        finally:
+            keras.config.set_floatx(floatx)
+            for variable, array in kept:
+                variable.assign(array)
+
+
+def own_facts(model: Any) -> dict[str, Any]:
+    """Return the configuration of one of this project's own models."""
+    config = getattr(model, "config", None)
+    return config.to_dict() if isinstance(config, ResNetConfig) else {}
+
+
+def is_graph(layer: Any) -> bool:
+    """Tell whether a layer is a functional or sequential model, whose layers have names of their own."""
+    return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and hasattr(layer, "operations"))
+
+
+def children(layer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the layers within a layer: of a graph by name, of another by attribute, index or key."""
+    if is_graph(layer):
+        yield from ((child.name, child) for child in layer.layers)
+        return
+    for attribute, value in vars(layer).items():
+        if not attribute.startswith("_"):
+            yield from ((f"{attribute}{step}", child) for step, child in in_value(value))
+
+
+def in_value(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the layers in the value of an attribute: itself, or those of a list or dictionary."""
+    if isinstance(value, keras.layers.Layer):
+        yield "", value
+    elif isinstance(value, list | tuple | dict):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from ((f".{key}{step}", child) for step, child in in_value(item))
+
+
+def all_layers(model: Any, prefix: str = "") -> dict[str, Any]:
+    """Collect all layers of a model by path; a layer within a graph is known by its name alone."""
+    found: dict[str, Any] = {}
+    for name, child in children(model):
+        path = name if is_graph(model) else f"{prefix}{name}"
+        found |= {path: child} | all_layers(child, f"{path}.")
+    return found
+
+
+def leaf_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the layers that hold no others, with their paths."""
+    return ((path, layer) for path, layer in all_layers(model).items() if not any(True for _ in children(layer)))
+
+
+def graph_hooks(layers: Mapping[str, Any], paths: Mapping[str, str], config: ResNetConfig) -> dict[str, Hook]:
+    """Find the layers of a graph whose outputs are those of stem and blocks: what the next layer takes.
+
+    Args:
+        layers: Layers by path.
+        paths: Path of each layer by canonical name.
+        config: The network.
+    """
+    found: dict[str, Hook] = {}
+    names = ["stem", *(block.name for block in config.blocks())]
+    takers = [*(paths.get(f"{name}.conv1", "") for name in names[1:]), pooling_layer(layers, paths)]
+    for name, taker in zip(names, takers, strict=True):
+        source = source_of(layers.get(taker), layers)
+        if source:
+            found[name] = Hook(name, source)
+    return found
+
+
+def pooling_layer(layers: Mapping[str, Any], paths: Mapping[str, str]) -> str:
+    """Find the layer before the classifier that takes a feature map."""
+    path = source_of(layers.get(paths.get("fc", "")), layers)
+    while path and len(layers[path].input.shape) != 4:
+        path = source_of(layers[path], layers)
+    return path
+
+
+def source_of(layer: Any, layers: Mapping[str, Any]) -> str:
+    """Return the path of the layer whose output a layer of a graph takes, before any padding; empty if not known."""
+    try:
+        source = layer.input._keras_history.operation
+    except (AttributeError, ValueError):  # it was called several times, or in no graph
+        return ""
+    if isinstance(source, keras.layers.ZeroPadding2D):
+        return source_of(source, layers)
+    return next((path for path, known in layers.items() if known is source), "")

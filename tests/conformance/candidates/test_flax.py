@@ -1,0 +1,106 @@
+"""A Linen module as it is: what it shows, and what it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from conformance.cases.inputs import noise
+from conformance.cases.names import parameter_names
+from conformance.cases.recipes import LOSS
+from conformance.cases.synthetic import synthetic_weights
+from conformance.run.adapters.numpy import Oracle
+from conformance.run.candidates.kinds import adapt
+from conformance.run.candidates.options import Options
+from conformance.run.candidates.survey import Unfit
+from impls.config import VARIANTS
+from tests.conformance.handwritten.linen_networks import ResNet
+
+CONFIG = replace(VARIANTS["flax"], depths=(1, 1, 1, 1), width=8, num_classes=10, norm_variance="biased")
+IMAGES = noise(64, 96, 2, 0).images
+SIZE = {"stage_sizes": (1, 1, 1, 1), "num_classes": 10, "num_filters": 8}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    file = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    synthetic_weights(CONFIG, seed=0).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def oracle(weights):
+    adapter = Oracle()
+    adapter.prepare("cpu", "float64")
+    adapter.build(CONFIG, weights)
+    return adapter
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def candidate(weights):
+    def make(module):
+        adapter = adapt(module, Options())
+        adapter.prepare("cpu", "float64")
+        adapter.build(CONFIG, weights)
+        return adapter
+
+    return make
+
+
+def assert_equal_to_rounding(arrays, expected, limit=1e-12):
+    assert arrays.keys() == expected.keys()
+    for name in expected:
+        error = np.linalg.norm(arrays[name] - expected[name]) / np.linalg.norm(expected[name])
+        assert error < limit, (name, error)
+
+
+def test_every_activation_is_shown_and_fed_through_intercepted_calls(candidate, oracle):
+    adapter = candidate(ResNet(**SIZE))
+    adapter.examine(IMAGES)
+    assert adapter.not_shown == {}
+    for train in (False, True):
+        arrays = adapter.record(IMAGES, train, layers=True)
+        assert_equal_to_rounding(arrays, oracle.record(IMAGES, train, layers=True))
+    seen = {}
+
+    def tap(name, value):
+        seen[name] = value
+        return np.zeros_like(value) if name in ("stem", "stage2.0", "pool") else None
+
+    adapter.run_tapped(IMAGES, False, tap)
+    assert not seen["stage1.0.conv1"].any()
+    assert not seen["stage3.0.downsample_conv"].any()
+    assert np.allclose(seen["logits"], adapter.canonical_state()["fc.bias"])
+
+
+@pytest.mark.slow
+def test_gradients_are_the_oracles_also_at_given_activations(candidate, oracle):
+    labels, activations = np.array([3, 7]), oracle.record(IMAGES, True, layers=True)
+    loss, gradients = candidate(ResNet(**SIZE)).gradients(IMAGES, labels, LOSS, True, activations)
+    loss_expected, expected = oracle.gradients(IMAGES, labels, LOSS, True, activations)
+    assert loss == pytest.approx(loss_expected, rel=1e-12)
+    assert set(gradients) == {*parameter_names(CONFIG), "input"}
+    assert_equal_to_rounding(gradients, expected, 1e-10)
+
+
+def test_a_fixed_dtype_is_float32_inside(candidate):
+    with pytest.raises(Unfit, match="its stem is float32 where float64 goes in"):
+        candidate(ResNet(**SIZE, dtype="float32")).examine(IMAGES)
+
+
+def test_a_module_comes_with_variables_or_without(candidate):
+    module = ResNet(**SIZE)
+    alone, variables = adapt(module, Options()), module.init(jax.random.key(0), np.zeros((1, 64, 64, 3)))
+    together = adapt((module, variables), Options())
+    assert alone.survey().shapes == together.survey().shapes
+    assert alone.survey().shapes["params.conv_init.kernel"] == (7, 7, 3, 8)
+    assert alone.given is None
