@@ -18,7 +18,7 @@ from conformance.run.capabilities import Arrays, ArrayTap, Capability
 from impls.config import ResNetConfig
 from weights_convert import load
 from weights_convert.errors import first_line
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 from weights_convert.table import RUNNING_STATISTICS, Framework
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from conformance.run.implementations import PARTS_IN_FLOAT32
 from impls.config import ResNetConfig
 from impls.keras import training
 from impls.recipe import Recipe
-from weights_convert.inspection import Source
+from weights_convert.sources import Source
 
 
 class KerasCandidate(ModelCandidate, KerasAdapter):
