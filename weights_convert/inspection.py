@@ -192,7 +192,8 @@ def inspect(
     stated = judge(metadata, accept)
     # The hash of a file of ours covers the classifier, which is therefore dropped behind the comparison with it.
     request = Request(known, entry, drop, head, drop_head and not ours, averaged, at_top=bool(ours))
-    selection = select(opened.arrays, other_values(metadata), request)
+    axes = {name: array.ndim for name, array in opened.arrays.items()}
+    selection = select(opened.arrays, other_values(metadata), request, axes)
     opened = replace(
         opened,
         dropped=selection.dropped,
@@ -244,7 +245,7 @@ def _compared(
     if network is not None:
         problems += wrong_arrays(dialect, {name: array.shape for name, array in arrays.items()}, network)
     advice = opened.advice
-    if not ours and (relative := relative_of(opened.arrays, shapes)) and (problems or opened.problems):
+    if not ours and (relative := relative_of(tree.names.values(), shapes)) and (problems or opened.problems):
         opened, problems, advice = replace(opened, problems=()), [relative], ""
     elif not ours and (family := family_of(tree, opened.arrays)):
         if family.refusal:

@@ -64,7 +64,7 @@ LONGEST_MESSAGE = 100_000
 PROGRESS_EVERY = 1_000
 SHARES = {
     "safetensors": 4.0, "Keras archive": 2.0, "PyTorch": 4.0, "Keras HDF5": 3.0, "legacy Keras HDF5": 3.0,
-    "msgpack": 4.0,
+    "msgpack": 4.0, "NumPy archive": 2.0,
     "Orbax": 0.5, "transformers folder": 1.0, "Keras Hub preset": 0.5,
 }  # fmt: skip
 """The share of each container among the files; smaller where reading takes long."""

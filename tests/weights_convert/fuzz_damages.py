@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -676,6 +677,24 @@ def _without_entry(random: Random, entries: Entries) -> Entries:
     return entries
 
 
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array)
+    return buffer.getvalue()
+
+
+def _renewed(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Random, Entries], Entries]:
+    """Return a change of a random array of a NumPy archive."""
+
+    def changed(random: Random, entries: Entries) -> Entries:
+        at = random.randrange(len(entries))
+        name, content = entries[at]
+        array = np.lib.format.read_array(io.BytesIO(content))
+        return [*entries[:at], (name, _npy(change(array))), *entries[at + 1 :]]
+
+    return changed
+
+
 # PyTorch's pickles
 
 
@@ -727,6 +746,16 @@ def _without(state: dict[Any, Any], name: Any) -> dict[Any, Any]:
 
 def _wrapped(random: Random, state: dict[Any, Any], name: Any, tensor: Any) -> dict[str, Any]:
     return {random.choice(["state_dict", "model"]): {f"module.{name}": tensor for name, tensor in state.items()}}
+
+
+def _behind(prefix: str, state: dict[Any, Any]) -> dict[str, Any]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def _with_things_beside(random: Random, state: dict[Any, Any], name: Any, tensor: Any) -> dict[str, Any]:
+    things: list[Any] = [3, "text", None, [1, 2], {"a": 1}, {"state": {0: tensor}}, Path("a"), np.float64(1), Random]
+    entries = ("epoch", "optimizer", "lr_scheduler", "args", "hyper_parameters", "callbacks", "rng", "note")
+    return {"state_dict": _behind("module.", state)} | {entry: random.choice(things) for entry in entries}
 
 
 def _view(tensor: Any) -> Any:
@@ -893,7 +922,7 @@ DAMAGES = (
         )
     ),
     *(
-        Damage(f"zip: {name}", change, allowed, ("torch", "keras"))
+        Damage(f"zip: {name}", change, allowed, ("torch", "wrapped torch", "npz", "keras"))
         for name, change, allowed in (
             ("the directory", _lying_directory, FREE),
             ("more of the directory", _in_sequence(_lying_directory, _lying_directory), FREE),
@@ -913,6 +942,12 @@ DAMAGES = (
             ("two archives", lambda random, content: content + content, SAME),
         )
     ),
+    Damage(
+        "PyTorch: a program",
+        _archive(_with_entry(("a/constants.pkl", b"\x80\x02."), ("a/code/x.py", b"x"))),
+        SAME,
+        ("torch", "wrapped torch"),
+    ),
     *(
         Damage(f"PyTorch: {name}", change, allowed, ("torch", "old pickle"))
         for name, change, allowed in (
@@ -926,10 +961,39 @@ DAMAGES = (
             ("another tensor", _state(_other_tensor), REFUSED),
             ("an odd state", _state(_odd_state), BITS),
             ("in a wrapping", _state(_wrapped), BITS),
+            ("behind a prefix", _state(lambda random, state, name, tensor: _behind("net.", state)), BITS),
+            (
+                "two networks",
+                _state(lambda random, state, name, tensor: {"teacher": state, "student": state}),
+                REFUSED,
+            ),
+            (
+                "a damaged network beside a whole one",
+                _state(lambda random, state, name, tensor: {"model": _without(state, name), "teacher": state}),
+                REFUSED,
+            ),
+            (
+                "a queue beside it",
+                _state(lambda random, state, name, tensor: {"model": state, "queue": tensor}),
+                REFUSED,
+            ),
+            ("other things beside it", _state(_with_things_beside), BITS),
             ("a view", _state(lambda random, state, name, tensor: state.update({name: _view(tensor)})), BITS),
         )
     ),
     Damage("pickle: an odd one", _any_of(*PICKLES), REFUSED, ("pickle", "old pickle")),
+    *(
+        Damage(f"NumPy: {name}", change, REFUSED, ("npz",))
+        for name, change in (
+            ("an array missing", _archive(_without_entry)),
+            ("an array more", _archive(_with_entry(("more.npy", _npy(np.zeros(3, np.float32)))))),
+            ("another shape", _archive(_renewed(lambda array: array[None]))),
+            ("integers", _archive(_renewed(lambda array: array.view(np.uint8)))),
+            ("objects", _archive(_renewed(lambda array: np.array([{}], dtype=object)))),
+            ("a name twice", _archive(lambda random, entries: [*entries, (f"/{entries[0][0]}", entries[0][1])])),
+            ("no array", _archive(_with_entry(("more.npy", b""), ("more.npy", b"\x93NUMPY"), ("more.npy", b"text")))),
+        )
+    ),
     Damage("JSON: an odd value", _odd_json, BITS, ("json",)),
     Damage("JSON: an odd text", _any_of(*ODD_TEXTS), BITS, ("json",)),
 )

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,7 +24,7 @@ import numpy as np
 from tests.weights_convert.conftest import DTYPES, TINY, make_random_bits
 from weights_convert import Checkpoint
 from weights_convert.comparison import NOT_WEIGHTS
-from weights_convert.containers import CONTAINERS, safetensors_file
+from weights_convert.containers import CONTAINERS, msgpack_file, safetensors_file
 from weights_convert.dialects import DIALECTS, find_dialect
 from weights_convert.metadata import PACKED
 from weights_convert.shapes import expected_shapes
@@ -93,7 +95,7 @@ class Original:
             return
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = {name: archive.read(name) for name in archive.namelist()}
-        hashed = self.variant is None and self.row != "PyTorch"
+        hashed = self.variant is None and self.row not in ("PyTorch", "NumPy archive")
         for name, entry in entries.items():
             wrap = lambda new, name=name: {path: rezipped({**entries, name: new})}  # noqa: E731 (one for each entry)
             yield Part(name, INSIDE[self.kind](name), entry, wrap, hashed and self.name.startswith("ours"))
@@ -136,6 +138,8 @@ KIND_IN_FOLDER = {".safetensors": "safetensors", ".json": "json", ".h5": "hdf5"}
 INSIDE: dict[str, Callable[[str], str]] = {
     "keras": lambda name: {INNER: "hdf5", "config.json": "json"}.get(name, LOOSE),
     "torch": lambda name: "pickle" if name.endswith(".pkl") else "plain" if "/data/" in name else LOOSE,
+    "wrapped torch": lambda name: "pickle" if name.endswith(".pkl") else "plain" if "/data/" in name else LOOSE,
+    "npz": lambda name: "npy",
 }
 """For the kinds that are archives, the kind of an entry by its name."""
 
@@ -247,6 +251,34 @@ def _old_pickle(path: Path, checkpoint: Checkpoint) -> None:
     torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
 
 
+def _training_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write what PyTorch's training loops keep: a network behind a prefix, and other things beside it."""
+    import torch
+
+    checkpoint.save(path)
+    state = {f"module.net.{name}": tensor for name, tensor in torch.load(path, weights_only=True).items()}
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    settings = argparse.Namespace(lr=0.1)
+    torch.save({"epoch": 3, "args": settings, "state_dict": state, "optimizer": optimizer}, path)
+
+
+def _own_head(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a network whose classifier is `head.fc`, and for a dialect of another framework, its own."""
+    import torch
+
+    checkpoint.save(path)
+    state = torch.load(path, weights_only=True)
+    torch.save(
+        {name.replace("fc.", "head.fc.") if name.startswith("fc.") else name: state[name] for name in state}, path
+    )
+
+
+def _replicated(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a tree of Flax with two copies of every array, in a tree of its own."""
+    copies = {f"model.{name}": np.stack([array, array]) for name, array in checkpoint.arrays.items()}
+    msgpack_file.write(path, copies, {})
+
+
 def _bare_hdf5(path: Path, checkpoint: Checkpoint) -> None:
     checkpoint.save(path)
     with h5py.File(path, "a") as file:
@@ -290,11 +322,15 @@ FORMS = (
     Form("Keras's", "Keras archive", "keras", _bare_keras, sealed=True, states_variant=True),
     Form("ours", "PyTorch", "torch", _ours, sealed=True),  # by the checksums of zip
     Form("until 1.6", "PyTorch", "old pickle", _old_pickle),
+    Form("a training checkpoint", "PyTorch", "wrapped torch", _training_checkpoint, sealed=True),
+    Form("with a head of its own", "PyTorch", "wrapped torch", _own_head, sealed=True),
+    Form("ours", "NumPy archive", "npz", _ours, sealed=True),  # by the checksums of zip
     Form("ours", "Keras HDF5", "hdf5", _ours, sealed=True, states_variant=True),
     Form("bare", "Keras HDF5", "hdf5", _bare_hdf5),
     Form("ours", "legacy Keras HDF5", "hdf5", _ours, sealed=True, states_variant=True),
     Form("bare", "legacy Keras HDF5", "hdf5", _bare_hdf5),
     Form("ours", "msgpack", "msgpack", _ours),
+    Form("replicated", "msgpack", "replicated", _replicated),
     Form("ours", "Orbax", "", _ours, sealed=True, states_variant=True),
 )
 """The containers that we write, as we and as other programs write them."""

@@ -39,6 +39,7 @@ MAX_SECONDS = 0.05
 DIALECTS = {
     ".safetensors": "torchvision",
     ".pth": "torchvision",
+    ".npz": "torchvision",
     ".msgpack": "flax",
     ".keras": "keras",
     ".weights.h5": "keras-hub",

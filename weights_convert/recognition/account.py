@@ -25,13 +25,17 @@ class Account:
         base: The path that the user named by `--entry`; None if there was none.
         dropped: What is left out, by path, each with the reason; completed here.
         problems: What is wrong, one line each; completed here.
+        axes: The number of axes of arrays, where it is known.
         unknown: The number of names at every path that no rule and no row knows.
+        linear: Those of these paths that hold one linear layer.
+        left_out: The names that are left out.
     """
 
     tree: Subtree
     base: str | None
     dropped: dict[str, str]
     problems: list[str]
+    axes: Mapping[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     linear: list[str] = field(default_factory=list)
     left_out: set[str] = field(default_factory=set)
@@ -57,7 +61,9 @@ class Account:
                 (unknown if self._is_in_entry(name) else outside).append(name)
         self.leave_out(outside, f"beside {self.base!r}, which was asked for")
         groups = grouped(unknown, self.tree.readings) if self.tree.is_whole else dict.fromkeys(unknown, 1)
-        self.linear = linear_layers(groups, self.tree.dialect, names)
+        convolutions = {name.rpartition(".")[0] for name, count in self.axes.items() if count > 2}
+        layers = linear_layers(groups, self.tree.dialect, names)
+        self.linear = [path for path in layers if path not in convolutions]
         for path, count in groups.items():
             self.problems.append(self._unknown(path) + (f" ({count} arrays)" if count > 1 else ""))
             self.unknown[path] = count

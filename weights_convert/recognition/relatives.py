@@ -100,7 +100,7 @@ RELATIVES = (
     ),
     Relative(
         "a ResNet-D or -C, with a deep stem of three 3x3 convolutions",
-        r"(^|\.)(conv1|stem)\.[0-7]\.(weight|bias|running_mean|running_var)$",
+        r"^(conv1|stem)\.[0-7]\.(weight|bias|running_mean|running_var)$",
         source="timm resnet50d, mmpretrain ResNetV1d",
     ),
     Relative("a ResNet of basic blocks, such as ResNet-18 or ResNet-34", shapes=_has_basic_blocks),
@@ -115,7 +115,7 @@ def relative_of(names: Iterable[str], shapes: Mapping[str, Shape]) -> str | None
     """Return the problem that arrays belong to a related network; None if they belong to none.
 
     Args:
-        names: The names in the source.
+        names: The names behind the prefix at which a network begins.
         shapes: The shapes, in PyTorch's order of axes, by canonical name, as far as the names are known.
 
     Example:

@@ -45,13 +45,16 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
-def select(names: Collection[str], others: Mapping[str, str], request: Request) -> Selection:
+def select(
+    names: Collection[str], others: Mapping[str, str], request: Request, axes: Mapping[str, int] | None = None
+) -> Selection:
     """Choose the network to read, and account for every other name.
 
     Args:
         names: The names of all arrays of a source.
         others: What else the source holds by name, with the type of each.
         request: The user's choices.
+        axes: The number of axes of each array, so that no convolution is taken for a linear layer in an advice.
 
     Example:
         >>> from impls.config import ResNetConfig
@@ -78,7 +81,7 @@ def select(names: Collection[str], others: Mapping[str, str], request: Request) 
     if request.head is not None and tree.head is None:
         leaves = " and ".join(map(repr, linear_rules(tree.dialect)))
         problems.append(f"it holds no linear layer {request.head!r}, with the arrays {leaves} and no others")
-    account = Account(tree, base, dropped, problems)
+    account = Account(tree, base, dropped, problems, axes or {})
     if request.drop_head:
         account.leave_out(without_head(subtree(tree.dialect, left, tree.outer, tree.inner), left)[1], ON_REQUEST)
     account.arrays(left)

@@ -92,3 +92,10 @@ def test_a_damaged_network_is_no_relative(checkpoint_of):
     assert inspect(arrays).problems == ("'layer1.0.conv2.weight' has the shape (4, 2, 3, 3), expected (4, 4, 3, 3)",)
     arrays = {name: array for name, array in arrays.items() if "running_mean" not in name}
     assert len(inspect(arrays).problems) > 4
+
+
+def test_what_lies_beside_a_network_makes_it_no_relative(checkpoint_of):
+    """Layers of a decoder have the names of a deep stem, in segmentation_models_pytorch."""
+    encoder = {f"encoder.{name}": array for name, array in checkpoint_of(dialect="torchvision").arrays.items()}
+    decoder = {f"decoder.blocks.{i}.conv1.{k}.weight": np.zeros(2, np.float32) for i in range(5) for k in (0, 1)}
+    assert inspect(encoder | decoder).problems == ("'decoder.blocks' lies beside the network 'encoder' (10 arrays)",)
