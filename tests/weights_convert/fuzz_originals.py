@@ -268,9 +268,7 @@ def _own_head(path: Path, checkpoint: Checkpoint) -> None:
 
     checkpoint.save(path)
     state = torch.load(path, weights_only=True)
-    torch.save(
-        {name.replace("fc.", "head.fc.") if name.startswith("fc.") else name: state[name] for name in state}, path
-    )
+    torch.save({re.sub(r"^fc\.", "head.fc.", name): tensor for name, tensor in state.items()}, path)
 
 
 def _replicated(path: Path, checkpoint: Checkpoint) -> None:
