@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from impls.config import ResNetConfig
@@ -125,4 +126,7 @@ def read(config: Mapping[str, Any], place: str, findings: Findings) -> None:
             flat |= {f"{name}.{inner}": content for inner, content in value.items()}
         else:
             flat[name] = value
-    read_fields(flat, FIELDS, source, findings)
+    table = FIELDS
+    if "model_args.layers" in flat:  # these are the depths, whatever the architecture has
+        table = FIELDS | {"architecture": replace(FIELDS["architecture"], sizes=None)}
+    read_fields(flat, table, source, findings)

@@ -196,8 +196,18 @@ CHANGES: dict[str, tuple[str, dict[str, dict[str, Any]], str]] = {
 }
 
 
+EVERY_DAY = ("eps", "eps-of-another-variant", "last-stride", "strides-of-v1.5-with-biases", "activation", "padding")
+"""The changes that every test run makes; Keras takes a second or two for each."""
+
+
 class TestAnotherFunction:
-    @pytest.mark.parametrize(("variant", "changes", "problem"), CHANGES.values(), ids=CHANGES)
+    @pytest.mark.parametrize(
+        ("variant", "changes", "problem"),
+        [
+            pytest.param(*change, id=name, marks=[] if name in EVERY_DAY else pytest.mark.slow)
+            for name, change in CHANGES.items()
+        ],
+    )
     def test_is_refused_with_layer_field_and_value(self, variant: str, changes: Any, problem: str):
         judgement = judged(Builder(of(variant), changes).build())
         assert judgement.variants == ()
