@@ -12,7 +12,7 @@ import ast
 import importlib.util
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from conformance.compare import limits
@@ -23,6 +23,8 @@ from conformance.run.candidates.kinds import KINDS
 from conformance.run.implementations import BUILDS
 from docs import card_tables
 from impls.config import TOTAL_STRIDE, VARIANTS, ResNetConfig
+from weights_convert.configurations import keras_hub, keras_layers, timm, transformers
+from weights_convert.configurations.fields import Field
 from weights_convert.containers import CONTAINERS
 from weights_convert.dialects import ALIASES, DIALECTS
 
@@ -134,6 +136,42 @@ def containers() -> list[str]:
     return table(header, rows)
 
 
+CONFIGURATIONS: dict[str, Mapping[str, Field]] = {
+    "transformers": transformers.FIELDS,
+    "timm": timm.TOP,
+    "timm, `model_args`": timm.MODEL_ARGS,
+    "timm, `pretrained_cfg`": timm.PRETRAINED_CFG,
+    "Keras Hub, backbone": keras_hub.BACKBONE_FIELDS,
+    "Keras Hub, classifier": keras_hub.CLASSIFIER_FIELDS,
+    **{f"Keras, `{kind}`": fields for kind, fields in keras_layers.LAYERS.items()},
+}
+SHOWN_VALUES = 4
+"""The most values of a field that are printed."""
+
+
+def configurations() -> list[str]:
+    """The fields of each library's configuration, by what they do."""
+    rows = []
+    for name, fields in CONFIGURATIONS.items():
+        deciding = [deciding_field(field, row) for field, row in fields.items() if row.variants is not None]
+        walked = [f"`{field}` by its place" for field, row in fields.items() if row.by_place]
+        sizes = code(field for field, row in fields.items() if row.kind == "states a size")
+        others = sorted(field for field, row in fields.items() if row.kind == "no part of the function")
+        rows.append((name, "<br>".join(deciding + walked), sizes, code(others)))
+    return table(["configuration", "decides the function", "a size", "no part of the function"], rows)
+
+
+def deciding_field(name: str, row: Field) -> str:
+    """A field that decides the function, with the values that variants have."""
+    values = {value: set(variants) for value, variants in (row.variants or {}).items()}
+    tell_apart = len({frozenset(variants) for variants in values.values()}) > 1
+    shown = [
+        f"`{value}`" + (f" ({', '.join(v for v in VARIANTS if v in variants)})" if tell_apart else "")
+        for value, variants in list(values.items())[:SHOWN_VALUES]
+    ]
+    return f"`{name}`: {' or '.join(shown)}{', ...' if len(values) > SHOWN_VALUES else ''}"
+
+
 def builds() -> list[str]:
     """Further builds, each described by its environment, or else by the first sentence of its adapter."""
     rows = []
@@ -228,6 +266,7 @@ def faults() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     "builds": builds,
+    "configurations": configurations,
     "containers": containers,
     "dialects": dialects,
     "exit-codes": exit_codes,
