@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from conformance.checking import Report
+    from conformance.tracing.comparison import TraceReport
+    from conformance.tracing.recording import Recording
 
 
 def check(
@@ -62,21 +64,70 @@ def check(
         ValueError: If a target names nothing, a model's arrays or its variant cannot be told, or weights or pictures
             cannot be read or do not suit it.
     """
-    from conformance.cases.case import MODES
-    from conformance.checking import Request, check_models
-    from conformance.run.candidates.options import Options
+    from conformance.checking import check_models, make_request
 
-    request = Request(
+    request = make_request(
         variant=variant,
-        weights=None if weights is None else Path(weights),
+        weights=weights,
         own_weights=own_weights,
-        images=[Path(image) for image in images],
+        images=images,
         precisions=precisions,
         tasks=tasks,
-        modes=MODES[:1] if inference else MODES,
+        inference=inference,
+        names=names,
+        output=output,
+        layout=layout,
         device=device,
         timeout=timeout,
         seed=seed,
-        options=Options(output, layout, str(names or "")),
     )
     return check_models(models, request)
+
+
+def record_trace(model: Any, path: str | Path, *, small: bool = False, **options: Any) -> Recording:
+    """Run a model and write all that it computes to a file: the command `conformance record` as a function.
+
+    Args:
+        model: A live object; a target, as text; or the name of one of our implementations or builds, or "oracle".
+        path: The file to write, completely or not at all.
+        small: Whether large activations of blocks are kept as sketches; those of layers always are.
+        **options: Those of `check`: variant, weights, precisions and so on.
+
+    Returns:
+        The recording, whose `not_recorded` lists what the model cannot do.
+
+    Raises:
+        ValueError: If the text names nothing, the variant cannot be told, or weights or pictures cannot be read or do
+            not suit the model.
+        NothingRecorded: If the model could not run in any precision.
+    """
+    from conformance.checking import make_request
+    from conformance.tracing.runs import record_model
+
+    recording = record_model(model, make_request(**options), small)
+    recording.save(Path(path))
+    return recording
+
+
+def compare_traces(first: str | Path, second: str | Path, weights: str | Path | None = None) -> TraceReport:
+    """Compare two files that `record_trace` wrote: the command `conformance compare` as a function.
+
+    No framework is needed. In float64 the limits are those of the suite; in float32 the distance of the two is held
+    against that of the reference builds, which are run here.
+
+    Args:
+        first: The file that the other is held against.
+        second: The other.
+        weights: The checkpoint that both models were given, for float32; None where weights are synthetic.
+
+    Returns:
+        A report: `report.conforms` tells the verdict, and `str(report)` is what the command prints.
+
+    Raises:
+        ValueError: If a file is damaged or of another version, or if networks, weights or inputs differ.
+    """
+    from conformance.tracing.comparison import compare_recordings
+    from conformance.tracing.recording import Recording
+
+    one, other = Recording.load(Path(first)), Recording.load(Path(second))
+    return compare_recordings(one, other, None if weights is None else Path(weights))

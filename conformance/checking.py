@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from io import StringIO
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import weights_convert
 from conformance.cases.case import MODES, PRECISIONS, TASKS, Mode
@@ -28,7 +28,7 @@ from conformance.report.record import Record, make_record
 from conformance.report.text import plain_console, print_record
 from conformance.run.candidates.kinds import adapt
 from conformance.run.candidates.naming import Naming, read_names
-from conformance.run.candidates.options import Options
+from conformance.run.candidates.options import Layout, Options
 from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.candidates.targets import Target, TargetError, parse_target
 from conformance.run.candidates.variants import find_variant, follow_convention
@@ -76,6 +76,42 @@ class Request:
     options: Options = field(default_factory=Options)
     interpreters: Mapping[str, str] = field(default_factory=dict)
     keep_traces: Path | None = None
+
+
+def make_request(
+    *,
+    variant: str | None = None,
+    weights: str | Path | None = None,
+    own_weights: bool = False,
+    images: Sequence[str | Path] = (),
+    precisions: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    inference: bool = False,
+    names: str | Path | None = None,
+    output: str = "",
+    layout: Layout | Literal[""] | None = None,
+    device: str = "auto",
+    timeout: float = 900.0,
+    seed: int = 0,
+    interpreters: Mapping[str, str] | None = None,
+    keep_traces: Path | None = None,
+) -> Request:
+    """Make a request of the arguments of `conformance.check`, or of the values of the command's options."""
+    return Request(
+        variant,
+        None if weights is None else Path(weights),
+        own_weights,
+        [Path(image) for image in images],
+        precisions,
+        tasks or TASKS[:1],
+        MODES[:1] if inference else MODES,
+        device,
+        timeout,
+        seed,
+        Options(output, layout or "", str(names or "")),
+        interpreters or {},
+        keep_traces,
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,15 +188,8 @@ def check_models(models: Sequence[Any], request: Request, notify: Listener = lam
         ValueError: If a target is none or names nothing, its arrays or its variant cannot be told, or weights or
             pictures cannot be read or do not suit it.
     """
-    targets = parse_targets([model for model in models if isinstance(model, str)])
-    live = name_objects([model for model in models if not isinstance(model, str)], targets)
     with trace_folder(request.keep_traces) as folder:
-        surveys, failures = survey_targets(targets, request, folder / "surveys", notify)
-        checked = [
-            prepare(candidate_of(targets[name], request, Path()), targets[name], survey, request)
-            for name, survey in surveys.items()
-        ]
-        checked += [survey_object(name, model, request, folder / "surveys") for name, model in live.items()]
+        checked, failures = survey_models(models, request, folder / "surveys", notify)
         records = [
             run_group(group, request, folder / f"group-{number}", notify)
             for number, group in enumerate(grouped(checked))
@@ -168,6 +197,24 @@ def check_models(models: Sequence[Any], request: Request, notify: Listener = lam
     if failures:
         records.append(failed_record(failures, request, folder))
     return Report(records)
+
+
+def survey_models(
+    models: Sequence[Any], request: Request, folder: Path, notify: Listener
+) -> tuple[list[Checked], list[Failure]]:
+    """Survey models, and tell the network that each is held against; returns them, and those that cannot be loaded.
+
+    Raises:
+        ValueError: See `check_models`.
+    """
+    targets = parse_targets([model for model in models if isinstance(model, str)])
+    live = name_objects([model for model in models if not isinstance(model, str)], targets)
+    surveys, failures = survey_targets(targets, request, folder, notify)
+    checked = [
+        prepare(candidate_of(targets[name], request, Path()), targets[name], survey, request)
+        for name, survey in surveys.items()
+    ]
+    return checked + [survey_object(name, model, request, folder) for name, model in live.items()], failures
 
 
 def parse_targets(texts: Sequence[str]) -> dict[str, Target]:
@@ -318,11 +365,21 @@ def grouped(checked: Sequence[Checked]) -> list[list[Checked]]:
 
 def run_group(group: Sequence[Checked], request: Request, folder: Path, notify: Listener) -> Record:
     """Compare models that are held against one network, and record the run."""
+    plan = plan_group(group, request, folder)
+    outcome = run_suite(plan, notify)
+    left_out = excuse(outcome, request)
+    record = make_record(plan, outcome, left_out)
+    record["notes"] = [note for each in group for note in each.notes]
+    return record
+
+
+def plan_group(group: Sequence[Checked], request: Request, folder: Path) -> Plan:
+    """Plan the run of models that are held against one network."""
     config, weights = group[0].config, group[0].weights
     pictures = read_images(request.images) if request.images else []
     usual = inputs_of(config, request.seed, group[0].sides)
     network = NetworkPlan(config, weights, with_pictures(config, pictures, usual))
-    plan = Plan(
+    return Plan(
         {config.variant: network},
         [each.candidate for each in group],
         request.precisions or PRECISIONS,
@@ -335,11 +392,6 @@ def run_group(group: Sequence[Checked], request: Request, folder: Path, notify: 
         request.tasks,
         modes=request.modes,
     )
-    outcome = run_suite(plan, notify)
-    left_out = excuse(outcome, request)
-    record = make_record(plan, outcome, left_out)
-    record["notes"] = [note for each in group for note in each.notes]
-    return record
 
 
 def inputs_of(config: ResNetConfig, seed: int, sides: tuple[int, int] | None) -> list[Input]:

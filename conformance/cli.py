@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,7 @@ from conformance.options import (
     choose_candidates,
     choose_networks,
     exit_on_bad_input,
+    model_options,
     not_installed,
     parse_pairs,
     trace_folder,
@@ -153,42 +154,11 @@ def run_command(
 
 @main.command(name="check", cls=SeveralValues, short_help="Check models as they are, without an adapter.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@click.option("--variant", metavar="NAME", help=f"{', '.join(VARIANTS)}.  [default: as the model tells]")
-@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]")
-@click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="What to compare.  [default: forward]")
-@click.option("--inference", is_flag=True, help="Compare inference mode alone.")
-@click.option("--images", multiple=True, type=click.Path(path_type=Path), help="Your own pictures, not the photograph.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint, in place of synthetic weights.")
-@click.option("--own-weights", is_flag=True, help="Give the model's own weights to the oracle.")
-@click.option("--names", type=click.Path(path_type=Path), help="A TOML file of path patterns: the model's names.")
-@click.option("--output", default="", metavar="KEY", help="Key, index or attribute of the logits in its output.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the images that it takes.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]))
-@click.option(
-    "--timeout", default=900.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds per worker."
-)
+@model_options
 @click.option("--report", type=click.Path(path_type=Path), help="Write the whole run to this JSON file.")
 @click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep the arrays of every run in this folder.")
-@click.option("--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another interpreter.")
 def check_command(
-    targets: Sequence[str],
-    variant: str | None,
-    precisions: Sequence[str],
-    tasks: Sequence[str],
-    inference: bool,
-    images: Sequence[Path],
-    weights: Path | None,
-    own_weights: bool,
-    names: Path | None,
-    output: str,
-    layout: Literal["NCHW", "NHWC"] | None,
-    seed: int,
-    device: str,
-    timeout: float,
-    report: Path | None,
-    keep_traces: Path | None,
-    interpreters: Sequence[str],
+    targets: Sequence[str], report: Path | None, keep_traces: Path | None, interpreters: Sequence[str], **options: Any
 ) -> None:
     """Check models as they are: the same cases, oracle and verdicts as `run`, without an adapter.
 
@@ -204,34 +174,95 @@ def check_command(
     conformance check torchvision.models:resnet50
     conformance check "mine=./port.py:make_model(num_classes=10)" --variant v1.5
     """  # noqa: D301 (click's mark of lines to be kept)
-    from conformance.checking import Request, check_models
+    from conformance.checking import check_models, make_request
     from conformance.report.progress import progress
     from conformance.report.record import write_json
     from conformance.report.text import plain_console, print_record
-    from conformance.run.candidates.options import Options
 
     console = plain_console()
     with exit_on_bad_input(), progress() as notify:
         check_report(report)
         check_empty(keep_traces)
-        request = Request(
-            variant,
-            weights,
-            own_weights,
-            images,
-            precisions,
-            tasks or TASKS[:1],
-            MODES[:1] if inference else MODES,
-            device,
-            timeout,
-            seed,
-            Options(output, layout or "", str(names or "")),
-            parse_pairs(interpreters, "--python"),
-            keep_traces,
-        )
+        pythons = parse_pairs(interpreters, "--python")
+        request = make_request(interpreters=pythons, keep_traces=keep_traces, **options)
         result = check_models(targets, request, notify)
     for record in result.records:
         print_record(record, console)
+    if report is not None:
+        write_json(result.to_dict(), report)
+    sys.exit(result.exit_code)
+
+
+@main.command(name="record", cls=SeveralValues, short_help="Run a model, and write what it computes to a file.")
+@click.argument("target")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--small", is_flag=True, help="Keep sketches of large activations, not the activations.")
+@model_options
+def record_command(target: str, out: Path, small: bool, interpreters: Sequence[str], **options: Any) -> None:
+    """Run a model and write all that it computes to a file, which `compare` reads on any machine.
+
+    TARGET is one as in `check`; or the name of one of our implementations or builds, or `oracle`.
+
+    \b
+    Exit code 0: everything is recorded.
+              2: bad input.
+              3: something could not be recorded; if nothing could, no file is written.
+
+    \b
+    conformance record torchvision.models:resnet50 --out torchvision.trace
+    conformance record flax --variant v1.5 --out flax.trace
+    """  # noqa: D301 (click's mark of lines to be kept)
+    from conformance.checking import make_request
+    from conformance.outcome import EXIT_CODES
+    from conformance.report.progress import progress
+    from conformance.tracing.runs import NothingRecorded, record_model
+
+    with exit_on_bad_input(), progress() as notify:
+        check_report(out)
+        request = make_request(interpreters=parse_pairs(interpreters, "--python"), **options)
+        try:
+            recording = record_model(target, request, small, notify)
+        except NothingRecorded as error:
+            click.echo(f"nothing is recorded: {error}", err=True)
+            sys.exit(EXIT_CODES["incomplete"])
+        try:
+            recording.save(out)
+        except OSError as error:
+            raise ValueError(f"{out}: it cannot be written: {error}") from error
+    for line in [*recording.notes, *recording.not_recorded]:
+        click.echo(line)
+    click.echo(f"{out}: {len(recording.traces)} cases of {recording.candidate}, {out.stat().st_size / 1e6:,.1f} MB")
+    sys.exit(EXIT_CODES["incomplete"] if recording.not_recorded else 0)
+
+
+@main.command(name="compare", short_help="Compare two files that `record` wrote; no framework is needed.")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--weights", type=click.Path(path_type=Path), help="The checkpoint that both were given, for float32.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write every comparison to this JSON file.")
+def compare_command(first: Path, second: Path, weights: Path | None, report: Path | None) -> None:
+    """Hold SECOND against FIRST, two files that `record` wrote, array by array.
+
+    float64 is judged by the limits of the suite, float32 by the reference builds, which are run here: they are NumPy.
+
+    \b
+    Exit code 0: everything that both hold was compared, and nothing diverges.
+              1: they diverge; the first diverging layer is printed, and which of the two the oracle agrees with.
+              2: bad input: a damaged file, other weights, other inputs, another network.
+              3: something could not be judged, and nothing that was judged diverges.
+
+    \b
+    conformance compare torchvision.trace flax.trace
+    """  # noqa: D301 (click's mark of lines to be kept)
+    from conformance.report.progress import progress
+    from conformance.report.record import write_json
+    from conformance.tracing.comparison import compare_recordings
+    from conformance.tracing.recording import Recording
+
+    with exit_on_bad_input(), progress() as notify:
+        check_report(report)
+        result = compare_recordings(Recording.load(first), Recording.load(second), weights, notify)
+    click.echo(str(result), nl=False)
     if report is not None:
         write_json(result.to_dict(), report)
     sys.exit(result.exit_code)

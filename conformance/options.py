@@ -6,13 +6,14 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from conformance.cases.case import PRECISIONS, TASKS
 from impls.config import VARIANTS, ResNetConfig
 
 if TYPE_CHECKING:
@@ -40,6 +41,38 @@ class SeveralValues(click.Command):
                 spelled += [name] * (values > 1)
             spelled.append(argument)
         return super().parse_args(ctx, spelled)
+
+
+MODEL_OPTIONS = (
+    click.option("--variant", metavar="NAME", help=f"{', '.join(VARIANTS)}.  [default: as the model tells]"),
+    click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]"),
+    click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="What to run.  [default: forward]"),
+    click.option("--inference", is_flag=True, help="Run inference mode alone."),
+    click.option("--images", multiple=True, type=click.Path(path_type=Path), help="Your pictures, not the photograph."),
+    click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint, in place of synthetic weights."),
+    click.option("--own-weights", is_flag=True, help="Give the model's own weights to the oracle."),
+    click.option("--names", type=click.Path(path_type=Path), help="A TOML file of path patterns: the model's names."),
+    click.option("--output", default="", metavar="KEY", help="Key, index or attribute of the logits in its output."),
+    click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the images that it takes."),
+    click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise."),
+    click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"])),
+    click.option(
+        "--timeout",
+        default=900.0,
+        show_default=True,
+        type=click.FloatRange(0, min_open=True),
+        help="Seconds per worker.",
+    ),
+    click.option("--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another Python."),
+)
+"""Options of commands that run a model as it is; their names are the arguments of `conformance.check`."""
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `MODEL_OPTIONS`, in that order."""
+    for option in reversed(MODEL_OPTIONS):
+        command = option(command)
+    return command
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from conformance.cases.case import Case
 
 ORIGIN_FILE = "origin.json"
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the origin's fields on disk; a trace of another version is refused."""
 
 
@@ -41,6 +41,7 @@ class Origin:
         in_force: Operation to the precision that was measured for it.
         fed: Whether each segment was fed the oracle's own input.
         not_shown: Arrays that the candidate cannot show, each with the reason; they are not compared.
+        sketched: Arrays that are kept as sketches, each with the shape that it had.
         format_version: Version of these fields on disk.
     """
 
@@ -55,6 +56,7 @@ class Origin:
     in_force: Mapping[str, str] = field(default_factory=dict)
     fed: bool = False
     not_shown: Mapping[str, str] = field(default_factory=dict)
+    sketched: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -82,7 +84,8 @@ class Origin:
                     "run the case again with this release"
                 )
             fields["case"] = Case(**fields["case"])
-            fields["parameters"] = {name: tuple(shape) for name, shape in fields["parameters"].items()}
+            for shapes in ("parameters", "sketched"):
+                fields[shapes] = {name: tuple(shape) for name, shape in fields[shapes].items()}
             return cls(**fields)
         except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise TraceError(f"the file says nothing readable about the origin of its arrays ({error!r})") from error
@@ -136,6 +139,10 @@ class Trace:
     arrays: Mapping[str, np.ndarray]
     origin: Origin
     path: Path | None = None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape that an array has, or had before it was sketched."""
+        return self.origin.sketched.get(name) or self.arrays[name].shape
 
     def save(self, path: Path) -> None:
         """Write the trace; the file appears under its name when it is complete."""

@@ -161,6 +161,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "conformance.selftest": ("conformance",),
     "conformance.checking": ("conformance",),
+    "conformance.tracing": ("conformance",),
     "conformance.options": ("conformance.plan", "conformance.run.implementations", "conformance.cases"),
     "conformance.cli": ("conformance",),
 }

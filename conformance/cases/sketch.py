@@ -17,14 +17,18 @@ SUMS = 4096
 """Number of sums in a sketch; distances are kept to about 2 %."""
 
 
-def sketch(array: np.ndarray) -> np.ndarray:
+def sketch(array: np.ndarray, largest: int = LARGEST) -> np.ndarray:
     """Return the array, or the sums that stand for it: with the same signs for every array of that size.
+
+    Args:
+        array: Numbers of any shape.
+        largest: Number of elements up to which it is returned as it is.
 
     Example:
         >>> sketch(np.ones(10)).shape, sketch(np.ones((512, 512))).shape
         ((10,), (4096,))
     """
-    if array.size <= LARGEST:
+    if array.size <= largest:
         return array
     rows = -(-array.size // SUMS)
     signs = np.random.default_rng(array.size).choice(np.array([-1, 1], np.int8), array.size)

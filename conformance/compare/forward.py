@@ -42,13 +42,13 @@ def judge_noise(error: float, floor: NoiseFloor | None, bound: float, numbers: i
     if floor is None:
         return Verdict(error, None, False, "no reference build was measured for it")
     allowed = FLOAT32.allowed(floor.worst, numbers)
-    times = f"{floor.multiple(error)} times what correct builds err by"
+    least = FLOAT32.least(floor.best, numbers) if floor.least_matters else 0.0
+    times = f"{floor.multiple(error)} times what correct builds {floor.err} by"
     conclusions = {
         f"{times}: a wrong network, or TF32 or bfloat16 in force": error > max(allowed, FLOAT32.leak * floor.worst),
         f"{times}: a bug, or TF32 in some layer": error > allowed,
         "more than rounding can explain: a bug, and in the builds or the oracle another": error > bound,
-        "too small for float32: float64, or the oracle compared with itself": error
-        < FLOAT32.least(floor.best, numbers),
+        "too small for float32: float64, or the oracle compared with itself": error < least,
     }
     conclusion = next((conclusion for conclusion, holds in conclusions.items() if holds), "")
     reason = explain_error(error, floor, bound, conclusion) if conclusion else ""

@@ -76,6 +76,8 @@ def measure_in_trace(name: str, oracle: Trace, candidate: Trace) -> Measurement:
     array, precision = candidate.arrays[name], candidate.origin.precision
     if array.dtype.name != precision:
         raise Incomparable(f"{array.dtype} where {precision} was asked for")
+    if oracle.shape(name) != candidate.shape(name):
+        raise Incomparable(f"shape {candidate.shape(name)} where {oracle.shape(name)} is expected")
     return measure(oracle.arrays[name], array, scale_of(name, oracle))
 
 

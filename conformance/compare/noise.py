@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import inf
+from typing import ClassVar
 
 from conformance.compare.measure import Incomparable, measure, scale_of
 from conformance.trace import Trace
@@ -18,6 +20,9 @@ class NoiseFloor:
     best: float
     worst: float
 
+    err: ClassVar[str] = "err"
+    least_matters: ClassVar[bool] = True
+
     def multiple(self, error: float) -> str:
         """Format an error as a multiple of the worst reference build's.
 
@@ -28,6 +33,17 @@ class NoiseFloor:
         """
         times = error / self.worst if self.worst else inf
         return f"{times:.2f}" if times < 10 else f"{times:,.0f}"
+
+
+@dataclass(frozen=True)
+class PairFloor(NoiseFloor):
+    """Relative L2 distances of the two reference builds that are nearest, and of the two that are farthest apart.
+
+    Two candidates in float32 are compared with it. They may be equal, so that there is no smallest error.
+    """
+
+    err = "differ from each other"
+    least_matters = False
 
 
 NoiseFloors = Mapping[str, NoiseFloor]
@@ -51,6 +67,23 @@ def noise_floors(oracle: Trace, builds: Sequence[Trace]) -> NoiseFloors:
     return floors
 
 
+def pair_floors(builds: Sequence[Trace]) -> NoiseFloors:
+    """Measure how far the reference builds of a case are from each other; see `noise_floors`.
+
+    Args:
+        builds: The traces of all reference builds of the case, two or more.
+    """
+    floors = {}
+    for name in builds[0].arrays:
+        with contextlib.suppress(Incomparable):
+            distances = [
+                measure(one.arrays[name], other.arrays[name], scale_of(name, one)).relative_l2
+                for one, other in combinations(builds, 2)
+            ]
+            floors[name] = PairFloor(min(distances), max(distances))
+    return floors
+
+
 def explain_error(error: float, floor: NoiseFloor, bound: float, conclusion: str) -> str:
     """Put an error beside the noise floor and the rounding bound, with what follows from them, in one sentence.
 
@@ -59,7 +92,7 @@ def explain_error(error: float, floor: NoiseFloor, bound: float, conclusion: str
         'error 3.1e-6; correct float32 builds of this run err by 2.4e-6 to 2.9e-6; roundi'
     """
     return (
-        f"error {two_digits(error)}; correct float32 builds of this run err by {two_digits(floor.best)} to "
+        f"error {two_digits(error)}; correct float32 builds of this run {floor.err} by {two_digits(floor.best)} to "
         f"{two_digits(floor.worst)}; rounding in sums of this length can explain {two_digits(bound)}: {conclusion}"
     )
 

@@ -86,5 +86,5 @@ def values_per_channel(case: Case, oracle: Trace, config: ResNetConfig) -> dict[
     In inference mode norms average over nothing, and the dict is empty.
     """
     names = ["stem", *(block.name for block in config.blocks())] if case.mode == "train" else []
-    shapes = {name: oracle.arrays[name].shape for name in names if name in oracle.arrays}
+    shapes = {name: oracle.shape(name) for name in names if name in oracle.arrays}
     return {name: prod(shape) // shape[1] for name, shape in shapes.items()}

@@ -22,6 +22,7 @@ ORIGIN = Origin(
     versions={"torch": "2.9"},
     in_force={"convolution": "float32"},
     fed=True,
+    sketched={"losses": (100, 10)},
 )
 
 
@@ -44,8 +45,8 @@ def origin_text(**changes):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "has format version None, and this release reads version 2"),
-        ({"origin": origin_text(format_version=FORMAT_VERSION + 1)}, "has format version 3"),
+        (None, "has format version None, and this release reads version 3"),
+        ({"origin": origin_text(format_version=FORMAT_VERSION + 1)}, "has format version 4"),
         ({"origin": origin_text(candidate=None)}, "nothing readable about the origin .*candidate"),
         ({"origin": origin_text(case="inference")}, "nothing readable about the origin"),
         ({"origin": origin_text(another="field")}, "nothing readable about the origin .*another"),
