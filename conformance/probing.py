@@ -39,7 +39,8 @@ def identify_candidate(
 
     arrays = network.weights.to("canonical").arrays
     identification = identify(network.config, arrays, suspects, ask)
-    if identification.facts and all(fact.law for fact in identification.facts) and runs[0].traces:
+    executable = [fact for fact in identification.facts if fact.kind != "running statistics"]
+    if executable and all(fact.law for fact in executable) and runs[0].traces:
         errors = [_left(identification, network, case, runs[0]) for case in runs[0].traces]
         identification = replace(identification, reproduced=max(errors))
     for run in runs:

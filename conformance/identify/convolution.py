@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from conformance.identify.classifier import identify_head
 from conformance.identify.curve import GRID, NONE, RELU, Curve, find_curve
 from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
 from conformance.identify.geometry import Axis, Geometry, measure_geometry, solve
+from conformance.identify.image import AS_THEY_ARE, CHANGES, Change, colour_differences
 from conformance.identify.kernel import Recognised, recognise, recognise_bias
 from conformance.identify.link import IMAGES, Array, Arrays, Link
 from impls.config import ResNetConfig
@@ -35,7 +37,10 @@ KERNEL_SIDES = (8, 9)
 
 
 def questions(
-    link: Link, random: np.random.Generator, image_sides: tuple[tuple[int, int], ...] = SIDES
+    link: Link,
+    random: np.random.Generator,
+    image_sides: tuple[tuple[int, int], ...] = SIDES,
+    geometry: Geometry | None = None,
 ) -> dict[str, Array]:
     """Make the inputs whose outputs tell what a convolution computes: by the part of the measurement that uses them.
 
@@ -43,6 +48,7 @@ def questions(
         link: The convolution or the classifier.
         random: Source of the numbers.
         image_sides: Height and width of even and odd images, for the convolution that takes them.
+        geometry: The geometry, where it was measured before: the probes of the kernel are made for it.
 
     Returns:
         Arrays (batch, channels, height, width), of the classifier (batch, features).
@@ -55,12 +61,13 @@ def questions(
         asked["curve"] = _curve_question(channels, sides[0], random)
         unknowns = len(chosen) * (link.kernel + 2 * MARGIN) ** 2 + 1
         for name, (height, width) in zip(("even", "odd"), sides, strict=True):
-            samples = (height // link.stride) * (width // link.stride)
+            stride = max(2, link.stride)  # so that a stride that should not be there is measured, too
+            samples = (height // stride) * (width // stride)
             batch = max(4, int(np.ceil(SPARE * 4 / 3 * unknowns / samples)) + 2)
             asked[name] = np.zeros((batch, channels, height, width))
             asked[name][:, chosen] = positive(random, (batch, len(chosen), height, width))
     kernel_sides = {IMAGES: sides[0], "pool": (1, 1)}.get(link.inputs[0], KERNEL_SIDES)
-    asked["kernel"] = _kernel_question(link, link.kernel**2, kernel_sides, random)
+    asked["kernel"] = _kernel_question(link, geometry or expected_geometry(link), kernel_sides, random)
     height, width = sides[0]
     asked["held-out"] = random.normal(0.0, 1.0, (3, channels, height, width))
     if link.kind == "classifier":
@@ -81,11 +88,12 @@ def _curve_question(channels: int, sides: tuple[int, int], random: np.random.Gen
     return np.broadcast_to(GRID[:, None, None, None] * some[None, :, None, None], (len(GRID), channels, *sides)).copy()
 
 
-def _kernel_question(link: Link, taps: int, sides: tuple[int, int], random: np.random.Generator) -> Array:
+def _kernel_question(link: Link, geometry: Geometry, sides: tuple[int, int], random: np.random.Generator) -> Array:
     """Make maps of noise, each in one part of the input channels, enough to solve for all taps of each part."""
     (channels,) = link.channels
+    taps = geometry.height.taps * geometry.width.taps
     part = max(1, UNKNOWNS // taps)
-    samples = (sides[0] // link.stride) * (sides[1] // link.stride) or 1
+    samples = max(1, int(np.prod([axis.output(side) for axis, side in zip(geometry.axes, sides, strict=True)])))
     images = []
     for start in range(0, channels, part):
         count = min(part, channels - start)
@@ -94,6 +102,18 @@ def _kernel_question(link: Link, taps: int, sides: tuple[int, int], random: np.r
         some[:, start : start + count] = positive(random, (batch, count, *sides))
         images.append(some)
     return np.concatenate(images)
+
+
+class TooFewSamples(NotIdentified):
+    """Raised where the geometry of a convolution is known, and the probes of the kernel were made for another one.
+
+    Attributes:
+        geometry: The measured geometry, for which further probes are to be made.
+    """
+
+    def __init__(self, words: str, geometry: Geometry) -> None:
+        super().__init__(words)
+        self.geometry = geometry
 
 
 @dataclass(frozen=True)
@@ -105,16 +125,18 @@ class MeasuredConvolution:
         geometry: Where its taps are.
         weight: (out, in, taps, taps).
         bias: (out,).
+        change: The change of images before it.
     """
 
     curve: Curve
     geometry: Geometry
     weight: Array
     bias: Array
+    change: Change = AS_THEY_ARE
 
     def __call__(self, x: Array) -> Array:
         """Compute the convolution of a map."""
-        y: Array = self.geometry.convolve(self.curve(x), self.weight) + self.bias[:, None, None]
+        y: Array = self.geometry.convolve(self.curve(self.change.apply(x)), self.weight) + self.bias[:, None, None]
         return y
 
 
@@ -126,7 +148,7 @@ def expected_geometry(link: Link) -> Geometry:
 
 
 def measure(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array]) -> MeasuredConvolution:
-    """Measure a convolution or the classifier.
+    """Measure a convolution or the classifier; of the first one, the change of images before it, too.
 
     Args:
         link: Says what is expected there.
@@ -137,13 +159,30 @@ def measure(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array]
         NotIdentified: If no convolution of a known curve explains the outputs.
     """
     asked, answers = ({k: as_maps(v) for k, v in some.items()} for some in (asked, answers))
+    reason: NotIdentified | None = None
+    for change in CHANGES if link.inputs == (IMAGES,) else (AS_THEY_ARE,):
+        try:
+            found = replace(_measure({k: change.apply(v) for k, v in asked.items()}, answers, link), change=change)
+        except NotIdentified as problem:
+            reason = reason or problem
+        else:
+            if relative_error(found(asked["held-out"]), answers["held-out"]) <= PREDICTED:
+                return found
+    raise reason or NotIdentified("is no convolution: the nearest one does not predict other numbers")
+
+
+def _measure(asked: Mapping[str, Array], answers: Mapping[str, Array], link: Link) -> MeasuredConvolution:
+    """Measure curve, geometry, kernel and bias from inputs, in which a change of images is made already."""
     expected = expected_geometry(link)
     curve, geometry = NONE, expected
     if link.kind == "convolution":
         curve = measure_curve(answers["curve"])
         pairs = [(curve(_chosen(asked[name])), answers[name]) for name in ("even", "odd")]
         geometry = measure_geometry(pairs, expected, MARGIN)
-    weight, bias = _measure_kernel(geometry, curve(asked["kernel"]), answers["kernel"])
+    try:
+        weight, bias = _measure_kernel(geometry, curve(asked["kernel"]), answers["kernel"])
+    except NotIdentified as reason:
+        raise TooFewSamples(str(reason), geometry) from None
     return MeasuredConvolution(curve, geometry, weight, bias)
 
 
@@ -230,14 +269,16 @@ def identify(
     Raises:
         NotIdentified: If it cannot be measured, or the measured one does not predict the held-out probe.
     """
+    if link.kind == "classifier" and (head := identify_head(link, asked, answers, arrays)):
+        return head
     found = measure(link, asked, answers)
-    predicted = found(as_maps(asked["held-out"]))
-    error = relative_error(predicted, as_maps(answers["held-out"]))
-    if error > PREDICTED:
-        raise NotIdentified(f"is no convolution: the nearest one leaves an error of {error:.0e} of other numbers")
+    error = relative_error(found(as_maps(asked["held-out"])), as_maps(answers["held-out"]))
     expected = as_kernel(arrays[f"{link.layer}.weight"])
-    kernel = recognise(found.weight, expected, arrays, link.layer) if not _same(found.weight, expected) else None
-    differences = [*_differences(link, found, expected, kernel, arrays, config)]
+    colours = colour_differences(found.weight, expected) if link.inputs == (IMAGES,) else None
+    kernel = None
+    if colours is None and not _same(found.weight, expected):
+        kernel = recognise(found.weight, expected, arrays, link.layer)
+    differences = [*_differences(link, found, expected, kernel, arrays, colours)]
     if not differences:
         raise NotIdentified("computes what is expected, as far as probes show")
     return make_fact(link, found, kernel, differences, error, arrays)
@@ -259,8 +300,12 @@ def _differences(
     expected: Array,
     kernel: Recognised | None,
     arrays: Arrays,
-    config: ResNetConfig,
+    colours: list[Difference] | None,
 ) -> Iterator[Difference]:
+    if found.change.words:
+        words = f"sees its images {found.change.words}"
+        yield Difference("images", found.change.words, "as they are", words, found.change.fault)
+    yield from colours or ()
     before = RELU if link.after_relu else NONE
     if found.curve is not before:
         words = f"takes {found.curve.name} of its input, where {before.name} is expected"
@@ -271,7 +316,9 @@ def _differences(
         yield Difference("activation before it", found.curve.name, before.name, words)
     if found.geometry != expected_geometry(link):
         yield _geometry_difference(link, found.geometry)
-    if kernel is not None:
+    if colours is not None:
+        pass
+    elif kernel is not None:
         yield Difference("kernel", kernel.name, "its own", kernel.words, kernel.fault)
     elif not _same(found.weight, expected):
         words = "its kernel is no array of the checkpoint, nor one that was rearranged, scaled, rounded or partly lost"
@@ -301,7 +348,9 @@ def _geometry_difference(link: Link, geometry: Geometry) -> Difference:
     wanted = {name: pair[1] for name, pair in different.items()}
     if sizes[0] != sizes[1]:
         measured, wanted = {"size": sizes[0]} | measured, {"size": sizes[1]} | wanted
-    said = " and ".join(f"{name} {pair[0]}" for name, pair in different.items())
+    said = " and ".join(f"{name} {pair[0]}" for name, pair in different.items() if name != "border")
+    if "border" in different:
+        said += " and " * bool(said) + f"{geometry.border} beyond the map's border"
     expected = " and ".join(
         [*([f"a {sizes[1]} one"] if sizes[0] != sizes[1] else []), *(pair[1] for pair in different.values())]
     )

@@ -129,7 +129,7 @@ def group_words(names: Sequence[str], config: ResNetConfig) -> str:
     Example:
         >>> config = ResNetConfig()
         >>> group_words([link.name for link in links(config) if link.kind == "norm"], config)
-        'all 53 norms'
+        'each of the 53 norms'
         >>> group_words(["stage2.0.conv2", "stage3.0.conv2"], config)
         'each of stage2.0.conv2 and stage3.0.conv2'
     """
@@ -138,7 +138,7 @@ def group_words(names: Sequence[str], config: ResNetConfig) -> str:
     every = list(links(config))
     for words, among in _groups(every):
         if {*among} == {*names}:
-            return words
+            return f"each of {words}"
     if len(names) <= LISTED:
         return f"each of {', '.join(names[:-1])} and {names[-1]}"
     return f"each of {', '.join(names[: LISTED - 1])} and {len(names) - LISTED + 1} others alike"
@@ -155,11 +155,11 @@ def _groups(every: Sequence[Link]) -> list[tuple[str, list[str]]]:
     groups = []
     for kind, plural in PLURAL.items():
         alike = [link for link in every if link.kind == kind]
-        groups.append((f"all {len(alike)} {plural}", [link.name for link in alike]))
+        groups.append((f"the {len(alike)} {plural}", [link.name for link in alike]))
         for facts in dict.fromkeys((link.kernel, link.stride) for link in alike if kind == "convolution"):
             kernel, stride = facts
             some = [link.name for link in alike if (link.kernel, link.stride) == facts]
-            groups.append((f"the {len(some)} {kernel}x{kernel} convolutions of stride {stride}", some))
+            groups.append((f"the {len(some)} convolutions of size {kernel}x{kernel} and stride {stride}", some))
         for role in dict.fromkeys(link.role for link in alike):
             some = [link.name for link in alike if link.role == role and "." in link.name]
             groups.append((f"the {len(some)} {role} layers of the blocks", some))

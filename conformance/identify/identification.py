@@ -17,9 +17,13 @@ from conformance.cases.case import MODES, Mode
 from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.probe import Probe, Probed
 from conformance.identify import convolution, norm, pool, total
-from conformance.identify.fact import Fact, NotIdentified, Unidentified, group_words
-from conformance.identify.link import IMAGES, Array, Arrays, Kind, Link, links
+from conformance.identify.convolution import TooFewSamples
+from conformance.identify.fact import Fact, NotIdentified, Unidentified, group_words, relative_error
+from conformance.identify.geometry import Geometry
+from conformance.identify.link import IMAGES, Array, Arrays, Kind, Link, expected_output, links
+from conformance.identify.precision import NEAR, format_of
 from conformance.identify.screen import Screening, oracle_run, screened, screening_probes
+from conformance.identify.statistics import identify_statistics
 from impls.config import TOTAL_STRIDE, ResNetConfig
 
 MOST_MEASURED = 6
@@ -78,12 +82,13 @@ def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequen
     screening: Screening | None = None
     facts: list[Fact] = []
     unidentified: dict[str, Unidentified] = {}
+    geometries: dict[str, Geometry] = {}
     for _ in range(ROUNDS):
         left = {name: modes for name, modes in wrong.items() if name not in {*layers_of(facts), *unidentified}}
         chosen = [table[name] for name in representatives(left, table)]
         if not chosen and screening is not None:
             break
-        asked = {link.name: ask_layer(link, config) for link in chosen}
+        asked = {link.name: ask_layer(link, config, geometries.get(link.name)) for link in chosen}
         questions = [each for link in chosen for each in layer_probes(link, asked[link.name], left[link.name], config)]
         answers = ask([*([] if screening else probes), *questions])
         screening = screening or screened(config, wide, oracle, answers)
@@ -91,13 +96,19 @@ def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequen
         for link in chosen:
             try:
                 found = measure(link, asked[link.name], answers, wide, config, left[link.name])
+            except TooFewSamples as reason:
+                if link.name in geometries:
+                    unidentified[link.name] = Unidentified(link.name, str(reason))
+                geometries[link.name] = reason.geometry
             except NotIdentified as reason:
                 unidentified[link.name] = Unidentified(link.name, str(reason))
             else:
                 others = {name: modes for name, modes in wrong.items() if name not in layers_of(facts)}
                 facts += [spread(fact, link, others, table, screening) for fact in found]
                 unidentified = {name: each for name, each in unidentified.items() if name not in layers_of(facts)}
-    facts.sort(key=lambda fact: list(table).index(fact.layer))
+    if screening and "train" in screening.candidate:
+        facts += identify_statistics(oracle["train"], screening.candidate["train"], wide, config)
+    facts.sort(key=lambda fact: list(table).index(fact.layer.partition(".running_")[0]))
     rest = tuple(name for name in wrong if name not in {*layers_of(facts), *unidentified})
     return Identification(tuple(facts), tuple(unidentified.values()), rest)
 
@@ -109,7 +120,7 @@ def spread(
     alike = [
         name
         for name, modes in wrong.items()
-        if table[name].kind == link.kind
+        if (table[name].kind, table[name].kernel) == (link.kind, link.kernel)
         and (name == link.name or screening.holds(fact, table[name], modes_of(fact, modes)))
     ]
     layers = tuple(alike or [link.name])
@@ -140,9 +151,10 @@ def random_for(link: Link) -> np.random.Generator:
     return np.random.default_rng(crc32(link.name.encode()))
 
 
-def ask_layer(link: Link, config: ResNetConfig) -> Asked:
-    """Make the inputs of a link's probes, by part of the measurement."""
-    return QUESTIONS[link.kind](link, config)
+def ask_layer(link: Link, config: ResNetConfig, geometry: Geometry | None = None) -> Asked:
+    """Make the inputs of a link's probes, by part of the measurement; for a geometry, where that is known."""
+    asked = _ask_convolution(link, config, geometry) if geometry else QUESTIONS[link.kind](link, config)
+    return {**asked, REPEATED: asked["held-out"]}
 
 
 def _one_input(parts: Mapping[str, Array], link: Link) -> Asked:
@@ -153,20 +165,29 @@ def _one_input(parts: Mapping[str, Array], link: Link) -> Asked:
     }
 
 
-def _ask_convolution(link: Link, config: ResNetConfig) -> Asked:
+def _ask_convolution(link: Link, config: ResNetConfig, geometry: Geometry | None = None) -> Asked:
     odd, even = noise_sides(config.head_pool)
-    return _one_input(convolution.questions(link, random_for(link), (even[:2], odd[:2])), link)
+    return _one_input(convolution.questions(link, random_for(link), (even[:2], odd[:2]), geometry), link)
 
 
 def _ask_sum(link: Link, config: ResNetConfig) -> Asked:
     block = next(block for block in config.blocks() if block.name == link.name)
     _, shortcut = link.inputs
     before = shortcut if not block.projects else _before(link.name, config)
-    sources = {before: (block.in_channels, block.stride)}
+    sources = {
+        each.name: (each.out_channels, 1) for each in config.blocks() if _same_stage_before(each.name, link.name)
+    }
+    sources |= {before: (block.in_channels, block.stride)}
     sources |= {f"{link.name}.{name}": (block.out_channels, 1) for name in ("conv3", "bn3")}
     if block.projects:
         sources |= {f"{link.name}.{name}": (block.out_channels, 1) for name in ("downsample_conv", "downsample_bn")}
     return total.questions(link, random_for(link), sources)
+
+
+def _same_stage_before(name: str, block: str) -> bool:
+    """Whether a block is in the same stage as another and runs before it."""
+    (stage, _, index), (own, _, number) = name.partition("."), block.partition(".")
+    return stage == own and int(index) < int(number)
 
 
 def _before(block: str, config: ResNetConfig) -> str:
@@ -216,6 +237,11 @@ def measure(
     outputs: dict[str, dict[str, Array]] = {
         mode: _outputs(link, asked, answers, mode) for mode in (MODES if link.kind == "norm" else modes[:1])
     }
+    for mode, each in outputs.items():
+        if rounded_fact := identify_rounding(link, asked, each, arrays, config, mode):
+            return [replace(rounded_fact, mode="" if len(modes) == len(MODES) else mode)]
+        if random_fact := identify_randomness(link, each):
+            return [replace(random_fact, mode="" if len(modes) == len(MODES) else mode)]
     if link.kind == "norm":
         (name,) = link.inputs
         return norm.identify(link, {part: inputs[name] for part, inputs in asked.items()}, outputs, arrays, config)
@@ -236,6 +262,38 @@ SINGLE: dict[Kind, Callable[[Link, Mapping[str, Array], Mapping[str, Array], Arr
     "head pool": pool.identify_head,
 }
 """The function that makes a fact of the answers of a link with one input, by kind."""
+
+
+def identify_rounding(
+    link: Link, asked: Asked, outputs: Mapping[str, Array], arrays: Arrays, config: ResNetConfig, mode: str
+) -> Fact | None:
+    """Recognise a layer that computes what it should in fewer digits; None if it does not."""
+    output = outputs["held-out"]
+    name = format_of(output)
+    if not name or not output.any():
+        return None
+    expected = expected_output(link, asked["held-out"], arrays, config, mode == "train")
+    if relative_error(expected, output) > NEAR[name]:
+        return None
+    words = f"computes in {name}: all of its outputs are numbers of that format; float64 is expected here"
+    return Fact(link.name, link.kind, words, {"format": name}, {"format": "float64"})
+
+
+def identify_randomness(link: Link, outputs: Mapping[str, Array]) -> Fact | None:
+    """Recognise a layer that answers the same question in two ways; None if it does not."""
+    first, again = outputs["held-out"], outputs[REPEATED]
+    if first.shape != again.shape or np.array_equal(first, again):
+        return None
+    images = [np.array_equal(one, other) for one, other in zip(first, again, strict=True)]
+    words = "is random: the same input gives another output each time, as with dropout"
+    if any(images):
+        words = f"is random: the same input gives another output in {images.count(False)} of {len(images)} images"
+        words += ", as with stochastic depth"
+    return Fact(link.name, link.kind, words, {"random": True}, {"random": False})
+
+
+REPEATED = "held-out-again"
+"""Part of every measurement that repeats the held-out probe."""
 
 
 def _outputs(link: Link, asked: Asked, answers: Mapping[str, Probed], mode: str) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -96,6 +97,16 @@ STATISTICS = {
 }
 """The statistics that a norm may use."""
 
+
+def _eps_of_reciprocal_root(variance: Array, denominator: Array) -> Array:
+    """Solve denominator**2 = 1 / sqrt(variance + eps) + eps for eps, by Newton's method from zero."""
+    eps = np.zeros_like(variance)
+    for _ in range(20):
+        slope = 1 - 0.5 * (variance + eps) ** -1.5
+        eps = eps - (1 / np.sqrt(variance + eps) + eps - denominator**2) / slope
+    return eps
+
+
 DENOMINATORS: dict[str, tuple[Callable[[Array, float], Array], Callable[[Array, Array], Array], str, str]] = {
     "": (lambda v, eps: np.sqrt(v + eps), lambda v, d: d**2 - v, "", ""),
     "eps outside": (
@@ -114,7 +125,7 @@ DENOMINATORS: dict[str, tuple[Callable[[Array, float], Array], Callable[[Array, 
         lambda v, eps: 1 / (v + eps),
         lambda v, d: 1 / d - v,
         "multiplies by the variance, where it should divide by its root",
-        "var-is-inverse",
+        "",
     ),
     "root of root": (
         lambda v, eps: np.sqrt(np.sqrt(v + eps)),
@@ -122,11 +133,29 @@ DENOMINATORS: dict[str, tuple[Callable[[Array, float], Array], Callable[[Array, 
         "divides by the fourth root of the variance",
         "",
     ),
+    "deviation loaded": (
+        lambda v, eps: np.sqrt(np.sqrt(np.abs(v)) + eps),
+        lambda v, d: d**2 - np.sqrt(np.abs(v)),
+        "takes the root of the running variance for the variance: a deviation was loaded as the variance",
+        "var-is-deviation",
+    ),
+    "reciprocal loaded": (
+        lambda v, eps: np.sqrt(1 / v + eps),
+        lambda v, d: d**2 - 1 / v,
+        "takes the reciprocal of the running variance for the variance",
+        "",
+    ),
+    "reciprocal root loaded": (
+        lambda v, eps: np.sqrt(1 / np.sqrt(v + eps) + eps),
+        _eps_of_reciprocal_root,
+        "takes 1 / sqrt(running variance + eps) for the variance",
+        "var-is-inverse",
+    ),
     "square": (
         lambda v, eps: np.sqrt(v**2 + eps),
         lambda v, d: d**2 - v**2,
         "takes the running variance for a deviation",
-        "var-is-deviation",
+        "",
     ),
 }
 """How the factor's denominator is made of the variance and eps: the function, its inverse (eps from variance and
@@ -194,7 +223,7 @@ def array_in_role(name: str, own: Mapping[str, Array]) -> Array:
     """Return one of a norm's arrays, or ones or zeros, to be broadcast over a map."""
     if name in ("one", "zero"):
         return np.full((1, len(own["weight"]), 1, 1), float(name == "one"))
-    return _per_channel(own[name])
+    return 1 + _per_channel(own["weight"]) if name == "one plus" else _per_channel(own[name])
 
 
 def _per_channel(values: Array) -> Array:
@@ -209,7 +238,7 @@ def factor_formulas(link: Link, expected: str, arrays: Arrays) -> list[Formula]:
         expected: Key of the statistics that it should use.
         arrays: Canonical arrays.
     """
-    scales = [*NORM_LEAVES, "one"]
+    scales = [*NORM_LEAVES, "one", "one plus"]
     fixed = [
         Formula("running", scale=scale, variance=variance, denominator=denominator)
         for scale, variance, denominator in product(scales, [*NORM_LEAVES, "one"], DENOMINATORS)
@@ -264,6 +293,10 @@ def identify(
     """
     facts = []
     for mode, outputs in answers.items():
+        special = find_special(link, asked, outputs, arrays, config, mode)
+        if special is not None:
+            facts.append(special)
+            continue
         formula = find_formula(link, asked, outputs, arrays, config, mode)
         error = relative_error(formula(asked["held-out"], link.layer, arrays), outputs["held-out"])
         differences = [*_differences(formula, config, mode)]
@@ -272,6 +305,29 @@ def identify(
     if not facts:
         raise NotIdentified("computes what is expected, as far as probes show")
     return merge(facts, len(answers))
+
+
+def find_special(
+    link: Link,
+    asked: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    arrays: Arrays,
+    config: ResNetConfig,
+    mode: str,
+) -> Fact | None:
+    """Recognise a norm that is missing, applied twice, or the right one times a factor; None if it is none of these."""
+    right = Formula(expected_statistics(mode), eps=config.norm_eps)
+    for name, (words, fault, function) in SPECIAL.items():
+        factor = 1.0
+        if "{factor}" in words:
+            factor = _factor(function, right, asked["first"], outputs["first"], link.layer, arrays)
+        compute = partial(_special, function, right, factor)
+        errors = [relative_error(compute(asked[part], link.layer, arrays), outputs[part]) for part in asked]
+        if factor != 0 and max(errors) <= PREDICTED:
+            said = words.replace("{factor}", number(factor))
+            difference = Difference(name, factor, 1.0, said, fault)
+            return _fact_of(link, compute, [difference], errors[-1], mode)
+    return None
 
 
 def merge(facts: list[Fact], modes: int) -> list[Fact]:
@@ -502,6 +558,8 @@ def _role_differences(formula: Formula) -> Iterator[Difference]:
         empty, words, fault = LOST[role]
         if name == empty:
             yield Difference(ROLES[role], empty, "its own", words, fault)
+        elif name == "one plus":
+            yield Difference("scale", "1 + scale", "scale", "multiplies by 1 + scale; the scale alone is expected")
         else:
             yield Difference(
                 ROLES[role],
@@ -511,11 +569,66 @@ def _role_differences(formula: Formula) -> Iterator[Difference]:
             )
 
 
+Special = Callable[[Formula, Array, str, Arrays, float], Array]
+"""Takes the right formula, a map, the norm's path, the arrays and a factor to the output."""
+
+SPECIAL: dict[str, tuple[str, str, Special]] = {
+    "missing": ("passes its input on: the norm is missing", "", lambda right, x, path, arrays, factor: x),
+    "applied twice": (
+        "is applied twice",
+        "",
+        lambda right, x, path, arrays, factor: right(right(x, path, arrays), path, arrays),
+    ),
+    "factor of its output": (
+        "multiplies its output by {factor}",
+        "",
+        lambda right, x, path, arrays, factor: factor * right(x, path, arrays),
+    ),
+    "factor of its scale": (
+        "multiplies its scale by {factor}",
+        "scale-scaled",
+        lambda right, x, path, arrays, factor: (
+            factor * (y := right(x, path, arrays)) + (1 - factor) * _shift(y, path, arrays)
+        ),
+    ),
+}
+"""Norms that no formula of one norm's arrays gives: in words, the catalogue's row, and the function."""
+
+
+def _shift(y: Array, path: str, arrays: Arrays) -> Array:
+    return np.broadcast_to(_per_channel(np.asarray(arrays[f"{path}.bias"], np.float64)), y.shape)
+
+
+def _factor(function: Special, right: Formula, x: Array, y: Array, path: str, arrays: Arrays) -> float:
+    """Estimate the factor in which a function is linear."""
+    zero = function(right, x, path, arrays, 0.0)
+    slope = function(right, x, path, arrays, 1.0) - zero
+    size = float((slope**2).sum())
+    return rounded(float(((y - zero) * slope).sum()) / size) if y.shape == x.shape and size else 0.0
+
+
+def _special(function: Special, right: Formula, factor: float, x: Array, path: str, arrays: Arrays) -> Array:
+    return function(right, x, path, arrays, factor)
+
+
 def _make_fact(link: Link, formula: Formula, differences: list[Difference], error: float, mode: str) -> Fact:
+    return _fact_of(link, formula, differences, error, mode, elsewhere=not formula.owner)
+
+
+def _fact_of(
+    link: Link,
+    compute: Callable[[Array, str, Arrays], Array],
+    differences: list[Difference],
+    error: float,
+    mode: str,
+    elsewhere: bool = True,
+) -> Fact:
+    """Make a fact of a norm; `elsewhere` tells whether it may be true of another norm, too."""
+
     def law(other: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, train: bool) -> Array:
-        if formula.owner and other.name != link.name:
+        if not elsewhere and other.name != link.name:
             raise NotIdentified("uses the arrays of one certain norm")
-        return formula(inputs[other.inputs[0]], other.layer, arrays)
+        return compute(inputs[other.inputs[0]], other.layer, arrays)
 
     return Fact(
         link.name,

@@ -205,6 +205,8 @@ HEAD_POOLS: dict[str, tuple[Callable[[Array], Array], str]] = {
     "mean after a ReLU": (lambda x: np.maximum(x, 0).mean((2, 3)), ""),
     "sum of mean and maximum": (lambda x: x.mean((2, 3)) + x.max((2, 3)), ""),
     "mean of mean and maximum": (lambda x: (x.mean((2, 3)) + x.max((2, 3))) / 2, ""),
+    "root of the mean square of a ReLU": (lambda x: np.sqrt((np.maximum(x, 0) ** 2).mean((2, 3))), ""),
+    "generalised mean of power 3": (lambda x: np.cbrt((np.maximum(x, 1e-6) ** 3).mean((2, 3))), ""),
     "middle pixel": (lambda x: x[:, :, x.shape[2] // 2, x.shape[3] // 2], ""),
     "first pixel": (lambda x: x[:, :, 0, 0], ""),
     "mean over the height, then the maximum over the width": (lambda x: x.mean(2).max(2), ""),

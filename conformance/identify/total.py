@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -81,6 +81,51 @@ def measure(asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Arra
         if error <= PREDICTED:
             return found, error
     raise NotIdentified("is no weighted sum of the activations of its block behind a known activation")
+
+
+def describe_scaled_branch(
+    link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]
+) -> Difference | None:
+    """Recognise a branch that is weighed anew for each image or channel, behind which a ReLU stands; None if it is not.
+
+    Where the sum is above zero, each image and channel tells the weight of its branch and of its shortcut.
+    """
+    inputs, y = [asked["first"].get(name) for name in link.inputs], answers["first"]
+    if any(x is None or x.shape != y.shape for x in inputs):
+        return None
+    branch, shortcut = (np.asarray(x) for x in inputs)
+    weights = np.full(y.shape[:2], np.nan)
+    for image, channel in np.ndindex(*y.shape[:2]):
+        live = y[image, channel] > 0
+        if live.sum() < 4:
+            continue
+        columns = np.stack([branch[image, channel][live], shortcut[image, channel][live]], 1)
+        solution, *_ = np.linalg.lstsq(columns, y[image, channel][live], rcond=None)
+        left = columns @ solution - y[image, channel][live]
+        if np.linalg.norm(left) > 1e-10 * np.linalg.norm(y[image, channel]) or abs(solution[1] - 1) > 1e-9:
+            return None
+        weights[image, channel] = solution[0]
+    if np.nanmax(np.nanmax(weights, 1) - np.nanmin(weights, 1)) <= 1e-9:
+        each = ", ".join(number(value) for value in dict.fromkeys(float(f"{w:.9g}") for w in np.nanmean(weights, 1)))
+        words = f"adds the branch with a weight of its own for each image ({each} here), as stochastic depth does"
+        return Difference("weight of the branch", "per image", 1.0, words)
+    low, high = float(np.nanmin(weights)), float(np.nanmax(weights))
+    words = (
+        f"adds the branch with a weight of its own for each image and channel ({number(low)} to {number(high)} here)"
+    )
+    return Difference("weight of the branch", "per image and channel", 1.0, f"{words}, as squeeze-and-excitation does")
+
+
+def _maximum(inputs: Mapping[str, Array], names: Sequence[str]) -> Array:
+    larger: Array = np.maximum(np.maximum(inputs[names[0]], inputs[names[1]]), 0)
+    return larger
+
+
+PAIRS: dict[str, Callable[[Mapping[str, Array], Sequence[str]], Array]] = {
+    "the larger of branch and shortcut": _maximum,
+    "the product of branch and shortcut": lambda inputs, names: np.maximum(inputs[names[0]] * inputs[names[1]], 0),
+}
+"""Functions of branch and shortcut that are no sums, in words."""
 
 
 def _candidates(inputs: Mapping[str, Array], y: Array) -> Iterator[tuple[Curve, tuple[tuple[str, float, Curve], ...]]]:
@@ -165,7 +210,18 @@ def identify(link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapp
     Raises:
         NotIdentified: If no weighted sum explains the outputs.
     """
-    found, error = measure(asked, answers)
+    for words, function in PAIRS.items():
+        if relative_error(function(asked["held-out"], link.inputs), answers["held-out"]) <= PREDICTED:
+            return _pair_fact(link, words, function)
+    try:
+        found, error = measure(asked, answers)
+    except NotIdentified:
+        difference = describe_scaled_branch(link, asked, answers)
+        if difference is None:
+            raise
+        return Fact(
+            link.name, link.kind, difference.words, {difference.name: difference.measured}, {difference.name: 1.0}
+        )
     branch, shortcut = link.inputs
     before = RELU if link.after_relu else NONE
     differences = [*_differences(found, branch, shortcut, before)]
@@ -186,6 +242,14 @@ def identify(link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapp
         differences[0].fault if len(differences) == 1 else "",
         law,
     )
+
+
+def _pair_fact(link: Link, words: str, function: Callable[[Mapping[str, Array], Sequence[str]], Array]) -> Fact:
+    def law(other: Link, inputs: Arrays, arrays: Arrays, config: object, train: bool) -> Array:
+        return function(inputs, other.inputs)
+
+    said = f"takes {words}; their sum is expected"
+    return Fact(link.name, link.kind, said, {"sum": words}, {"sum": "sum"}, 0.0, law=law)
 
 
 def _renamed(name: str, link: Link, other: Link) -> str:

@@ -60,7 +60,9 @@ class DeviceMissing(RuntimeError):
 
 
 ArrayTap = Callable[[str, np.ndarray], np.ndarray | None]
-"""Sees an activation, by canonical name; the array that it returns, if any, takes the activation's place."""
+"""Sees an activation, by canonical name; the array that it returns, if any, takes the activation's place.
+
+That array may have another batch, height and width, so that layers can be probed."""
 
 TakeStep = Callable[[np.ndarray, np.ndarray], float]
 """Takes a training step on images (NCHW) and labels; returns the loss before the step."""

@@ -78,19 +78,19 @@ class WrongPrecision(RuntimeError):
 
 
 def work(job: Job, say: Say) -> None:
-    """Prepare the candidate, then run every case of the job; without cases, survey it."""
+    """Prepare the candidate, then run every case and probe of the job; without any, survey it."""
     gc.disable()  # a framework makes a million objects and hardly a cycle: looking for them took a tenth of the time
     settings = job.implementation.settings
     adapter = load_adapter(job.implementation.adapter, settings and {**settings, "precision": job.precision})
     gc.freeze()
-    if not job.cases:
+    if not job.cases and not job.probes:
         say(event="surveyed", **adapter.survey().to_dict())
         return
     work_through(adapter, job, say)
 
 
 def work_through(adapter: Any, job: Job, say: Say) -> None:
-    """Prepare an adapter, then run every case of the job."""
+    """Prepare an adapter, then run every case and probe of the job."""
     device = adapter.prepare(job.device, job.precision)
     if job.device == "gpu" and device == "cpu":
         raise DeviceMissing("a GPU was asked for, and the adapter says that it runs on the CPU")

@@ -189,7 +189,9 @@ class TorchvisionCandidate:
             def pass_on(module, inputs, output):
                 array = output.detach().numpy().copy()
                 replacement = tap(name, array.reshape(len(array), -1) if name == "pool" else array)
-                return None if replacement is None else torch.from_numpy(replacement).view_as(output)
+                if replacement is None:
+                    return None
+                return torch.from_numpy(replacement).reshape(replacement.shape + output.shape[replacement.ndim :])
 
             return pass_on
 
