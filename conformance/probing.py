@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from conformance.cases.case import Case, Mode
 from conformance.cases.names import activation_names
 from conformance.cases.probe import Probe, Probed
-from conformance.identify.fact import relative_error
+from conformance.identify.fact import NotIdentified, relative_error
 from conformance.identify.identification import Identification, identify, reproduce
 from conformance.plan import NetworkPlan, Rerun, TracedRun
 from conformance.run.implementations import Implementation
@@ -41,8 +42,9 @@ def identify_candidate(
     identification = identify(network.config, arrays, suspects, ask)
     executable = [fact for fact in identification.facts if fact.kind != "running statistics"]
     if executable and all(fact.law for fact in executable) and runs[0].traces:
-        errors = [_left(identification, network, case, runs[0]) for case in runs[0].traces]
-        identification = replace(identification, reproduced=max(errors))
+        with contextlib.suppress(NotIdentified, ValueError):  # a law cannot be executed on these images
+            errors = [_left(identification, network, case, runs[0]) for case in runs[0].traces]
+            identification = replace(identification, reproduced=max(errors))
     for run in runs:
         run.discard()
     return identification

@@ -121,7 +121,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "conformance.trace",
         "impls.numpy",
     ),
-    "conformance.identify": ("conformance.oracle", "conformance.cases", "impls.numpy"),
+    "conformance.identify": ("conformance.oracle", "conformance.faults", "conformance.cases", "impls.numpy"),
     "conformance.plan": ("conformance.run", "conformance.cases", "conformance.trace"),
     "conformance.probing": (
         "conformance.identify",

@@ -12,7 +12,7 @@ from conformance.identify.classifier import identify_head
 from conformance.identify.curve import GRID, NONE, RELU, Curve, find_curve
 from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
 from conformance.identify.geometry import Axis, Geometry, measure_geometry, solve
-from conformance.identify.image import AS_THEY_ARE, CHANGES, Change, colour_differences
+from conformance.identify.image import AS_THEY_ARE, CHANGES, MOVES, Change, colour_differences, shifted_by
 from conformance.identify.kernel import Recognised, recognise, recognise_bias
 from conformance.identify.link import IMAGES, Array, Arrays, Link
 from impls.config import ResNetConfig
@@ -73,6 +73,8 @@ def questions(
     if link.kind == "classifier":
         asked["kernel"] = asked["kernel"].reshape(-1, channels)
         asked["held-out"] = random.normal(0.0, 1.0, (16, channels))
+    if link.inputs == (IMAGES,):  # zeros at the end tell what is added to images
+        asked = {part: np.concatenate([x, np.zeros_like(x[:1])]) if part != "curve" else x for part, x in asked.items()}
     return asked
 
 
@@ -168,7 +170,37 @@ def measure(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array]
         else:
             if relative_error(found(asked["held-out"]), answers["held-out"]) <= PREDICTED:
                 return found
+        if change is AS_THEY_ARE and link.inputs == (IMAGES,) and (shifted := _measure_shifted(asked, answers, link)):
+            return shifted
     raise reason or NotIdentified("is no convolution: the nearest one does not predict other numbers")
+
+
+def measure_moved(
+    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], weight: Array
+) -> MeasuredConvolution | None:
+    """Recognise the right first convolution of images that are moved by some pixels; None if it is not."""
+    for change in MOVES if link.inputs == (IMAGES,) else ():
+        moved = MeasuredConvolution(NONE, expected_geometry(link), weight, np.zeros(len(weight)), change)
+        if all(relative_error(moved(asked[part]), answers[part]) <= PREDICTED for part in ("held-out", "odd")):
+            return moved
+    return None
+
+
+def _measure_shifted(
+    asked: Mapping[str, Array], answers: Mapping[str, Array], link: Link
+) -> MeasuredConvolution | None:
+    """Measure a first convolution to whose images something is added: what it makes of zeros is taken away first."""
+    zeros = {part: answers[part][:1] if part == "curve" else answers[part][-1:] for part in answers}
+    try:
+        found = _measure(asked, {part: answers[part] - zeros[part] for part in answers}, link)
+    except NotIdentified:
+        return None
+    channels = asked["held-out"].shape[1]
+    ones = np.eye(channels)[:, :, None, None] * np.ones(asked["held-out"].shape[2:])
+    columns = found.geometry.convolve(ones, found.weight).reshape(channels, -1).T
+    offset, *_ = np.linalg.lstsq(columns, zeros["held-out"].ravel(), rcond=None)
+    shifted = replace(found, change=shifted_by(offset))
+    return shifted if relative_error(shifted(asked["held-out"]), answers["held-out"]) <= PREDICTED else None
 
 
 def _measure(asked: Mapping[str, Array], answers: Mapping[str, Array], link: Link) -> MeasuredConvolution:
@@ -271,10 +303,10 @@ def identify(
     """
     if link.kind == "classifier" and (head := identify_head(link, asked, answers, arrays)):
         return head
-    found = measure(link, asked, answers)
-    error = relative_error(found(as_maps(asked["held-out"])), as_maps(answers["held-out"]))
     expected = as_kernel(arrays[f"{link.layer}.weight"])
-    colours = colour_differences(found.weight, expected) if link.inputs == (IMAGES,) else None
+    found = measure_moved(link, asked, answers, expected) or measure(link, asked, answers)
+    error = relative_error(found(as_maps(asked["held-out"])), as_maps(answers["held-out"]))
+    colours = colour_differences(found.weight, expected, found.change.offset) if link.inputs == (IMAGES,) else None
     kernel = None
     if colours is None and not _same(found.weight, expected):
         kernel = recognise(found.weight, expected, arrays, link.layer)

@@ -74,6 +74,11 @@ def clipped(top: float) -> Curve:
     return Curve(f"ReLU that ends at {number(top)}", lambda x: np.clip(x, 0.0, top))
 
 
+def limited(low: float, high: float) -> Curve:
+    """Make the curve that cuts numbers off at both ends."""
+    return Curve(f"a cut at {number(low)} and {number(high)}", lambda x: np.clip(x, low, high))
+
+
 def elu(alpha: float) -> Curve:
     """Make the ELU that approaches -alpha."""
     return Curve(f"ELU of alpha {number(alpha)}", lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0))))
@@ -123,6 +128,8 @@ def _estimated(shape: Array) -> Iterator[Curve]:
     yield elu(rounded(at[-1.0] / float(np.expm1(-1.0))))
     if at[8.0] > 0:
         yield clipped(rounded(at[8.0]))
+    if np.all(np.isfinite(shape)):
+        yield limited(rounded(float(shape.min())), rounded(float(shape.max())))
 
 
 def rounded(value: float) -> float:

@@ -24,7 +24,8 @@ from conformance.identify.link import IMAGES, Array, Arrays, Kind, Link, expecte
 from conformance.identify.precision import NEAR, format_of
 from conformance.identify.screen import Screening, oracle_run, screened, screening_probes
 from conformance.identify.statistics import identify_statistics
-from impls.config import TOTAL_STRIDE, ResNetConfig
+from conformance.identify.structure import first_of, merge_owners, missing_facts, missing_links, owner_fact
+from impls.config import TOTAL_STRIDE, ResNetConfig, feature_size
 
 MOST_MEASURED = 6
 """Largest number of layers that are measured in one round of probes."""
@@ -77,7 +78,7 @@ def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequen
     """
     wide = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
     table = {link.name: link for link in links(config)}
-    probes, oracle = screening_probes(config, wide)
+    probes, fed = screening_probes(config, wide)
     wrong: Mapping[str, Sequence[Mode]] = {name: modes for name, modes in suspects.items() if name in table}
     screening: Screening | None = None
     facts: list[Fact] = []
@@ -91,9 +92,18 @@ def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequen
         asked = {link.name: ask_layer(link, config, geometries.get(link.name)) for link in chosen}
         questions = [each for link in chosen for each in layer_probes(link, asked[link.name], left[link.name], config)]
         answers = ask([*([] if screening else probes), *questions])
-        screening = screening or screened(config, wide, oracle, answers)
-        wrong = screening.wrong() or wrong
+        screening = screening or screened(config, wide, fed, answers)
+        wrong = screening.wrong or wrong
+        if not facts and screening.candidate:
+            facts += missing_facts(missing_links(next(iter(screening.candidate.values())), config), config)
+        facts += random_facts(wrong, table, screening, layers_of(facts))
+        for name, modes in wrong.items():
+            if name not in layers_of(facts) and (owner := screening.owner(table[name], modes)):
+                fact = owner_fact(table[name], owner)
+                facts.append(replace(fact, layers=(name,), mode="" if len(modes) == len(MODES) else modes[0]))
         for link in chosen:
+            if link.name in layers_of(facts):
+                continue
             try:
                 found = measure(link, asked[link.name], answers, wide, config, left[link.name])
             except TooFewSamples as reason:
@@ -102,13 +112,18 @@ def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequen
                 geometries[link.name] = reason.geometry
             except NotIdentified as reason:
                 unidentified[link.name] = Unidentified(link.name, str(reason))
+            except (ValueError, IndexError, np.linalg.LinAlgError) as error:  # a verdict must not fail for its reason
+                unidentified[link.name] = Unidentified(
+                    link.name, f"could not be measured ({type(error).__name__}: {error})"
+                )
             else:
                 others = {name: modes for name, modes in wrong.items() if name not in layers_of(facts)}
                 facts += [spread(fact, link, others, table, screening) for fact in found]
                 unidentified = {name: each for name, each in unidentified.items() if name not in layers_of(facts)}
     if screening and "train" in screening.candidate:
-        facts += identify_statistics(oracle["train"], screening.candidate["train"], wide, config)
-    facts.sort(key=lambda fact: list(table).index(fact.layer.partition(".running_")[0]))
+        updates = identify_statistics(fed["train"], screening.candidate["train"], wide, config)
+        facts += [update for update in updates if not is_implied(update, facts)]
+    facts = sorted(merge_owners(facts, config), key=lambda fact: first_of(fact, list(table)))
     rest = tuple(name for name in wrong if name not in {*layers_of(facts), *unidentified})
     return Identification(tuple(facts), tuple(unidentified.values()), rest)
 
@@ -130,6 +145,13 @@ def spread(
 def layers_of(facts: Sequence[Fact]) -> set[str]:
     """Return the layers of all facts."""
     return {name for fact in facts for name in fact.layers}
+
+
+def is_implied(update: Fact, facts: Sequence[Fact]) -> bool:
+    """Whether statistics are not updated because their norms do not use the batch's, which is said already."""
+    others = {name for fact in facts if {"statistics", "missing"} & fact.measured.keys() for name in fact.layers}
+    norms = {name.partition(".running_")[0] for name in update.layers}
+    return "not updated" in update.measured.values() and norms <= others
 
 
 def modes_of(fact: Fact, modes: Sequence[Mode]) -> tuple[Mode, ...]:
@@ -184,6 +206,12 @@ def _ask_sum(link: Link, config: ResNetConfig) -> Asked:
     return total.questions(link, random_for(link), sources)
 
 
+def usual_map(config: ResNetConfig) -> tuple[int, int]:
+    """Return height and width of the last feature map of the images that layers are screened with."""
+    height, width, _ = noise_sides(config.head_pool)[1]
+    return feature_size(height), feature_size(width)
+
+
 def _same_stage_before(name: str, block: str) -> bool:
     """Whether a block is in the same stage as another and runs before it."""
     (stage, _, index), (own, _, number) = name.partition("."), block.partition(".")
@@ -201,7 +229,7 @@ QUESTIONS: dict[Kind, Callable[[Link, ResNetConfig], Asked]] = {
     "norm": lambda link, config: _one_input(norm.questions(link, random_for(link)), link),
     "sum": _ask_sum,
     "stem pool": lambda link, config: _one_input(pool.stem_questions(link, random_for(link)), link),
-    "head pool": lambda link, config: _one_input(pool.head_questions(link, random_for(link)), link),
+    "head pool": lambda link, config: _one_input(pool.head_questions(link, random_for(link), usual_map(config)), link),
 }
 """The function that makes the inputs of a link's probes, by kind."""
 
@@ -279,6 +307,25 @@ def identify_rounding(
     return Fact(link.name, link.kind, words, {"format": name}, {"format": "float64"})
 
 
+def random_facts(
+    wrong: Mapping[str, Sequence[Mode]], table: Mapping[str, Link], screening: Screening, known: set[str]
+) -> list[Fact]:
+    """Say which layers give another output each time, once for each kind and its modes."""
+    groups: dict[tuple[str, Sequence[Mode]], list[str]] = {}
+    for name, modes in wrong.items():
+        if name not in known and screening.is_random(name, modes):
+            groups.setdefault((table[name].kind, tuple(modes)), []).append(name)
+    facts = []
+    for (kind, modes), names in groups.items():
+        outputs = {"held-out": screening.candidate[modes[0]][names[0]], REPEATED: screening.again[modes[0]][names[0]]}
+        fact = identify_randomness(table[names[0]], outputs)
+        if fact is not None:
+            mode = "" if len(modes) == len(MODES) else modes[0]
+            subject = group_words(names, screening.config)
+            facts.append(replace(fact, layers=tuple(names), subject=subject, mode=mode, kind=kind))
+    return facts
+
+
 def identify_randomness(link: Link, outputs: Mapping[str, Array]) -> Fact | None:
     """Recognise a layer that answers the same question in two ways; None if it does not."""
     first, again = outputs["held-out"], outputs[REPEATED]
@@ -309,6 +356,10 @@ def _outputs(link: Link, asked: Asked, answers: Mapping[str, Probed], mode: str)
             reason = answer.failure if answer else "its worker ended before"
             raise NotIdentified(f"could not be probed ({reason[:REASON]})")
         outputs[part] = np.asarray(answer.arrays[link.name], np.float64)
+        fed = next(iter(asked[part].values()))
+        if len(outputs[part]) != len(fed):
+            sources = " and ".join(link.inputs)
+            raise NotIdentified(f"does not take what passes as {sources}: feeding that does not reach it")
     return outputs
 
 

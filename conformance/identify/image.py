@@ -7,11 +7,12 @@ with another kernel. Each known change of images is undone first; colours are me
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
 
+from conformance.faults import FAULTS
 from conformance.identify.fact import Difference, number, relative_error
 from conformance.identify.link import Array
 
@@ -27,15 +28,13 @@ class Change:
         words: What the first layer sees; empty for the images as they are.
         apply: The function of images (batch, channels, height, width).
         fault: Id of the catalogue's row that says the same.
+        offset: What is added to each channel of the images.
     """
 
     words: str
     apply: Callable[[Array], Array]
     fault: str = ""
-
-
-def _with_ones(x: Array) -> Array:
-    return np.concatenate([x, np.ones_like(x[:, :1])], 1)
+    offset: Array | None = field(default=None, compare=False)
 
 
 def _rounded(dtype: type) -> Callable[[Array], Array]:
@@ -43,12 +42,15 @@ def _rounded(dtype: type) -> Callable[[Array], Array]:
 
 
 AS_THEY_ARE = Change("", lambda x: x)
-WITH_ONES = Change("", _with_ones)
-"""Adds a channel of ones, whose kernel is what an offset of the images makes of the first kernel."""
+
+
+def shifted_by(offset: Array) -> Change:
+    """Make the change that adds a number to each channel."""
+    return Change("", lambda x: x + offset[:, None, None], offset=offset)
+
 
 CHANGES = (
     AS_THEY_ARE,
-    WITH_ONES,
     Change("mirrored left to right", lambda x: x[:, :, :, ::-1], "image-mirrored"),
     Change("mirrored top to bottom", lambda x: x[:, :, ::-1]),
     Change("turned by 180 degrees", lambda x: x[:, :, ::-1, ::-1]),
@@ -61,12 +63,59 @@ CHANGES = (
 """Changes of images, in the order in which they are tried."""
 
 
-def colour_differences(weight: Array, expected: Array) -> list[Difference] | None:
+def moved(rows: int, columns: int, around: bool) -> Change:
+    """Make the change that moves images down and right; what is left behind is zero, or comes from the other side."""
+
+    def apply(x: Array) -> Array:
+        y = np.roll(x, (rows, columns), (2, 3))
+        if not around:
+            for axis, steps in ((2, rows), (3, columns)):
+                index = [slice(None)] * 4
+                index[axis] = slice(0, steps) if steps > 0 else slice(y.shape[axis] + steps, None)
+                y[tuple(index)] = 0.0
+        return y
+
+    sides = [
+        f"{abs(steps)} pixels {way[steps > 0]}"
+        for steps, way in ((rows, ("up", "down")), (columns, ("left", "right")))
+        if steps
+    ]
+    return Change(f"moved {' and '.join(sides)}, {'around the border' if around else 'with zeros behind'}", apply)
+
+
+MOVES = [
+    moved(rows, columns, around)
+    for around in (False, True)
+    for rows in range(-2, 3)
+    for columns in range(-2, 3)
+    if rows or columns
+]
+"""Images that are moved, which is tried with the right kernel alone."""
+
+
+def known_colours(matrix: Array, offset: Array) -> tuple[str, str]:
+    """Name the catalogue's row that changes colours by a matrix and an offset: words and id, empty if none does."""
+    channels = len(offset)
+    basis = np.concatenate([np.zeros((1, channels, 1, 1)), np.eye(channels)[:, :, None, None]]) * np.ones((8, 8))
+    for fault in FAULTS.values():
+        if fault.images is None or fault.parameter or channels != 3:
+            continue
+        seen = np.asarray(fault.images(basis, 0.0), np.float64)
+        if seen.shape != basis.shape or np.abs(seen - seen[:, :, :1, :1]).max() > 1e-9:
+            continue
+        zero, columns = seen[0, :, 0, 0], seen[1:, :, 0, 0] - seen[:1, :, 0, 0]
+        if np.allclose(zero, offset, rtol=1e-9, atol=1e-9) and np.allclose(columns.T, matrix, rtol=1e-9, atol=1e-9):
+            return fault.what, fault.id
+    return "", ""
+
+
+def colour_differences(weight: Array, expected: Array, added: Array | None) -> list[Difference] | None:
     """Say which colours the first layer sees, from its measured kernel; None if no matrix of colours explains it.
 
     Args:
-        weight: (out, in, height, width), or with a further channel, that of ones.
+        weight: (out, in, height, width).
         expected: (out, in, height, width), the kernel that should be there.
+        added: What is added to each channel of the images before the measured kernel; None for nothing.
     """
     channels = expected.shape[1]
     if weight.shape[0] != expected.shape[0] or weight.shape[2:] != expected.shape[2:]:
@@ -76,21 +125,17 @@ def colour_differences(weight: Array, expected: Array) -> list[Difference] | Non
     solution, *_ = np.linalg.lstsq(columns, target, rcond=None)
     if relative_error(columns @ solution, target) > SAME:
         return None
-    matrix = np.where(np.abs(solution[:, :channels]) < 1e-12, 0.0, solution[:, :channels])
-    offset = solution[:, channels] if solution.shape[1] > channels else np.zeros(channels)
+    matrix = np.where(np.abs(solution) < 1e-12, 0.0, solution)
+    offset = np.zeros(channels) if added is None else matrix @ added
     words = [*_matrix_words(matrix), *_offset_words(offset)]
     if not words:
         return []
-    said = f"sees its images {' and '.join(words)}"
-    fault = "bgr" if not offset.any() and _is_reversal(matrix) else ""
+    what, fault = known_colours(matrix, offset)
+    said = f"sees its images {' and '.join(words)}" + f": {what}" * bool(what)
     measured = {"matrix": matrix.round(12).tolist(), "offset": offset.round(12).tolist()}
     return [
         Difference("colours", measured, {"matrix": np.eye(channels).tolist(), "offset": [0.0] * channels}, said, fault)
     ]
-
-
-def _is_reversal(matrix: Array) -> bool:
-    return bool(np.allclose(matrix, np.eye(len(matrix))[::-1], atol=1e-11)) and len(matrix) == 3
 
 
 def _matrix_words(matrix: Array) -> list[str]:
@@ -124,7 +169,7 @@ def _order_words(order: list[int]) -> str:
 def _offset_words(offset: Array) -> list[str]:
     if np.abs(offset).max(initial=0.0) < 1e-12:
         return []
-    return [f"with {_numbers(offset)} added"]
+    return [f"with {_numbers(np.where(np.abs(offset) < 1e-12, 0.0, offset))} added"]
 
 
 def _numbers(values: Array) -> str:

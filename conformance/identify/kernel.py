@@ -67,6 +67,8 @@ def _candidates(measured: Array, expected: Array, arrays: Arrays, layer: str) ->
     yield from _permuted(measured, expected)
     yield from _other_arrays(measured, arrays, layer)
     yield from _reshaped(measured, expected)
+    yield from _shifted(measured, expected)
+    yield from _as_initialised(measured)
 
 
 def _swap(weight: Array) -> Array:
@@ -188,6 +190,41 @@ def _folded(factors: Array, arrays: Arrays, layer: str) -> Iterator[Recognised]:
     if live.any() and relative_error(folded, factors) <= SAME * 100:
         words = f"its kernel is multiplied by the scale of the norm {norm} behind it, as when that was folded into it"
         yield Recognised(words, "norm folded in", partial(np.multiply, factors[:, None, None, None]), "bn-folded-twice")
+
+
+def _shifted(measured: Array, expected: Array) -> Iterator[Recognised]:
+    """Yield output channels that are shifted, with others where there are none left: a class more or less in front."""
+    if measured.shape[1:] != expected.shape[1:]:
+        return
+    for shift in (1, -1):
+        rows = measured[shift:] if shift > 0 else measured[:shift]
+        own = expected if shift > 0 else expected[-shift:]
+        count = min(len(rows), len(own))
+        if count > 1 and relative_error(own[:count], rows[:count]) <= SAME:
+            place = "first" if shift > 0 else "last"
+            words = f"its output channels are shifted by {shift}, and the {place} one is none of the checkpoint's"
+            yield Recognised(words, f"output channels shifted by {shift}", partial(_constant, measured))
+
+
+def _as_initialised(measured: Array) -> Iterator[Recognised]:
+    """Yield the usual distribution that a kernel seems to be drawn from: by its largest number and its deviation."""
+    fan_in, fan_out = (int(measured.shape[axis] * np.prod(measured.shape[2:])) for axis in (1, 0))
+    deviation, peak = float(measured.std()), float(np.abs(measured).max())
+    if measured.size < 64 or deviation == 0 or abs(measured.mean()) > 5 * deviation / np.sqrt(measured.size):
+        return
+    tolerance = 5 / np.sqrt(2 * measured.size)
+    bounds = {"1 / sqrt(fan-in)": fan_in**-0.5, "sqrt(6 / (fan-in + fan-out))": (6 / (fan_in + fan_out)) ** 0.5}
+    bounds["sqrt(6 / fan-in)"] = (6 / fan_in) ** 0.5
+    for words, bound in bounds.items():
+        if 0.9 * bound < peak <= bound * (1 + 1e-6) and abs(deviation * 3**0.5 / bound - 1) < tolerance:
+            said = f"its kernel is none of the checkpoint's: it looks as initialised, uniform up to {words}"
+            yield Recognised(said, "as initialised", partial(_constant, measured))
+    deviations = {"sqrt(2 / fan-out)": (2 / fan_out) ** 0.5, "sqrt(2 / fan-in)": (2 / fan_in) ** 0.5}
+    deviations |= {"sqrt(1 / fan-in)": fan_in**-0.5, "0.01": 0.01}
+    for words, expected in deviations.items():
+        if abs(deviation / expected - 1) < tolerance:
+            said = f"its kernel is none of the checkpoint's: it looks as initialised, normal with deviation {words}"
+            yield Recognised(said, "as initialised", partial(_constant, measured))
 
 
 def _permuted(measured: Array, expected: Array) -> Iterator[Recognised]:

@@ -99,7 +99,10 @@ STATISTICS = {
 
 
 def _eps_of_reciprocal_root(variance: Array, denominator: Array) -> Array:
-    """Solve denominator**2 = 1 / sqrt(variance + eps) + eps for eps, by Newton's method from zero."""
+    """Solve denominator**2 = 1 / sqrt(variance + eps) + eps for eps, by Newton's method from zero.
+
+    Variances near 0.63 hardly tell it, so that only the usual eps is sure to be found.
+    """
     eps = np.zeros_like(variance)
     for _ in range(20):
         slope = 1 - 0.5 * (variance + eps) ** -1.5
@@ -180,6 +183,7 @@ class Formula:
         denominator: Key of `DENOMINATORS`.
         eps: What is added.
         owner: Path of another norm, whose arrays are used; empty for the norm's own.
+        lender: Path of another norm, whose running statistics are used; empty for the norm's own.
         before: Whether a ReLU stands before the norm.
         after: Whether a ReLU stands behind it.
     """
@@ -192,17 +196,24 @@ class Formula:
     denominator: str = ""
     eps: float = 0.0
     owner: str = ""
+    lender: str = ""
     before: bool = False
     after: bool = False
 
     def __call__(self, x: Array, path: str, arrays: Arrays) -> Array:
         """Compute the norm of a map with the arrays of a norm."""
-        own = layer_arrays(self.owner or path, arrays)
+        own = self.arrays(path, arrays)
         x = np.maximum(x, 0) if self.before else x
         mean, variance = self.moments(x, own)
         scale = array_in_role(self.scale, own) / DENOMINATORS[self.denominator][0](variance, self.eps)
         y: Array = (x - mean) * scale + array_in_role(self.offset, own)
         return np.maximum(y, 0) if self.after else y
+
+    def arrays(self, path: str, arrays: Arrays) -> dict[str, Array]:
+        """Return the arrays that are used in the norm at a path, by leaf."""
+        own = layer_arrays(self.owner or path, arrays)
+        lent = layer_arrays(self.lender, arrays) if self.lender else own
+        return own | {leaf: lent[leaf] for leaf in ("running_mean", "running_var")}
 
     def moments(self, x: Array, own: Mapping[str, Array]) -> tuple[Array, Array]:
         """Return mean and variance, each to be broadcast over the map."""
@@ -249,11 +260,9 @@ def factor_formulas(link: Link, expected: str, arrays: Arrays) -> list[Formula]:
         if key != "running"
     ]
     shape = arrays[f"{link.layer}.weight"].shape
-    others = [
-        Formula(expected, owner=name.removesuffix(".running_var"))
-        for name in arrays
-        if name.endswith(".running_var") and arrays[name].shape == shape and name != f"{link.layer}.running_var"
-    ]
+    norms = [name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")]
+    alike = [path for path in norms if arrays[f"{path}.running_var"].shape == shape and path != link.layer]
+    others = [Formula(expected, owner=path) for path in alike] + [Formula(expected, lender=path) for path in alike]
     return sorted([*fixed, *others, *measured], key=lambda formula: distance(formula, Formula(expected)))
 
 
@@ -268,7 +277,7 @@ def offset_formulas(formula: Formula, expected: str) -> list[Formula]:
 
 def distance(formula: Formula, expected: Formula) -> int:
     """Count the places in which a formula differs from the expected one."""
-    names = ("statistics", "scale", "offset", "mean", "variance", "denominator", "owner")
+    names = ("statistics", "scale", "offset", "mean", "variance", "denominator", "owner", "lender")
     return sum(getattr(formula, name) != getattr(expected, name) for name in names)
 
 
@@ -292,6 +301,7 @@ def identify(
         NotIdentified: If no formula explains the outputs.
     """
     facts = []
+    running: tuple[Formula, list[Difference]] | None = None
     for mode, outputs in answers.items():
         special = find_special(link, asked, outputs, arrays, config, mode)
         if special is not None:
@@ -300,6 +310,12 @@ def identify(
         formula = find_formula(link, asked, outputs, arrays, config, mode)
         error = relative_error(formula(asked["held-out"], link.layer, arrays), outputs["held-out"])
         differences = [*_differences(formula, config, mode)]
+        if mode == "inference":
+            running = formula, differences
+        elif differences and running and running[0].statistics == "running":
+            carried = replace(running[0], statistics="batch")  # one cause, of which this mode shows a part
+            if predicts(carried, link, asked, outputs, arrays):
+                differences = running[1]
         if differences:
             facts.append(_make_fact(link, formula, differences, error, mode))
     if not facts:
@@ -323,7 +339,8 @@ def find_special(
             factor = _factor(function, right, asked["first"], outputs["first"], link.layer, arrays)
         compute = partial(_special, function, right, factor)
         errors = [relative_error(compute(asked[part], link.layer, arrays), outputs[part]) for part in asked]
-        if factor != 0 and max(errors) <= PREDICTED:
+        trivial = "{factor}" in words and (factor == 0 or abs(factor - 1) < FITS)
+        if not trivial and max(errors) <= PREDICTED:
             said = words.replace("{factor}", number(factor))
             difference = Difference(name, factor, 1.0, said, fault)
             return _fact_of(link, compute, [difference], errors[-1], mode)
@@ -369,7 +386,7 @@ def find_formula(
         if factor is None or offset is None:
             continue
         for formula in factor_formulas(link, expected, arrays):
-            own = layer_arrays(formula.owner or link.layer, arrays)
+            own = formula.arrays(link.layer, arrays)
             for eps in fitting_eps(formula, x, factor, own, config):
                 for whole in offset_formulas(formula, expected):
                     candidate = replace(whole, eps=eps, before=before, after=after)
@@ -446,8 +463,8 @@ def fitting_eps(
         weight = 1 / np.maximum(size, 1e-6 * size.max()) ** 2
         eps = float((each * weight).sum() / weight.sum())
     if not np.isfinite(eps) or not -1e-9 < eps < LARGEST_EPS:
-        return
-    for value in dict.fromkeys((config.norm_eps, 0.0, float(f"{eps:.3g}"), rounded(eps), eps)):
+        eps = config.norm_eps
+    for value in dict.fromkeys((config.norm_eps, 0.0, float(f"{eps:.3g}"), float(f"{eps:.6g}"), rounded(eps), eps)):
         with np.errstate(all="ignore"):
             predicted = numerator / DENOMINATORS[formula.denominator][0](variance, value)
         if value >= 0 and relative_error(predicted[np.isfinite(factor)], factor[np.isfinite(factor)]) <= FITS:
@@ -468,7 +485,8 @@ def _gives_offset(formula: Formula, x: Array, offset: Array, own: Mapping[str, A
         )
         shift = array_in_role(formula.offset, own)[:, :, 0, 0] - mean * scale
     known = np.isfinite(offset)
-    return relative_error(shift[known], offset[known]) <= 10 * FITS
+    size = float(np.linalg.norm(offset[known]) + np.linalg.norm(scale[np.isfinite(scale)]))
+    return bool(np.linalg.norm(shift[known] - offset[known]) <= 10 * FITS * size)
 
 
 def _per_image(statistic: Array, shape: tuple[int, ...]) -> Array:
@@ -490,6 +508,10 @@ def _differences(formula: Formula, config: ResNetConfig, mode: str) -> Iterator[
         yield Difference("activation", f"ReLU {where}", "none", words, "relu-first" if formula.before else "")
     if formula.owner:
         yield Difference("arrays", formula.owner, "its own", f"uses the arrays of {formula.owner}")
+    if formula.lender:
+        yield Difference(
+            "running statistics", formula.lender, "its own", f"uses the running statistics of {formula.lender}"
+        )
     if formula.statistics != expected:
         words = f"uses {STATISTICS[formula.statistics].words}; {STATISTICS[expected].words} are expected"
         faults = {("batch", "running"): "bn-batch-stats", ("running", "batch"): "bn-frozen"}
@@ -612,7 +634,7 @@ def _special(function: Special, right: Formula, factor: float, x: Array, path: s
 
 
 def _make_fact(link: Link, formula: Formula, differences: list[Difference], error: float, mode: str) -> Fact:
-    return _fact_of(link, formula, differences, error, mode, elsewhere=not formula.owner)
+    return _fact_of(link, formula, differences, error, mode, elsewhere=not (formula.owner or formula.lender))
 
 
 def _fact_of(

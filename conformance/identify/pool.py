@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from conformance.identify.curve import CURVES, NONE, RELU, Curve
+from conformance.identify.curve import CURVES, NONE, RELU, Curve, leaky, rounded
 from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
 from conformance.identify.geometry import Axis, likely_strides, solve
 from conformance.identify.kernel import assignment
@@ -85,7 +85,7 @@ def stem_questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
     """Make maps of noise of even and odd sides, in which numbers above 6 and below zero occur."""
     (channels,) = link.channels
     sides = {"even": (12, 15), "odd": (15, 12), "held-out": (14, 17)}
-    return {name: random.normal(0.0, 3.0, (2, channels, *pair)) for name, pair in sides.items()}
+    return {name: random.normal(-1.5, 3.0, (2, channels, *pair)) for name, pair in sides.items()}
 
 
 def identify_stem(
@@ -117,15 +117,29 @@ def _stem_pools(asked: Mapping[str, Array], answers: Mapping[str, Array], config
     for taps, (before, behind), reduction, *pair in product((3, 2, 1, 4, 5), rules, REDUCTIONS, *strides):
         axes = [Axis(taps, 1, stride, before, behind) for stride in pair]
         sizes = [axis.output(size) for axis, size in zip(axes, x.shape[2:], strict=True)]
+        if (reduction == "pick") != (taps == 1):
+            continue
         if sizes != [*y.shape[2:]] or (isinstance(before, int) and max(before, int(behind)) > taps):
             continue
-        for curve in (RELU, *(curve for curve in CURVES if curve is not RELU)):
+        plain = StemPool(NONE, reduction, axes[0], axes[1])
+        for curve in (RELU, *(curve for curve in CURVES if curve is not RELU), *_leaky(plain, asked, answers)):
             for pool in (
                 StemPool(curve, reduction, axes[0], axes[1]),
                 *([StemPool(NONE, reduction, axes[0], axes[1], curve)] if curve is not NONE else []),
             ):
                 if relative_error(pool(x), y) <= PREDICTED:
                     yield pool
+
+
+def _leaky(plain: StemPool, asked: Mapping[str, Array], answers: Mapping[str, Array]) -> Iterator[Curve]:
+    """Yield the leaky ReLU whose slope the outputs below zero tell: the largest number keeps its place behind it."""
+    if plain.reduction == "maximum":
+        before, after = plain(asked["even"]), answers["even"]
+        negative = before < 0
+        if before.shape == after.shape and negative.any():
+            slope = float((after[negative] / before[negative]).mean())
+            if slope > 0:
+                yield leaky(rounded(slope))
 
 
 def _stem_fact(link: Link, pool: StemPool, error: float, config: ResNetConfig) -> Fact:
@@ -153,7 +167,10 @@ def _stem_fact(link: Link, pool: StemPool, error: float, config: ResNetConfig) -
     if (pool.height, pool.width) != (expected, expected):
         measured.append(_window_words(pool.height, pool.width))
         wanted.append(_window_words(expected, expected))
-    if measured:
+    if pool.reduction == "pick" and pool.height.stride == 1:
+        words = f"has no pool; the maximum of {_window_words(expected, expected)} is expected"
+        differences.append(Difference("pool", "none", " of ".join(wanted), words, "pool-missing"))
+    elif measured:
         words = f"takes {' of '.join(measured) if len(measured) == 2 else _clause(measured[0])}"
         words += f"; {' of '.join(wanted) if len(wanted) == 2 else _clause(wanted[0])} is expected"
         differences.append(
@@ -182,17 +199,22 @@ def _pool_fault(pool: StemPool, config: ResNetConfig) -> str:
     if not pool.reduction.startswith("maximum"):
         return "pool-average" if pool.reduction.startswith("mean") else ""
     axis = pool.height
-    if (axis.taps, axis.stride) == (3, 2):
+    if (axis.taps, axis.stride) == (3, 2) and axis.before == axis.after and pool.height == pool.width:
         return {"same": "pool-same", 0: "pool-valid", 1: "pool-symmetric" if config.same_padding else ""}.get(
             axis.before, ""
         )
     return "pool-missing" if (axis.taps, axis.stride) == (1, 1) else ""
 
 
-def head_questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
-    """Make maps of noise for the head's pool."""
+def head_questions(link: Link, random: np.random.Generator, usual: tuple[int, int]) -> dict[str, Array]:
+    """Make maps of noise for the head's pool: of one size for all, and of the size that an image gives."""
     (channels,) = link.channels
-    return {name: random.normal(0.0, 1.0, (2, channels, *HEAD_SIDES)) for name in ("first", "held-out")}
+    sides = {"first": HEAD_SIDES, "held-out": HEAD_SIDES, f"first{USUAL}": usual, f"held-out{USUAL}": usual}
+    return {name: random.normal(0.0, 1.0, (2, channels, *pair)) for name, pair in sides.items()}
+
+
+USUAL = " of the usual size"
+"""Ends the names of the parts whose maps are of the size that an image gives."""
 
 
 HEAD_POOLS: dict[str, tuple[Callable[[Array], Array], str]] = {
@@ -222,14 +244,16 @@ def identify_head(
     Raises:
         NotIdentified: If it is none of the known ones, and no weighted sum of the pixels.
     """
-    x, y = asked["first"], answers["first"].reshape(len(answers["first"]), -1)
-    held_out = answers["held-out"].reshape(len(y), -1)
+    usual = USUAL if answers["first"].size != np.prod(asked["first"].shape[:2]) else ""
+    x, y = asked[f"first{usual}"], answers[f"first{usual}"]
+    y = y.reshape(len(y), -1)
+    other, held_out = asked[f"held-out{usual}"], answers[f"held-out{usual}"].reshape(len(y), -1)
     for name, (compute, fault) in HEAD_POOLS.items():
         expected = compute(x)
         order = assignment(y.T, expected.T) if y.shape == expected.shape else None
         if order is None:
             continue
-        error = relative_error(compute(asked["held-out"])[:, order], held_out)
+        error = relative_error(compute(other)[:, order], held_out)
         differences = []
         if name != "mean":
             words = f"takes the {name} of the map; the mean is expected"
@@ -244,7 +268,7 @@ def identify_head(
                 error,
                 lambda other, inputs, *rest, c=compute, o=order: c(inputs[other.inputs[0]])[:, o],
             )
-    return _weighted(link, x, y, asked["held-out"], held_out)
+    return _weighted(link, x, y, other, held_out)
 
 
 def _weighted(link: Link, x: Array, y: Array, held_out: Array, answer: Array) -> Fact:

@@ -59,12 +59,12 @@ def _simple(value: float) -> float:
 
 
 def identify_statistics(
-    oracle: Mapping[str, Array], candidate: Mapping[str, Array], arrays: Arrays, config: ResNetConfig
+    fed: Mapping[str, Array], candidate: Mapping[str, Array], arrays: Arrays, config: ResNetConfig
 ) -> list[Fact]:
     """Say how running statistics are updated, once for all norms that are alike.
 
     Args:
-        oracle: The oracle's activations in train mode, which every layer of the candidate was fed.
+        fed: The activations in train mode that every layer of the candidate was fed.
         candidate: The candidate's activations, and its running statistics after the run.
         arrays: Canonical arrays, which hold the statistics before it.
         config: The network.
@@ -72,17 +72,43 @@ def identify_statistics(
     found: dict[tuple[str, Update], list[str]] = {}
     for link in links(config):
         if link.kind == "norm":
-            for leaf, update in _updates(link, oracle, candidate, arrays):
-                count = oracle[link.inputs[0]].size // oracle[link.inputs[0]].shape[1]
+            for leaf, update in _updates(link, fed, candidate, arrays):
+                count = fed[link.inputs[0]].size // fed[link.inputs[0]].shape[1]
                 if not _is_right(leaf, update, count, config):
                     found.setdefault((leaf, _without_count(update, count)), []).append(link.name)
-    return [_fact(leaf, update, names, config) for (leaf, update), names in found.items()]
+    return [_fact(leaves, update, names, config) for (leaves, update), names in _merged(found).items()]
+
+
+Found = dict[tuple[str, Update], list[str]]
+"""The norms with an update of a statistic: of "running_mean", of "running_var", or of both."""
+
+
+def _merged(found: Found) -> Found:
+    """Join the updates of mean and variance where they are wrong in the same way in the same norms."""
+    merged: Found = {}
+    for (leaf, update), names in found.items():
+        mates = [u for (other, u), others in found.items() if other != leaf and others == names and _alike(u, update)]
+        if not mates:
+            merged[leaf, update] = names
+        elif leaf == "running_mean":
+            merged[BOTH, mates[0]] = names
+    return merged
+
+
+def _alike(one: Update, other: Update) -> bool:
+    """Whether two updates keep the same share, and add what they should or nothing."""
+    usual = {one.added, other.added} <= {1.0, np.inf, 0.0}
+    return one.kept == other.kept and "deviation" not in (one.of, other.of) and usual
+
+
+BOTH = "running_mean and running_var"
+"""Stands for both statistics."""
 
 
 def _updates(
-    link: Link, oracle: Mapping[str, Array], candidate: Mapping[str, Array], arrays: Arrays
+    link: Link, fed: Mapping[str, Array], candidate: Mapping[str, Array], arrays: Arrays
 ) -> Iterator[tuple[str, Update]]:
-    mean, variance = moments(oracle[link.inputs[0]])
+    mean, variance = moments(fed[link.inputs[0]])
     batch = {"running_mean": {"mean": mean}, "running_var": {"variance": variance, "deviation": np.sqrt(variance)}}
     for leaf, statistics in batch.items():
         name = f"{link.layer}.{leaf}"
@@ -96,8 +122,9 @@ def _is_right(leaf: str, update: Update, count: int, config: ResNetConfig) -> bo
     share = 1 - config.norm_decay
     factor = count / (count - 1) if leaf == "running_var" and config.norm_variance == "unbiased" else 1.0
     of = "mean" if leaf == "running_mean" else "variance"
-    near = abs(update.kept - config.norm_decay) < 1e-9 and abs(update.added - share * factor) < 1e-9
-    return near and update.of == of
+    near = abs(update.added - share * factor) < 1e-9
+    # Nothing kept, and yet the right share added: the statistic was zero before, as one that was not loaded.
+    return near and update.of == of and (abs(update.kept - config.norm_decay) < 1e-9 or update.kept == 0)
 
 
 def _without_count(update: Update, count: int) -> Update:
@@ -111,20 +138,23 @@ def _without_count(update: Update, count: int) -> Update:
     return Update(update.kept, update.added / share if share else update.added, update.of)
 
 
+WORDS = {"running_mean": "running mean", "running_var": "running variance", BOTH: "running mean and variance"}
+
+
 def _fact(leaf: str, update: Update, names: list[str], config: ResNetConfig) -> Fact:
     """Say how a statistic is updated; `added` is 1 for no correction, infinity for n / (n - 1), else a factor."""
-    word = "running mean" if leaf == "running_mean" else "running variance"
+    word, both = WORDS[leaf], leaf == BOTH
     differences = []
     if update.kept == 1.0 and update.added in (0.0, 1.0):
-        differences.append(Difference(word, "not updated", "updated", f"its {word} is not updated"))
+        words = f"its {word} {'are' if both else 'is'} not updated"
+        differences.append(Difference(word, "not updated", "updated", words))
     elif abs(update.kept - config.norm_decay) > 1e-9:
-        words = (
-            f"its {word} keeps a share of {number(update.kept)} at each step; {number(config.norm_decay)} is expected"
-        )
+        words = f"its {word} keep{'s' * (not both)} a share of {number(update.kept)} at each step"
+        words += f"; {number(config.norm_decay)} is expected"
         faults = {0.99: "momentum-099", 1 - config.norm_decay: "momentum-inverted"}
         fault = next((fault for share, fault in faults.items() if abs(update.kept - share) < 1e-9), "momentum-other")
         differences.append(Difference("share kept", update.kept, config.norm_decay, words, fault))
-    expected = config.norm_variance == "unbiased" and leaf == "running_var"
+    expected = config.norm_variance == "unbiased" and leaf != "running_mean"
     if update.of == "deviation":
         words = f"the batch's standard deviation enters its {word}, not the variance"
         differences.append(Difference("statistic", "deviation", "variance", words))
@@ -141,14 +171,14 @@ def _fact(leaf: str, update: Update, names: list[str], config: ResNetConfig) -> 
     if not differences:
         raise NotIdentified("updates its statistics as expected")
     return Fact(
-        f"{names[0]}.{leaf}",
+        f"{names[0]}.{leaf.partition(' ')[0]}",
         "running statistics",
         "; ".join(difference.words for difference in differences),
         {difference.name: difference.measured for difference in differences},
         {difference.name: difference.expected for difference in differences},
         RULE,
         differences[0].fault if len(differences) == 1 else "",
-        layers=tuple(f"{name}.{leaf}" for name in names),
+        layers=tuple(f"{name}.{each}" for name in names for each in leaf.split(" and ")),
         subject=group_words(names, config),
         mode="train",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from conformance.identify.curve import CURVES, NONE, RELU, Curve, leaky, rounded
 from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
 from conformance.identify.geometry import solve
+from conformance.identify.kernel import describe_order
 from conformance.identify.link import Array, Arrays, Link
 
 BATCH, SIDES = 4, (6, 8)
@@ -116,6 +118,57 @@ def describe_scaled_branch(
     return Difference("weight of the branch", "per image and channel", 1.0, f"{words}, as squeeze-and-excitation does")
 
 
+def identify_permuted(
+    link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]
+) -> Fact | None:
+    """Recognise a sum behind a ReLU whose branch or shortcut has its channels in another order; None if it is none."""
+    before = RELU if link.after_relu else NONE
+    for moved, kept in ((1, 0), (0, 1)):
+        names, y = link.inputs, answers["first"]
+        inputs = [asked["first"].get(name) for name in names]
+        if any(x is None or x.shape != y.shape for x in inputs):
+            return None
+        left = [before(np.asarray(inputs[0])), np.asarray(inputs[1])]
+        order = _order_behind_relu(y, left[kept], left[moved])
+        if order is None:
+            continue
+        compute = partial(_permuted_sum, before, order, moved)
+        if relative_error(compute(asked["held-out"], names), answers["held-out"]) <= PREDICTED:
+            role = ("branch", "shortcut")[moved]
+            words, name, _ = describe_order(order, role)
+            said = words.replace(f"its {role} channels", f"the channels of its {role}").replace(
+                f" {role} channels", f" channels of its {role}"
+            )
+            measured = {f"channels of the {role}": name}
+
+            def law(other: Link, values: Arrays, arrays: Arrays, config: object, train: bool, compute=compute) -> Array:  # type: ignore[no-untyped-def]
+                result: Array = compute(values, other.inputs)
+                return result
+
+            return Fact(link.name, link.kind, said, measured, {f"channels of the {role}": "in order"}, 0.0, law=law)
+    return None
+
+
+def _order_behind_relu(y: Array, kept: Array, moved: Array) -> Array | None:
+    """Find the channel of one summand for each channel of a sum, where the sum is above zero; None if there is none."""
+    order = np.empty(y.shape[1], int)
+    for channel in range(y.shape[1]):
+        live = y[:, channel] > 0
+        rest = (y - kept)[:, channel][live]
+        distances = np.abs(moved.swapaxes(0, 1)[:, live] - rest).max(1, initial=0.0)
+        order[channel] = distances.argmin()
+        if not live.any() or distances.min() > 1e-9:
+            return None
+    return order
+
+
+def _permuted_sum(before: Curve, order: Array, moved: int, inputs: Mapping[str, Array], names: Sequence[str]) -> Array:
+    parts = [before(inputs[names[0]]), inputs[names[1]]]
+    parts[moved] = parts[moved][:, order]
+    result: Array = np.maximum(parts[0] + parts[1], 0)
+    return result
+
+
 def _maximum(inputs: Mapping[str, Array], names: Sequence[str]) -> Array:
     larger: Array = np.maximum(np.maximum(inputs[names[0]], inputs[names[1]]), 0)
     return larger
@@ -123,6 +176,8 @@ def _maximum(inputs: Mapping[str, Array], names: Sequence[str]) -> Array:
 
 PAIRS: dict[str, Callable[[Mapping[str, Array], Sequence[str]], Array]] = {
     "the larger of branch and shortcut": _maximum,
+    "the absolute value of the sum": lambda inputs, names: np.abs(inputs[names[0]] + inputs[names[1]]),
+    "the square of the sum": lambda inputs, names: (inputs[names[0]] + inputs[names[1]]) ** 2,
     "the product of branch and shortcut": lambda inputs, names: np.maximum(inputs[names[0]] * inputs[names[1]], 0),
 }
 """Functions of branch and shortcut that are no sums, in words."""
@@ -131,7 +186,7 @@ PAIRS: dict[str, Callable[[Mapping[str, Array], Sequence[str]], Array]] = {
 def _candidates(inputs: Mapping[str, Array], y: Array) -> Iterator[tuple[Curve, tuple[tuple[str, float, Curve], ...]]]:
     """Yield sums that explain an output: least squares solve for what is added where the last curve can be undone."""
     afters = [curve for curve in CURVES if curve.name in AFTER]
-    for after, kind in product([RELU, *afters], ("broken lines", "curves")):
+    for after, kind in product([RELU, *afters], PARTS):
         known, values = undone(after, y)
         if known.sum() < 64:
             continue
@@ -151,6 +206,7 @@ def _candidates(inputs: Mapping[str, Array], y: Array) -> Iterator[tuple[Curve, 
 
 
 PARTS = {
+    "plain": (NONE,),
     "broken lines": (NONE, RELU),
     "curves": tuple(curve for curve in CURVES if curve.name in ("ReLU", "ReLU6", "SiLU", "GELU", "ELU", "tanh")),
 }
@@ -216,6 +272,8 @@ def identify(link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapp
     try:
         found, error = measure(asked, answers)
     except NotIdentified:
+        if permuted := identify_permuted(link, asked, answers):
+            return permuted
         difference = describe_scaled_branch(link, asked, answers)
         if difference is None:
             raise
@@ -239,22 +297,32 @@ def identify(link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapp
         {difference.name: difference.measured for difference in differences},
         {difference.name: difference.expected for difference in differences},
         error,
-        differences[0].fault if len(differences) == 1 else "",
+        _fault(differences),
         law,
     )
+
+
+def _fault(differences: Sequence[Difference]) -> str:
+    """Return the catalogue's row that says all differences of a sum; empty if there is none."""
+    faults = {difference.fault for difference in differences}
+    if faults == {"relu-after-missing", "relu-before-add"}:
+        return "relu-on-branch"
+    return faults.pop() if len(differences) == 1 else ""
 
 
 def _pair_fact(link: Link, words: str, function: Callable[[Mapping[str, Array], Sequence[str]], Array]) -> Fact:
     def law(other: Link, inputs: Arrays, arrays: Arrays, config: object, train: bool) -> Array:
         return function(inputs, other.inputs)
 
-    said = f"takes {words}; their sum is expected"
+    said = f"takes {words}; ReLU of the sum is expected"
     return Fact(link.name, link.kind, said, {"sum": words}, {"sum": "sum"}, 0.0, law=law)
 
 
 def _renamed(name: str, link: Link, other: Link) -> str:
     """Return the activation that plays the same part in another block."""
     roles = dict(zip(link.inputs, other.inputs, strict=True))
+    if link.name == other.name:
+        return name
     if name in roles:
         return roles[name]
     if name.startswith(f"{link.name}."):

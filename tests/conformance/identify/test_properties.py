@@ -123,7 +123,7 @@ def test_a_classifier_is_recovered(seed):
 @given(
     seed=SEEDS,
     statistics=st.sampled_from(["running", "batch", "instance", "layer", "batch, unbiased"]),
-    denominator=st.sampled_from([*DENOMINATORS]),
+    denominator=st.sampled_from([name for name in DENOMINATORS if name != "reciprocal root loaded"]),
     eps=st.floats(1e-6, 0.1),
     scale=st.sampled_from(["weight", "one", "bias"]),
     offset=st.sampled_from(["bias", "zero", "running_mean"]),

@@ -1,0 +1,114 @@
+"""Structure: blocks that are missing, and blocks that use the arrays of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from conformance.cases.segments import segment_of
+from conformance.identify.fact import Fact
+from conformance.identify.link import IMAGES, Array, Arrays, Link, expected_output, links
+from impls.config import ResNetConfig
+
+OWNER = "that of "
+"""Start of a measured kernel's name that is another layer's."""
+
+
+def missing_links(candidate: Mapping[str, Array], config: ResNetConfig) -> list[str]:
+    """List the links whose activations a candidate does not have."""
+    return [link.name for link in links(config) if link.name not in candidate]
+
+
+def missing_facts(missing: Sequence[str], config: ResNetConfig) -> list[Fact]:
+    """Say which whole blocks are missing; a block that is left out passes its input on."""
+    facts = []
+    for block in config.blocks():
+        own = [link for link in links(config) if segment_of(link.name) == block.name]
+        if all(link.name in missing for link in own):
+            words = "is missing: none of its layers is run"
+            law = None if block.projects else _pass_on
+            layers = tuple(link.name for link in own)
+            found = Fact(block.name, "structure", words, {"block": "missing"}, {"block": "there"}, 0.0, "", law, layers)
+            facts.append(found)
+    return facts
+
+
+def _pass_on(link: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, train: bool) -> Array:
+    """Return a block's input in the place of its output; its layers, which nothing takes, compute what they would."""
+    return inputs[link.inputs[1]] if link.kind == "sum" else expected_output(link, inputs, arrays, config, train)
+
+
+def inputs_there(link: Link, candidate: Mapping[str, Array]) -> bool:
+    """Whether a candidate has all activations that a link takes, so that they could be fed."""
+    return all(name == IMAGES or name in candidate for name in link.inputs)
+
+
+def owner_fact(link: Link, owner: str) -> Fact:
+    """Say that a layer uses the arrays of another one of the same shape."""
+
+    def law(other: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, train: bool) -> Array:
+        return expected_output(replace(other, layer=owner), inputs, arrays, config, train)
+
+    return Fact(
+        link.name, link.kind, f"uses the arrays of {owner}", {"arrays": owner}, {"arrays": "its own"}, 0.0, law=law
+    )
+
+
+def merge_owners(facts: Sequence[Fact], config: ResNetConfig) -> list[Fact]:
+    """Say once that all layers of a block use the arrays of another block's."""
+    owners: dict[tuple[str, str], list[Fact]] = {}
+    for fact in facts:
+        owner = owner_of(fact)
+        if owner and segment_of(owner) != segment_of(fact.layer) and _same_role(owner, fact.layer):
+            owners.setdefault((segment_of(fact.layer), segment_of(owner)), []).append(fact)
+    merged: list[Fact] = []
+    taken: list[Fact] = []
+    for (block, other), some in owners.items():
+        layers = {name for fact in some for name in fact.layers}
+        whole = {link.name for link in links(config) if link.layer and segment_of(link.name) == block}
+        if whole <= layers:
+            words = f"uses the arrays of {other} in all of its layers"
+            words += f", and {other} those of {block}" * ((other, block) in owners)
+            merged.append(_together(block, other, words, some))
+            taken += some
+    return [*(fact for fact in facts if not any(fact is each for each in taken)), *merged]
+
+
+def owner_of(fact: Fact) -> str:
+    """Name the layer whose arrays a layer uses, where that is all that differs; empty otherwise."""
+    if len(fact.measured) != 1:
+        return ""
+    ((name, value),) = fact.measured.items()
+    if name == "arrays":
+        return str(value)
+    return str(value).removeprefix(OWNER) if name == "kernel" and str(value).startswith(OWNER) else ""
+
+
+def _same_role(one: str, other: str) -> bool:
+    return one.rpartition(".")[2] == other.rpartition(".")[2]
+
+
+def _together(block: str, other: str, words: str, facts: Sequence[Fact]) -> Fact:
+    laws = {name: fact.law for fact in facts for name in fact.layers}
+
+    def law(link: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, train: bool) -> Array:
+        chosen = laws[link.name]
+        assert chosen is not None
+        return chosen(link, inputs, arrays, config, train)
+
+    error = max((fact.error for fact in facts if np.isfinite(fact.error)), default=np.inf)
+    layers = tuple(dict.fromkeys(name for fact in facts for name in fact.layers))
+    measured = {"arrays": other}
+    return Fact(block, "structure", words, measured, {"arrays": block}, error, "", law, layers, block)
+
+
+def first_of(fact: Fact, order: Sequence[str]) -> int:
+    """Return the place of a fact in the order of the network."""
+    return min((order.index(name) for name in _plain(fact) if name in order), default=len(order))
+
+
+def _plain(fact: Fact) -> Iterator[str]:
+    for name in (fact.layer, *fact.layers):
+        yield name.partition(".running_")[0]
