@@ -12,7 +12,7 @@ from conformance.identify.classifier import identify_head
 from conformance.identify.curve import GRID, NONE, RELU, Curve, find_curve
 from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
 from conformance.identify.geometry import Axis, Geometry, measure_geometry, solve
-from conformance.identify.image import AS_THEY_ARE, CHANGES, MOVES, Change, colour_differences, shifted_by
+from conformance.identify.image import AS_THEY_ARE, CHANGES, MOVES, Change, colour_differences
 from conformance.identify.kernel import Recognised, recognise, recognise_bias
 from conformance.identify.link import IMAGES, Array, Arrays, Link
 from impls.config import ResNetConfig
@@ -128,6 +128,7 @@ class MeasuredConvolution:
         weight: (out, in, taps, taps).
         bias: (out,).
         change: The change of images before it.
+        added: What is added to each channel of the images, behind a change of colours, and the kernel that it meets.
     """
 
     curve: Curve
@@ -135,10 +136,14 @@ class MeasuredConvolution:
     weight: Array
     bias: Array
     change: Change = AS_THEY_ARE
+    added: tuple[Array, Array] | None = None
 
     def __call__(self, x: Array) -> Array:
         """Compute the convolution of a map."""
         y: Array = self.geometry.convolve(self.curve(self.change.apply(x)), self.weight) + self.bias[:, None, None]
+        if self.added is not None:
+            offset, weight = self.added
+            y = y + self.geometry.convolve(offset[None, :, None, None] * np.ones((1, 1, *x.shape[2:])), weight)
         return y
 
 
@@ -149,13 +154,16 @@ def expected_geometry(link: Link) -> Geometry:
     return Geometry(axis, axis)
 
 
-def measure(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array]) -> MeasuredConvolution:
+def measure(
+    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], weight: Array | None = None
+) -> MeasuredConvolution:
     """Measure a convolution or the classifier; of the first one, the change of images before it, too.
 
     Args:
         link: Says what is expected there.
         asked: What `questions` returned.
         answers: The outputs, by the same names.
+        weight: The kernel that should be there, of a first convolution whose images something may be added to.
 
     Raises:
         NotIdentified: If no convolution of a known curve explains the outputs.
@@ -170,8 +178,10 @@ def measure(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array]
         else:
             if relative_error(found(asked["held-out"]), answers["held-out"]) <= PREDICTED:
                 return found
-        if change is AS_THEY_ARE and link.inputs == (IMAGES,) and (shifted := _measure_shifted(asked, answers, link)):
-            return shifted
+        if change is AS_THEY_ARE and link.inputs == (IMAGES,) and weight is not None:
+            shifted = _measure_shifted(asked, answers, link, weight)
+            if shifted is not None:
+                return shifted
     raise reason or NotIdentified("is no convolution: the nearest one does not predict other numbers")
 
 
@@ -187,7 +197,7 @@ def measure_moved(
 
 
 def _measure_shifted(
-    asked: Mapping[str, Array], answers: Mapping[str, Array], link: Link
+    asked: Mapping[str, Array], answers: Mapping[str, Array], link: Link, weight: Array
 ) -> MeasuredConvolution | None:
     """Measure a first convolution to whose images something is added: what it makes of zeros is taken away first."""
     zeros = {part: answers[part][:1] if part == "curve" else answers[part][-1:] for part in answers}
@@ -197,9 +207,9 @@ def _measure_shifted(
         return None
     channels = asked["held-out"].shape[1]
     ones = np.eye(channels)[:, :, None, None] * np.ones(asked["held-out"].shape[2:])
-    columns = found.geometry.convolve(ones, found.weight).reshape(channels, -1).T
+    columns = found.geometry.convolve(ones, weight).reshape(channels, -1).T
     offset, *_ = np.linalg.lstsq(columns, zeros["held-out"].ravel(), rcond=None)
-    shifted = replace(found, change=shifted_by(offset))
+    shifted = replace(found, added=(offset, weight))
     return shifted if relative_error(shifted(asked["held-out"]), answers["held-out"]) <= PREDICTED else None
 
 
@@ -304,9 +314,11 @@ def identify(
     if link.kind == "classifier" and (head := identify_head(link, asked, answers, arrays)):
         return head
     expected = as_kernel(arrays[f"{link.layer}.weight"])
-    found = measure_moved(link, asked, answers, expected) or measure(link, asked, answers)
+    found = measure_moved(link, asked, answers, expected) or measure(link, asked, answers, expected)
     error = relative_error(found(as_maps(asked["held-out"])), as_maps(answers["held-out"]))
-    colours = colour_differences(found.weight, expected, found.change.offset) if link.inputs == (IMAGES,) else None
+    colours = (
+        colour_differences(found.weight, expected, found.added and found.added[0]) if link.inputs == (IMAGES,) else None
+    )
     kernel = None
     if colours is None and not _same(found.weight, expected):
         kernel = recognise(found.weight, expected, arrays, link.layer)

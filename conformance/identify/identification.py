@@ -118,7 +118,10 @@ def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequen
                 )
             else:
                 others = {name: modes for name, modes in wrong.items() if name not in layers_of(facts)}
-                facts += [spread(fact, link, others, table, screening) for fact in found]
+                for fact in found:
+                    facts.append(spread(fact, link, others, table, screening))
+                    if not facts[-1].mode:
+                        break  # it says all of what is found in each mode
                 unidentified = {name: each for name, each in unidentified.items() if name not in layers_of(facts)}
     if screening and "train" in screening.candidate:
         updates = identify_statistics(fed["train"], screening.candidate["train"], wide, config)
@@ -131,7 +134,10 @@ def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequen
 def spread(
     fact: Fact, link: Link, wrong: Mapping[str, Sequence[Mode]], table: Mapping[str, Link], screening: Screening
 ) -> Fact:
-    """Return a fact with all the wrong layers that it explains, too."""
+    """Return a fact with all the wrong layers that it explains, too, and of both modes where it holds in both."""
+    both = replace(fact, mode="")
+    if len(wrong.get(link.name, ())) == len(MODES) and screening.holds(both, link, MODES):
+        fact = both
     alike = [
         name
         for name, modes in wrong.items()

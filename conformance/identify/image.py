@@ -7,7 +7,7 @@ with another kernel. Each known change of images is undone first; colours are me
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -28,13 +28,11 @@ class Change:
         words: What the first layer sees; empty for the images as they are.
         apply: The function of images (batch, channels, height, width).
         fault: Id of the catalogue's row that says the same.
-        offset: What is added to each channel of the images.
     """
 
     words: str
     apply: Callable[[Array], Array]
     fault: str = ""
-    offset: Array | None = field(default=None, compare=False)
 
 
 def _rounded(dtype: type) -> Callable[[Array], Array]:
@@ -42,12 +40,6 @@ def _rounded(dtype: type) -> Callable[[Array], Array]:
 
 
 AS_THEY_ARE = Change("", lambda x: x)
-
-
-def shifted_by(offset: Array) -> Change:
-    """Make the change that adds a number to each channel."""
-    return Change("", lambda x: x + offset[:, None, None], offset=offset)
-
 
 CHANGES = (
     AS_THEY_ARE,
@@ -76,7 +68,7 @@ def moved(rows: int, columns: int, around: bool) -> Change:
         return y
 
     sides = [
-        f"{abs(steps)} pixels {way[steps > 0]}"
+        f"{abs(steps)} pixel{'s' * (abs(steps) > 1)} {way[steps > 0]}"
         for steps, way in ((rows, ("up", "down")), (columns, ("left", "right")))
         if steps
     ]
@@ -115,7 +107,7 @@ def colour_differences(weight: Array, expected: Array, added: Array | None) -> l
     Args:
         weight: (out, in, height, width).
         expected: (out, in, height, width), the kernel that should be there.
-        added: What is added to each channel of the images before the measured kernel; None for nothing.
+        added: What is added to each channel; None for nothing.
     """
     channels = expected.shape[1]
     if weight.shape[0] != expected.shape[0] or weight.shape[2:] != expected.shape[2:]:
@@ -126,7 +118,7 @@ def colour_differences(weight: Array, expected: Array, added: Array | None) -> l
     if relative_error(columns @ solution, target) > SAME:
         return None
     matrix = np.where(np.abs(solution) < 1e-12, 0.0, solution)
-    offset = np.zeros(channels) if added is None else matrix @ added
+    offset = np.zeros(channels) if added is None else added
     words = [*_matrix_words(matrix), *_offset_words(offset)]
     if not words:
         return []

@@ -349,16 +349,20 @@ def find_special(
 
 def merge(facts: list[Fact], modes: int) -> list[Fact]:
     """Make one fact of two modes that say the same."""
-    if modes != 2 or len(facts) != 2 or facts[0].words != facts[1].words:
+    if modes != 2 or len(facts) != 2 or facts[0].measured != facts[1].measured:
         return facts
     inference, train = facts
+    words = inference.words.replace(
+        f"{STATISTICS['running'].words} are expected",
+        "running ones in inference mode and the batch's in train mode are expected",
+    )
 
     def law(link: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, in_train: bool) -> Array:
         chosen = (train if in_train else inference).law
         assert chosen is not None
         return chosen(link, inputs, arrays, config, in_train)
 
-    return [replace(inference, law=law, mode="", error=max(inference.error, train.error))]
+    return [replace(inference, words=words, law=law, mode="", error=max(inference.error, train.error))]
 
 
 def expected_statistics(mode: str) -> str:

@@ -65,15 +65,23 @@ def merge_owners(facts: Sequence[Fact], config: ResNetConfig) -> list[Fact]:
             owners.setdefault((segment_of(fact.layer), segment_of(owner)), []).append(fact)
     merged: list[Fact] = []
     taken: list[Fact] = []
-    for (block, other), some in owners.items():
-        layers = {name for fact in some for name in fact.layers}
-        whole = {link.name for link in links(config) if link.layer and segment_of(link.name) == block}
-        if whole <= layers:
-            words = f"uses the arrays of {other} in all of its layers"
-            words += f", and {other} those of {block}" * ((other, block) in owners)
-            merged.append(_together(block, other, words, some))
-            taken += some
+    whole = {pair: some for pair, some in owners.items() if _layers_with_arrays(pair[0], config) <= _layers(some)}
+    for (block, other), some in whole.items():
+        back = whole.get((other, block), [])
+        if back and list(whole).index((other, block)) < list(whole).index((block, other)):
+            continue  # said together with the other direction
+        words = f"uses the arrays of {other} in all of its layers" + f", and {other} those of {block}" * bool(back)
+        merged.append(_together(block, other, words, [*some, *back]))
+        taken += [*some, *back]
     return [*(fact for fact in facts if not any(fact is each for each in taken)), *merged]
+
+
+def _layers_with_arrays(block: str, config: ResNetConfig) -> set[str]:
+    return {link.name for link in links(config) if link.layer and segment_of(link.name) == block}
+
+
+def _layers(facts: Sequence[Fact]) -> set[str]:
+    return {name for fact in facts for name in fact.layers}
 
 
 def owner_of(fact: Fact) -> str:

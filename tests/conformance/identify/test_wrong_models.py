@@ -21,12 +21,15 @@ FACTS = {
     "dilated-block": "stage4.1.conv2 computes a 3x3 convolution with dilation 2 and padding 2; 1 and 1 are expected",
     "kernel-rotated": "stage2.1.conv2: its kernel is rotated by .* degrees",
     "eps-of-one-stage": "each of the .* norms of stage2 adds eps = ",
-    "group-norm": "stage2.1.bn2, in .* mode, uses each image's own statistics in .* groups of channels",
+    "group-norm": "stage2.1.bn2 uses each image's own statistics in .* groups of channels",
     "leaky-everywhere": "takes leaky ReLU of slope",
     "gelu-by-tanh-after-the-addition": "stage2.1 has GELU in its tanh form after the addition",
     "residual-scaled-everywhere": "sums of branch and shortcut adds .* times the branch; once is expected",
+    "relu-moved-to-the-next-branch": "each of the 9 conv1 layers of the blocks takes ReLU of its input first",
+    "blocks-exchanged": "stage3.1 uses the arrays of stage3.2 in all of its layers, and stage3.2 those of stage3.1",
+    "block-missing": "stage3.2 is missing",
     "pool-of-five": "stem takes the maximum of 5x5 windows at stride 2",
-    "momentum-of-keras": "each of the .* norms, in train mode: its running mean keeps a share of 0.99 at each step",
+    "momentum-of-keras": "each of the .* norms, in train mode: its running mean and variance keep a share of 0.99",
 }
 """What is to be said of some wrong models."""
 
