@@ -17,6 +17,7 @@ from weights_convert.configurations.keras_model import OURS
 from weights_convert.containers import hdf5_file, keras_models
 from weights_convert.containers.archives import check_directory
 from weights_convert.containers.contents import Arrays, Contents, Metadata
+from weights_convert.errors import ConversionError
 from weights_convert.metadata import PACKED, network_metadata, unpack
 
 WEIGHTS = "model.weights.h5"
@@ -26,8 +27,8 @@ def read(path: Path) -> Contents:
     """Read arrays by dotted name, and pass on the config. That of a model of impls.keras tells which network it is.
 
     Raises:
-        ConversionError: If an entry leads out of the archive, or the HDF5 file in it refers to other files or promises
-            more than it holds.
+        ConversionError: If an entry leads out of the archive, the HDF5 file in it refers to other files or promises
+            more than it holds, or the config and our metadata describe different networks.
     """
     check_directory(path)
     with zipfile.ZipFile(path) as archive:
@@ -35,7 +36,19 @@ def read(path: Path) -> Contents:
         arrays, metadata = hdf5_file.read_open(io.BytesIO(archive.read(WEIGHTS)), f"{path}: {WEIGHTS}")
         if keras_models.METADATA_ENTRY in archive.namelist():
             metadata = unpack({PACKED: archive.read(keras_models.METADATA_ENTRY).decode()})
-    return arrays, (metadata or metadata_from_model(config)) | found("config.json", config)
+    of_model = metadata_from_model(config)
+    if metadata and of_model and not _describe_one_network(metadata, of_model):
+        raise ConversionError(str(path), ["its config.json describes another network than its metadata"])
+    return arrays, (metadata or of_model) | found("config.json", config)
+
+
+def _describe_one_network(metadata: Metadata, of_model: Metadata) -> bool:
+    """Return whether two metadata are of the same network, whatever its precision."""
+    configs = [json.loads(each.get("config", "{}")) for each in (metadata, of_model)]
+    for config in configs:
+        for name in ("dtype", "compute_dtype"):
+            config.pop(name, None)
+    return bool(configs[0] == configs[1])
 
 
 def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:

@@ -46,6 +46,7 @@ def read(path: Path) -> Contents:
         check_directory(path)
         check_content(path)
         _refuse_programs(path)
+        _refuse_plain_archives(path)
     content = _load(torch, path)
     if not isinstance(content, Mapping) or stands_for(content):
         kind = _kind(content)
@@ -78,6 +79,16 @@ def _refuse_programs(path: Path) -> None:
     for entry, (problem, advice) in PROGRAMS.items():
         if any(f"/{name}".endswith(f"/{entry}") for name in names):
             raise ConversionError(str(path), [f"{problem}, and no program is run"], advice)
+
+
+def _refuse_plain_archives(path: Path) -> None:
+    """Refuse a zip archive that somebody packed, perhaps of checkpoints: an archive in an archive is not unpacked."""
+    names = entry_names(path)
+    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        return
+    shown = ", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3)
+    problem = f"it is a zip archive that PyTorch did not write; it holds {shown or 'nothing'}"
+    raise ConversionError(str(path), [problem], "Unpack it, and give the checkpoint in it.")
 
 
 def _load(torch: Any, path: Path) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from weights_convert import ConversionError
+from weights_convert import ConversionError, load
 from weights_convert.containers.archives import check_content, check_directory, has_entry
 
 
@@ -42,6 +42,20 @@ def test_a_plain_archive_passes(tmp_path: Path):
     check_content(path)
     assert has_entry(path, "config.json")
     assert not has_entry(path, "model.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["resnet50.pth"], "it holds 'resnet50.pth'"),
+        (["a.zip"], "it holds 'a.zip'"),
+        (["run/a.pth", "run/b.pth", "run/c.pth", "run/d.pth"], "it holds 'run/a.pth', 'run/b.pth', 'run/c.pth', ..."),
+    ],
+)
+def test_an_archive_of_other_files_is_refused(names: list[str], text: str, tmp_path: Path):
+    with pytest.raises(ConversionError) as error:
+        load(make(tmp_path / "a.zip", names), variant="v1.5")
+    assert f"it is a zip archive that PyTorch did not write; {text}\nUnpack it" in str(error.value)
 
 
 def test_damaged_content_is_refused(tmp_path: Path):

@@ -43,6 +43,20 @@ def test_the_config_tells_the_network(checkpoint_of: MakeCheckpoint, tmp_path: P
     assert keras_file.metadata_from_model([]) == {}
 
 
+def test_a_config_that_was_changed_is_refused(checkpoint_of: MakeCheckpoint, tmp_path: Path):
+    """Keras would build what the config says."""
+    checkpoint_of(dialect="keras").save(tmp_path / "a.keras")
+    with zipfile.ZipFile(tmp_path / "a.keras") as old, zipfile.ZipFile(tmp_path / "b.keras", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                assert b'"strided_layer": "conv2"' in content
+                content = content.replace(b'"strided_layer": "conv2"', b'"strided_layer": "conv1"')
+            new.writestr(name, content)
+    with pytest.raises(ConversionError, match=r"its config\.json describes another network than its metadata"):
+        load(tmp_path / "b.keras")
+
+
 def test_another_dialect_is_refused(checkpoint_of: MakeCheckpoint, tmp_path: Path):
     with pytest.raises(ConversionError, match=r"files hold keras, keras\.applications, not keras-hub"):
         checkpoint_of(dialect="keras-hub").save(tmp_path / "a.keras")

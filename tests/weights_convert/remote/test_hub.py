@@ -24,6 +24,7 @@ from tests.weights_convert.remote.server import (
     whole,
 )
 from weights_convert import Checkpoint, containers, inspect
+from weights_convert.published import BY_NAME
 from weights_convert.remote import fetch
 
 COMMIT = 40 * "a"
@@ -206,6 +207,40 @@ class TestTheHub:
         inspection = inspect(REPOSITORY)
         assert "".join(inspection.problems).startswith(problem)
         assert len(inspection.networks) == (0 if problem else 4)
+
+    @pytest.mark.parametrize(
+        ("config", "problem"),
+        [
+            (
+                b'{"architecture": "resnet50", "model_args": {"layers": [2, 1, 1, 1], "output_stride": 8}}',
+                "output_stride",
+            ),
+            (b'{"model_type": "resnet", "downsample_in_bottleneck": true}', "its configuration says otherwise"),
+            (b'{"architecture": "resnet50", "model_args": {"layers": [2, 1, 1, 1]}}', ""),
+            (None, ""),
+        ],
+    )
+    def test_the_config_of_a_published_checkpoint_must_agree_with_the_table(
+        self,
+        hub: FakeHub,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        checkpoint_of: Callable[..., Checkpoint],
+        config: bytes | None,
+        problem: str,
+    ):
+        """A repository may be changed, and an address may lead to a branch of somebody else."""
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(
+            "weights_convert.remote.published_for", lambda address: BY_NAME["hf://timm/resnet50.a1_in1k"]
+        )
+        checkpoint_of(dialect="torchvision").save(tmp_path / "a.pth")
+        hub.files["pytorch_model.bin"] = (tmp_path / "a.pth").read_bytes()
+        hub.files |= {"config.json": config} if config else {}
+        inspection = inspect(REPOSITORY)
+        assert inspection.recognised_by == "published by timm as v1.5"
+        assert len(inspection.problems) == (1 if problem else 0)
+        assert problem in "".join(inspection.problems)
 
     def test_a_kept_file_needs_no_hub(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch):
         hub.files["pytorch_model.bin"] = OLD
