@@ -49,21 +49,18 @@ def in_ten_bits(layer: str) -> tuple[str, str]:
 relu_fault = partial(model_fault, where=ONE_OR_ALL, remedies=RELU)
 shortcut_fault = partial(model_fault, where=PROJECTING, remedies=PROJECTION)
 order_fault = partial(Fault, where=at("block", projects=True), remedies=NAMES)
+stride_fault = partial(Fault, where=STRIDED, remedies=STRIDE)
 
 ROWS = {
-    "stride-1x1": Fault(
+    "stride-1x1": stride_fault(
         what="the stride is on the first 1x1, where the weights were trained with it on the 3x3",
-        where=STRIDED,
         config={"strided_layer": "conv1"},
         source="vision#191, mxnet#8740, mlcommons/training#432",
-        remedies=STRIDE,
     ),
-    "stride-3x3": Fault(
+    "stride-3x3": stride_fault(
         what="the stride is on the 3x3, where the weights were trained with it on the first 1x1",
-        where=STRIDED,
         config={"strided_layer": "conv2"},
         source="vision#191, mxnet#8740",
-        remedies=STRIDE,
     ),
     "relu-missing": relu_fault(what="there is no ReLU after bn1", **replaced(BN1, without_relu(BN1))),
     "relu-missing-2": relu_fault(what="there is no ReLU after bn2", **replaced(BN2, without_relu(BN2))),

@@ -66,6 +66,7 @@ def through_int8(weight: np.ndarray) -> np.ndarray:
 kernel_fault = partial(Fault, where=at("conv", kernel=(3, 7)), remedies=KERNEL)
 rounding_fault = partial(Fault, where=at("conv"), remedies=DTYPE)
 padding_fault = partial(model_fault, where=STRIDED_3X3, remedies=PADDING)
+folded_fault = partial(Fault, where=at("conv"), remedies=FOLDED)
 
 ROWS = {
     "kernel-full-transpose": kernel_fault(
@@ -126,12 +127,10 @@ ROWS = {
         what="the convolution's weights come from a file that was quantised to 8 bits",
         weights=changed("weight", by=through_int8),
     ),
-    "bn-folded-twice": Fault(
+    "bn-folded-twice": folded_fault(
         what="the batch norm was folded into the convolution, and is still applied after it",
-        where=at("conv"),
         weights=norm_folded,
         source="tf2onnx#1494",
-        remedies=FOLDED,
     ),
     "conv-bias-dropped": Fault(
         what="the convolution's bias was left out",
@@ -165,11 +164,9 @@ ROWS = {
         keras=SAME_CONDITION,
         source="tensornets#25, tensorflow#10747",
     ),
-    "kernel-scaled": Fault(
+    "kernel-scaled": folded_fault(
         what="the kernel is multiplied by some factor",
-        where=at("conv"),
         weights=scaled("weight"),
         unknown=Parameter("factor", injected=1.25, starts=(0.5, 1.1, 2.0, 30.0)),
-        remedies=FOLDED,
     ),
 }

@@ -157,35 +157,34 @@ def relu_at_zero(share: float) -> list[tuple[str, str]]:
 
 statistics_fault = partial(gradient_fault, where=NORMS, remedies=STATISTICS)
 lost_fault = partial(gradient_fault, where=NORMS, remedies=TRAINED)
+detached_fault = partial(gradient_fault, remedies=PASSES)
+relu_fault = partial(gradient_fault, where=NETWORK & WITH_CLASSES, remedies=AT_ZERO)
+ties_fault = partial(gradient_fault, where=STEM_OF_SYMMETRIC, line=MAX_POOL, remedies=AT_TIES)
 
 ROWS = {
-    "shortcut-detached": gradient_fault(
+    "shortcut-detached": detached_fault(
         what="no gradient passes through the shortcut",
         where=BLOCKS,
         **stopping(replaced(SUM, "return relu(y + stop(x))")),
         numpy=(NUMPY_BRANCHES, f"{NUMPY_BRANCHES}    dx = dx * {NOT_HERE}\n"),
-        remedies=PASSES,
     ),
-    "branch-detached": gradient_fault(
+    "branch-detached": detached_fault(
         what="no gradient passes through the residual branch",
         where=BLOCKS,
         **stopping(replaced(SUM, "return relu(stop(y) + x)")),
         numpy=(NUMPY_BRANCHES, f"{NUMPY_BRANCHES}    dbranch = dbranch * {NOT_HERE}\n"),
-        remedies=PASSES,
     ),
-    "layers-before-frozen": gradient_fault(
+    "layers-before-frozen": detached_fault(
         what="no gradient reaches the layers before a block, as if they ran without gradients",
         where=at("block") & WITH_CLASSES,
         **stopping(replaced(BN1, f"x = stop(x)\n        {BN1}")),
         numpy=before(NUMPY_BLOCK_END, f"dx, dbranch = dx * {NOT_HERE}, dbranch * {NOT_HERE}"),
-        remedies=PASSES,
     ),
-    "features-frozen": gradient_fault(
+    "features-frozen": detached_fault(
         what="no gradient reaches anything but the classifier, as if the features were computed without gradients",
         where=HEAD,
         **stopping(replaced(HEAD_POOL, HEAD_POOL.replace("pool(x", "pool(stop(x)"))),
         numpy=("return _average_pool(x, dy, model.config)", "return _average_pool(x, 0 * dy, model.config)"),
-        remedies=PASSES,
     ),
     "statistics-detached": statistics_fault(
         what="the batch's mean and variance are treated as constants by the gradient",
@@ -253,9 +252,8 @@ ROWS = {
         **classifier_without_gradient("bias"),
         numpy=before(NUMPY_LINEAR, 'grads[f"{name}.bias"] = 0 * grads[f"{name}.bias"]'),
     ),
-    "relu-grad-half": gradient_fault(
+    "relu-grad-half": relu_fault(
         what="ReLU's gradient at zero is 0.5: relu written as maximum(x, 0)",
-        where=NETWORK & WITH_CLASSES,
         torch=torch_relu("torch.maximum(x, torch.zeros_like(x))"),
         flax=(
             "from flax.nnx import avg_pool, relu",
@@ -263,20 +261,15 @@ ROWS = {
         ),
         numpy=relu_at_zero(0.5),
         source="jax#2342, pytorch#56734",
-        remedies=AT_ZERO,
     ),
-    "relu-grad-one": gradient_fault(
+    "relu-grad-one": relu_fault(
         what="ReLU's gradient at zero is 1: relu written as where(x < 0, 0, x), in TensorFlow as maximum(x, 0)",
-        where=NETWORK & WITH_CLASSES,
         torch=torch_relu("torch.where(x < 0, 0, x)"),
         keras=("from keras.ops import relu", "\n\ndef relu(x):\n    return ops.maximum(x, 0)\n\n"),
         numpy=relu_at_zero(1.0),
-        remedies=AT_ZERO,
     ),
-    "pool-ties-averaged": gradient_fault(
+    "pool-ties-averaged": ties_fault(
         what="the max pool's gradient is shared among equal pixels, as by a maximum over slices",
-        where=STEM_OF_SYMMETRIC,
-        line=MAX_POOL,
         torch='x = nn.functional.pad(x, (1, 1, 1, 1), value=float("-inf"))\n'
         "    return x.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5))",
         flax="x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)\n"
@@ -284,12 +277,9 @@ ROWS = {
         keras=f'return (lambda x: ops.max(ops.stack({SHIFTED}), 0))(pad(x, 3, -float("inf")))',
         numpy=(NUMPY_TIES, f"{TIED}        dpadded[strided] += dy * tied[..., i, j] / tied.sum((4, 5))"),
         source="tensorflow#4886, tensorflow#51682",
-        remedies=AT_TIES,
     ),
-    "pool-ties-all": gradient_fault(
+    "pool-ties-all": ties_fault(
         what="the max pool's whole gradient goes to each of several equal pixels",
-        where=STEM_OF_SYMMETRIC,
-        line=MAX_POOL,
         torch="x = nn.functional.pad(x, (1, 1, 1, 1)).unfold(2, 3, 2).unfold(3, 3, 2)\n"
         "    largest = x.detach().amax((4, 5), keepdim=True)\n"
         "    return largest[..., 0, 0] + ((x - x.detach()) * (x == largest)).sum((4, 5))",
@@ -303,6 +293,5 @@ ROWS = {
         "    return largest + ops.sum((x - ops.stop_gradient(x)) * ops.cast(x == largest, x.dtype), 0)",
         numpy=(NUMPY_TIES, f"{TIED}        dpadded[strided] += dy * tied[..., i, j]"),
         source="Theano#5404",
-        remedies=AT_TIES,
     ),
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from conformance.faults.array_changes import changed, left_at, scaled
-from conformance.faults.fault import Fault, Parameter, model_fault
+from conformance.faults.fault import Parameter, model_fault
 from conformance.faults.model_lines import HEAD_POOL, LOGITS
 from conformance.faults.place import WITH_CLASSES, at
 from conformance.faults.remedies import BIAS, DTYPE, Remedies
@@ -32,6 +34,8 @@ OUTPUT = Remedies(
 )
 CLASSIFIER = at("head") & WITH_CLASSES
 
+classifier_fault = partial(model_fault, where=CLASSIFIER)
+
 ROWS = {
     "head-max": model_fault(
         what="the head takes the largest value of the map, not its mean",
@@ -44,34 +48,29 @@ ROWS = {
         source="keras.applications",
         remedies=POOLED,
     ),
-    "fc-bias-dropped": Fault(
+    "fc-bias-dropped": classifier_fault(
         what="the classifier's bias was left out",
-        where=CLASSIFIER,
         weights=left_at(bias=0.0),
         remedies=BIAS,
     ),
-    "classes-1001": Fault(
+    "classes-1001": classifier_fault(
         what="the classifier has a background class first: logits are shifted by one",
-        where=CLASSIFIER,
         weights=changed("weight", "bias", by=lambda array: np.roll(array, 1, axis=0)),
         source="mlcommons/inference",
         remedies=BACKGROUND,
     ),
-    "fc-reshaped": Fault(
+    "fc-reshaped": classifier_fault(
         what="the classifier's matrix was reshaped, not transposed",
-        where=CLASSIFIER,
         weights=changed("weight", by=lambda matrix: matrix.T.reshape(matrix.shape)),
         remedies=MATRIX,
     ),
-    "fc-half": Fault(
+    "fc-half": classifier_fault(
         what="the classifier's weights were rounded to float16",
-        where=CLASSIFIER,
         weights=changed("weight", by=lambda matrix: matrix.astype(np.float16)),
         remedies=DTYPE,
     ),
-    "softmax-included": model_fault(
+    "softmax-included": classifier_fault(
         what="the network returns probabilities, not logits",
-        where=CLASSIFIER,
         line=LOGITS,
         numpy='x = np.exp(self.fc(x))\n        return tap("logits", x / x.sum(1, keepdims=True))',
         torch='return tap("logits", self.fc(x).softmax(1))',
@@ -80,18 +79,16 @@ ROWS = {
         source="keras.applications",
         remedies=OUTPUT,
     ),
-    "flatten-order": Fault(
+    "flatten-order": classifier_fault(
         what="the features before the classifier are in the order of NHWC, where the weights were trained with NCHW",
-        where=CLASSIFIER,
         # Both kinds of head pool leave a map of one pixel.
         weights=changed("weight", by=lambda w: w.reshape(len(w), -1, 1, 1).transpose(0, 2, 3, 1).reshape(w.shape)),
         source="keras#9696, MMdnn#595",
         remedies=MATRIX,
         harmless="the pooled map is one pixel, for which both orders are the same; a larger map would be out of order",
     ),
-    "logits-scaled": Fault(
+    "logits-scaled": classifier_fault(
         what="logits are multiplied by some factor, as by a temperature",
-        where=CLASSIFIER,
         weights=scaled("weight", "bias"),
         unknown=Parameter("factor", injected=1.5, starts=(0.5, 1.1, 2.0)),
         remedies=OUTPUT,

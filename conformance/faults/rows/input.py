@@ -68,6 +68,7 @@ def zoomed(images: Array) -> Array:
 
 image_fault = partial(Fault, where=at("input"), seen_in=(Seen.PREPROCESSING,), remedies=PIXELS)
 colour_fault = partial(image_fault, where=at("input") & networks(in_channels=3))
+layout_fault = partial(colour_fault, remedies=LAYOUT)
 
 ROWS = {
     "bgr": colour_fault(
@@ -102,20 +103,17 @@ ROWS = {
         what="the mean was subtracted from the images, but they were not divided by the standard deviation",
         images=pixels(lambda rgb: rgb - MEAN),
     ),
-    "nchw-reshaped": colour_fault(
+    "nchw-reshaped": layout_fault(
         what="the images were reshaped, not transposed, from NCHW to NHWC",
         images=prepared(reshaped),
-        remedies=LAYOUT,
     ),
-    "image-turned": colour_fault(
+    "image-turned": layout_fault(
         what="height and width of the images are exchanged",
         images=prepared(lambda images: images.swapaxes(2, 3)),
-        remedies=LAYOUT,
     ),
-    "image-mirrored": colour_fault(
+    "image-mirrored": layout_fault(
         what="the images are mirrored left to right",
         images=prepared(lambda images: images[..., ::-1]),
-        remedies=LAYOUT,
     ),
     "image-half": colour_fault(
         what="the images were rounded to float16",

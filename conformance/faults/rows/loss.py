@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from conformance.faults.edit import VALUE, before
 from conformance.faults.fault import Parameter, loss_fault
 from conformance.faults.remedies import Remedies
@@ -41,6 +43,8 @@ def with_gradient_scaled(line: str, stop: str) -> tuple[str, str]:
     return line, f"{value}\n    return {VALUE} * value - {stop.format(f'({VALUE} - 1) * value')}"
 
 
+smoothing_fault = partial(loss_fault, remedies=SMOOTHING)
+
 ROWS = {
     "loss-sum": loss_fault(
         what="the loss is summed over the batch, not averaged",
@@ -50,12 +54,11 @@ ROWS = {
         keras=(KERAS, KERAS.replace("ops.mean", "ops.sum")),
         remedies=AVERAGED,
     ),
-    "label-smoothing-missing": loss_fault(
+    "label-smoothing-missing": smoothing_fault(
         what="there is no label smoothing",
         recipe={"label_smoothing": 0.0},
-        remedies=SMOOTHING,
     ),
-    "label-smoothing-over-others": loss_fault(
+    "label-smoothing-over-others": smoothing_fault(
         what="label smoothing spreads its share over the wrong classes only, not over all",
         numpy=(
             "return (1 - recipe.label_smoothing) * np.eye(classes)[labels] + recipe.label_smoothing / classes",
@@ -71,7 +74,6 @@ ROWS = {
             "smoothing = recipe.label_smoothing",
             "smoothing = recipe.label_smoothing * logits.shape[-1] / (logits.shape[-1] - 1)",
         ),
-        remedies=SMOOTHING,
     ),
     "softmax-twice": loss_fault(
         what="a softmax is applied before a loss that applies one itself",
@@ -87,10 +89,9 @@ ROWS = {
         source="lightning-bolts#654, tflearn#562",
         remedies=LOGITS,
     ),
-    "label-smoothing-other": loss_fault(
+    "label-smoothing-other": smoothing_fault(
         what="the share of label smoothing has an unusual value",
         recipe={"label_smoothing": Parameter("share", injected=0.06, starts=(0.05, 0.3), positive=False)},
-        remedies=SMOOTHING,
     ),
     "gradient-scaled": loss_fault(
         what="gradients are multiplied by some factor: a sum over devices or micro-batches, or a loss scale not undone",

@@ -19,6 +19,8 @@ STEM_OF_SYMMETRIC = at("stem") & networks(same_padding=False)
 FREE_SIZE = networks(head_pool=None)
 """Heads that take a map of any size, so that a fault may change it."""
 pool_fault = partial(model_fault, where=STEM_OF_SYMMETRIC, remedies=POOLING)
+max_pool_fault = partial(pool_fault, line=MAX_POOL)
+stage_fault = partial(model_fault, where=NETWORK & FREE_SIZE, remedies=STRIDE)
 
 ROWS = {
     "stem-relu-missing": model_fault(
@@ -38,20 +40,18 @@ ROWS = {
         **replaced(STEM_POOL, 'x = tap("stem", max_pool(x, replace(self.config, same_padding=False)))'),
         source="flax examples/imagenet",
     ),
-    "pool-valid": pool_fault(
+    "pool-valid": max_pool_fault(
         what="the max pool does not pad: 55x55 pixels leave it, not 56x56",
         where=at("stem") & networks(head_pool=None, same_padding=False),
-        line=MAX_POOL,
         numpy="return windows(x, 3, 2).max((4, 5))",
         torch="return max_pool2d(x, 3, 2)",
         flax='return nnx.max_pool(x, (3, 3), (2, 2), "SAME" if config.same_padding else ((0, 0), (0, 0)))',
         keras='return ops.max_pool(x, 3, 2, "valid", "channels_last")',
         source="tensorflow/benchmarks#134",
     ),
-    "pool-ceil": pool_fault(
+    "pool-ceil": max_pool_fault(
         what="the max pool rounds the size of its map up, not down",
         where=at("stem") & networks(head_pool=None, same_padding=False),
-        line=MAX_POOL,
         numpy=(
             "return windows(np.pad(x, [(0, 0), (0, 0), (1, 2), (1, 2)], constant_values=-np.inf), 3, 2).max((4, 5))"
         ),
@@ -63,9 +63,8 @@ ROWS = {
         ),
         source="nn_tools#5, PytorchToCaffe#16",
     ),
-    "pool-average": pool_fault(
+    "pool-average": max_pool_fault(
         what="the stem's pool takes the mean of a window, not its maximum",
-        line=MAX_POOL,
         numpy="return windows(pad(x, 3, 2, config.same_padding), 3, 2).mean((4, 5))",
         torch="return avg_pool2d(x, 3, 2, padding=1)",
         flax="return avg_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))",
@@ -76,9 +75,8 @@ ROWS = {
         where=at("stem") & FREE_SIZE,
         **replaced(STEM_POOL, 'x = tap("stem", x)'),
     ),
-    "pool-zero": pool_fault(
+    "pool-zero": max_pool_fault(
         what="the max pool pads with zeros, not with minus infinity",
-        line=MAX_POOL,
         numpy="return windows(pad(x, 3, 2, config.same_padding, 0.0), 3, 2).max((4, 5))",
         torch="return max_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 3, 2)",
         flax='return nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")',
@@ -95,17 +93,13 @@ ROWS = {
         ),
         harmless="ReLU keeps the order of numbers, so the largest stays the largest; with an average it would matter",
     ),
-    "stage1-stride": model_fault(
+    "stage1-stride": stage_fault(
         what="the first block of stage 1 has stride 2",
-        where=NETWORK & FREE_SIZE,
         **replaced("STAGE_STRIDES[0]", "2"),
         source="tinygrad#770",
-        remedies=STRIDE,
     ),
-    "stage4-stride": model_fault(
+    "stage4-stride": stage_fault(
         what="the first block of stage 4 has stride 1, as in networks for detection",
-        where=NETWORK & FREE_SIZE,
         **replaced("STAGE_STRIDES[3]", "1"),
-        remedies=STRIDE,
     ),
 }

@@ -55,6 +55,8 @@ leaf_fault = partial(Fault, where=at("norm"), remedies=LEAVES)
 loading_fault = partial(Fault, where=at("norm"), remedies=LOADED)
 eps_fault = partial(model_fault, where=ONE_OR_ALL, remedies=EPS)
 decay_fault = partial(Fault, where=ONE_OR_ALL, seen_in=(Seen.STATISTICS,), remedies=DECAY)
+mode_fault = partial(model_fault, where=ONE_OR_ALL, remedies=MODE)
+variance_fault = partial(model_fault, where=ONE_OR_ALL, remedies=VARIANCE)
 
 ROWS = {
     "mean-offset-swap": leaf_fault(
@@ -134,17 +136,14 @@ ROWS = {
         config={"norm_decay": 0.99},
         source="bonsai, keras.applications",
     ),
-    "var-biased": Fault(
+    "var-biased": variance_fault(
         what="the batch's variance enters the running one without the correction n / (n - 1)",
-        where=ONE_OR_ALL,
         seen_in=(Seen.STATISTICS,),
         config={"norm_variance": "biased"},
         source="pytorch#1410, keras#16363, tensorflow#55545",
-        remedies=VARIANCE,
     ),
-    "bn-frozen": model_fault(
+    "bn-frozen": mode_fault(
         what="the batch norm is in inference mode during training",
-        where=ONE_OR_ALL,
         seen_in=(Seen.FORWARD_TRAIN, Seen.STATISTICS),
         numpy=("if self.training:", "if False:"),
         torch=torch_norm("FrozenBatchNorm", "self.training = False\nreturn super().forward(x)"),
@@ -157,11 +156,9 @@ ROWS = {
             ("if training and self.trainable:", "if False:"),
         ),
         source="pytorch2keras#13",
-        remedies=MODE,
     ),
-    "bn-batch-stats": model_fault(
+    "bn-batch-stats": mode_fault(
         what="the batch norm uses the batch's statistics in inference",
-        where=ONE_OR_ALL,
         numpy=(NORM_CALL["numpy"], "mean, variance = self.moments(x)"),
         torch=torch_norm(
             "BatchNormByBatch",
@@ -185,16 +182,13 @@ ROWS = {
             "        y = super().call(x, training=training, mask=mask)",
         ),
         source="xla#806, flax#2279",
-        remedies=MODE,
     ),
-    "bn-fast-variance": model_fault(
+    "bn-fast-variance": variance_fault(
         what="the variance is computed as E[x^2] - E[x]^2",
-        where=ONE_OR_ALL,
         seen_in=(Seen.FORWARD_TRAIN,),
         numpy=("values.var(1)", "(values**2).mean(1) - values.mean(1) ** 2"),
         flax=("use_fast_variance=False", "use_fast_variance=True"),
         source="keras#18795",
-        remedies=VARIANCE,
         harmless="equal in exact arithmetic; it loses digits only where the mean is large compared with the deviation",
     ),
     "eps-other": eps_fault(
