@@ -50,6 +50,7 @@ relu_fault = partial(model_fault, where=ONE_OR_ALL, remedies=RELU)
 shortcut_fault = partial(model_fault, where=PROJECTING, remedies=PROJECTION)
 order_fault = partial(Fault, where=at("block", projects=True), remedies=NAMES)
 stride_fault = partial(Fault, where=STRIDED, remedies=STRIDE)
+last_relu_fault = partial(relu_fault, harmless=NEVER_NEGATIVE, harmless_where=IDENTITY_AFTER_RELU)
 
 ROWS = {
     "stride-1x1": stride_fault(
@@ -76,17 +77,13 @@ ROWS = {
         source="the tutorial",
         remedies=RELU_EACH,
     ),
-    "relu-after-missing": relu_fault(
+    "relu-after-missing": last_relu_fault(
         what="there is no ReLU after the addition",
         **replaced(SUM, "return y + x"),
-        harmless=NEVER_NEGATIVE,
-        harmless_where=IDENTITY_AFTER_RELU,
     ),
-    "relu-on-branch": relu_fault(
+    "relu-on-branch": last_relu_fault(
         what="the last ReLU is on the residual branch, not on the sum",
         **replaced(SUM, "return relu(y) + x"),
-        harmless=NEVER_NEGATIVE,
-        harmless_where=IDENTITY_AFTER_RELU,
     ),
     "relu-first": relu_fault(
         what="the ReLU is before bn1, not after it",

@@ -99,6 +99,7 @@ def rate_in_velocity(sign: str) -> FrameworkEdits:
 
 decay_fault = partial(step_fault, remedies=DECAY)
 momentum_fault = partial(step_fault, remedies=MOMENTUM)
+decayed_fault = partial(step_fault, source="flax examples/imagenet", remedies=DECAYED)
 
 ROWS = {
     "wd-decoupled": decay_fault(
@@ -118,17 +119,13 @@ ROWS = {
         keras=(KERAS_GRADIENT, "variable.assign(variable - rate * self.weight_decay * variable)"),
         source="benchmark_resnet_classif#30",
     ),
-    "wd-on-norm": step_fault(
+    "wd-on-norm": decayed_fault(
         what="weight decay acts on scales, offsets and biases too",
         recipe={"decayed": "all"},
-        source="flax examples/imagenet",
-        remedies=DECAYED,
     ),
-    "wd-on-kernels-only": step_fault(
+    "wd-on-kernels-only": decayed_fault(
         what="weight decay acts on kernels only, not on scales, offsets and biases",
         recipe={"decayed": "kernels"},
-        source="flax examples/imagenet",
-        remedies=DECAYED,
     ),
     "wd-missing": decay_fault(what="there is no weight decay", recipe={"weight_decay": 0.0}),
     "nesterov-missing": momentum_fault(
