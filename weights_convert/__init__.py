@@ -16,6 +16,7 @@ from weights_convert.fine_tuning import fit, head_from, sum_stem
 from weights_convert.inspection import Inspection, inspect, load
 from weights_convert.sources import Source
 from weights_convert.training_state import TrainingState, load_training
+from weights_convert.unlikely import UnlikelyNumbers
 
 __all__ = [
     "Checkpoint",
@@ -24,6 +25,7 @@ __all__ = [
     "Inspection",
     "Source",
     "TrainingState",
+    "UnlikelyNumbers",
     "cast",
     "differences",
     "drop_background",

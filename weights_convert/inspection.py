@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from weights_convert.naming import Dialect
 from weights_convert.recognition import Request, Subtree, family_of, relative_of, select, without_copies
 from weights_convert.sources import Source, open_source
 from weights_convert.table import reorder
+from weights_convert.unlikely import UnlikelyNumbers, unlikely_numbers
 
 SAY_WHICH = "Give the variant (--variant or variant=...): the ResNet-50 of torchvision, timm and transformers is v1.5."
 
@@ -108,6 +110,8 @@ def load(
 ) -> Checkpoint:
     """Read a checkpoint, and verify that it is complete and belongs to the expected network.
 
+    Numbers that no trained network has, such as NaN, are kept, with a warning of class `UnlikelyNumbers`.
+
     Args:
         source: A file or folder, an address (`hf://timm/resnet50.a1_in1k`, `torchvision://...`, `keras://...`,
             `https://...`), arrays or tensors by name, a model of PyTorch, Flax NNX or Keras, or a checkpoint.
@@ -140,7 +144,7 @@ def load(
             raise ValueError("a checkpoint is one network; averaged, entry, drop and head choose in other sources")
         checkpoint = source.without_head() if drop_head else source
     else:
-        return inspect(
+        checkpoint = inspect(
             source,
             dialect=dialect,
             variant=variant,
@@ -152,6 +156,10 @@ def load(
             drop_head=drop_head,
             accept=accept,
         ).checkpoint()
+        if unlikely := unlikely_numbers(checkpoint.to("canonical").arrays):
+            message = "".join(f"\n{checkpoint.where}: {line}" for line in unlikely)
+            warnings.warn(f"numbers that no trained network has:{message}", UnlikelyNumbers, stacklevel=2)
+        return checkpoint
     if problems := mismatches(checkpoint.config, checkpoint.recognised_by, variant, config):
         raise ConversionError(checkpoint.where, problems)
     return checkpoint

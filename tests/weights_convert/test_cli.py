@@ -102,7 +102,8 @@ class TestConvert:
     def test_prints_a_report(self, torchvision_file: Path):
         target = torchvision_file.with_name("x.torchvision.pth")
         result = run("convert", torchvision_file, target, "--variant", "v1")
-        assert result.stdout.splitlines() == [
+        lines = result.stdout.splitlines()
+        assert [line for line in lines if not line.startswith("unlikely numbers")] == [
             f"source              {torchvision_file}",
             f"target              {target}",
             "from                torchvision",
@@ -125,6 +126,7 @@ class TestConvert:
     def test_prints_a_report_as_json(self, torchvision_file: Path):
         target = torchvision_file.with_name("x.flax.safetensors")
         facts = json.loads(run("convert", torchvision_file, target, "--variant", "v1.5", "--json").stdout)
+        assert facts.pop("unlikely_numbers")  # of random bits
         assert facts == {
             "source": str(torchvision_file),
             "target": str(target),
@@ -201,7 +203,8 @@ class TestInspect:
     def test_reports_everything_of_a_file_of_ours(self, flax_file: Path, checkpoint_of: MakeCheckpoint):
         result = run("inspect", flax_file)
         assert result.exit_code == 0
-        assert result.stdout.splitlines() == [
+        lines = result.stdout.splitlines()
+        assert [line for line in lines if not line.startswith("unlikely numbers")] == [
             f"file                {flax_file}",
             "container           safetensors",
             "dialect             flax",
@@ -233,7 +236,9 @@ class TestInspect:
         assert "advice              give --variant; the weights that torchvision publishes are v1.5\n" in result.stdout
 
     def test_prints_a_report_as_json(self, torchvision_file: Path, checkpoint_of: MakeCheckpoint):
-        assert json.loads(run("inspect", torchvision_file, "--json").stdout) == {
+        facts = json.loads(run("inspect", torchvision_file, "--json").stdout)
+        assert facts.pop("unlikely_numbers")  # of random bits
+        assert facts == {
             "file": str(torchvision_file),
             "container": "safetensors",
             "dialect": "torchvision",

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from weights_convert.comparison import FLOATS
 from weights_convert.dialects import ALIASES, DIALECTS, find_dialect
 from weights_convert.errors import SHOWN
 from weights_convert.naming import Dialect
+from weights_convert.unlikely import UnlikelyNumbers
 
 DIALECT = click.Choice([*DIALECTS, *ALIASES])
 VARIANT = click.Choice(list(VARIANTS))
@@ -111,7 +113,9 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(context)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnlikelyNumbers)  # the reports tell them
+                return super().invoke(context)
         except ConversionError as error:
             raise Refusal(str(error)) from error
 

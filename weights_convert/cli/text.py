@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint, Difference, Inspection
@@ -18,8 +19,9 @@ from weights_convert.errors import SHOWN
 from weights_convert.naming import Dialect
 from weights_convert.published import Published
 from weights_convert.table import RUNNING_STATISTICS
+from weights_convert.unlikely import unlikely_numbers
 
-ONE_PER_LINE = ("problems", "changes", "accepted", "found", "notes")
+ONE_PER_LINE = ("problems", "changes", "accepted", "found", "unlikely_numbers", "notes")
 """The facts that are lists of sentences."""
 
 
@@ -63,6 +65,7 @@ def conversion_facts(
         "content_hash": converted.content_hash(),
         **({"found": list(converted.notes)} if converted.notes else {}),
         "dropped": dict(converted.dropped),
+        **unlikely_facts(converted.to("canonical").arrays),
         "changes": list(converted.changes),
         "accepted": list(converted.accepted),
         "notes": conversion_notes(converted.dialect, container, converted.config),
@@ -94,6 +97,7 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
         "content_hash": inspection.content_hash,
         **({"found": list(inspection.notes)} if inspection.notes else {}),
         "dropped": dict(inspection.dropped),
+        **unlikely_facts(weights),
         "changes": list(inspection.changes),
         "accepted": list(inspection.accepted),
         "problems": list(inspection.problems),
@@ -109,6 +113,12 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
     elif len(variants) > 1:
         advice.append("give --variant")
     return facts | ({"advice": "\n".join(advice)} if advice else {})
+
+
+def unlikely_facts(arrays: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Return what is unlikely about numbers, as a fact; empty if nothing is."""
+    lines = unlikely_numbers(arrays)
+    return {"unlikely_numbers": lines} if lines else {}
 
 
 def conversion_notes(dialect: Dialect, container: Container, network: ResNetConfig) -> list[str]:
