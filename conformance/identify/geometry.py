@@ -24,7 +24,7 @@ BORDERS = {"zeros": "constant", "reflection": "reflect", "the nearest pixel": "e
 
 
 def solve(matrix: Array, values: Array) -> Array:
-    """Solve a least-squares problem by normal equations with two steps of refinement.
+    """Solve a least-squares problem by normal equations with one step of refinement.
 
     Args:
         matrix: (samples, unknowns).
@@ -49,7 +49,7 @@ def solve(matrix: Array, values: Array) -> Array:
         raise NotIdentified("is ill-posed for these probes: the samples hardly differ")
     inverse = np.linalg.inv(factor)
     solution = np.zeros((unknowns, values.shape[1]))
-    for _ in range(3):
+    for _ in range(2):
         solution += inverse.T @ (inverse @ (matrix.T @ (values - matrix @ solution)))
     return solution
 

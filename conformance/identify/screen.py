@@ -139,7 +139,7 @@ def screening_probes(
 ) -> tuple[list[Probe], dict[Mode, dict[str, Array]]]:
     """Make the probes of a screening in both modes, and the activations that they feed."""
     height, width, batch = noise_sides(config.head_pool)[1]
-    images = noise(height, width, batch, seed, config.in_channels).images
+    images = noise(height, width, min(batch, MOST_IMAGES), seed, config.in_channels).images
     fed = {mode: enlarged(oracle_run(config, arrays, images, mode == "train"), seed) for mode in MODES}
     probes = [
         Probe(
@@ -157,6 +157,9 @@ def screening_probes(
 AGAIN = "-again"
 """End of the names of the second run's probes."""
 
+
+MOST_IMAGES = 2
+"""Largest number of images of a screening: it is to be quick, and more tell no more."""
 
 ENLARGED = 4.0
 """Factor on the activations that are fed, so that numbers above 6 are among those of every layer."""

@@ -144,3 +144,13 @@ class ModelCandidate(ABC):
 def pooled(name: str, array: np.ndarray) -> np.ndarray:
     """Join the axes of pooled features behind the first; other activations stay as they are."""
     return array.reshape(len(array), -1) if name == "pool" else array
+
+
+def unpooled(array: np.ndarray, axes: int) -> np.ndarray:
+    """Give pooled features as many axes as the activation has whose place they take; the further ones have length one.
+
+    Example:
+        >>> unpooled(np.zeros((2, 2048)), 4).shape
+        (2, 2048, 1, 1)
+    """
+    return array.reshape(array.shape + (1,) * (axes - array.ndim))

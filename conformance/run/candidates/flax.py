@@ -18,7 +18,7 @@ from flax.core import unfreeze
 
 from conformance.run.adapters.canonical import channels_first, channels_last
 from conformance.run.adapters.flax import FlaxAdapter
-from conformance.run.candidates.candidate import ModelCandidate, pooled
+from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
 from conformance.run.candidates.hooks import Hook, ValueTap
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey
@@ -56,7 +56,7 @@ class FlaxCandidate(ModelCandidate, FlaxAdapter):
             replacement = tap(name, pooled(name, channels_first(np.asarray(value))))
             if replacement is None:
                 return None
-            return jnp.asarray(channels_last(replacement), self.precision).reshape(value.shape)
+            return jnp.asarray(channels_last(unpooled(replacement, value.ndim)), self.precision)
 
         return pass_on
 

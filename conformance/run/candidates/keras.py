@@ -18,7 +18,7 @@ import numpy as np
 
 from conformance.run.adapters.canonical import channels_first, channels_last
 from conformance.run.adapters.keras import DIFFERENTIATE, KerasAdapter, to_numpy
-from conformance.run.candidates.candidate import ModelCandidate, pooled
+from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
 from conformance.run.candidates.hooks import Hook, ValueTap, in_order
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey
@@ -162,7 +162,7 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
 
         def pass_on(name: str, value: Any) -> Any:
             replacement = tap(name, self.canonical(name, value))
-            return None if replacement is None else keras.ops.reshape(self.own_tensor(replacement), value.shape)
+            return None if replacement is None else self.own_tensor(unpooled(replacement, len(value.shape)))
 
         with self.put_back(train):
             self.forward(self.own_tensor(images), train, pass_on, hooks)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from conformance.run.adapters.torch import TorchAdapter, to_numpy
-from conformance.run.candidates.candidate import ModelCandidate, pooled
+from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
 from conformance.run.candidates.hooks import Hook
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey, Unfit
@@ -112,7 +112,7 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
 
         def pass_on(name: str, value: Tensor) -> Tensor | None:
             replacement = tap(name, pooled(name, to_numpy(value)))
-            return None if replacement is None else self.tensor(replacement).view_as(value)
+            return None if replacement is None else self.tensor(unpooled(replacement, value.ndim))
 
         self.set_mode(train)
         with self.put_back(train):
