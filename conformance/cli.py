@@ -93,6 +93,7 @@ def exit_without_candidates(candidates: Candidates, console: Console) -> None:
     "--timeout", default=900.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds per worker."
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write the whole run to this JSON file.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write a test for each case to this JUnit XML file.")
 @click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep the arrays of every run in this folder.")
 @click.option("--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another interpreter.")
 def run_command(
@@ -106,6 +107,7 @@ def run_command(
     device: str,
     timeout: float,
     report: Path | None,
+    junit: Path | None,
     keep_traces: Path | None,
     interpreters: Sequence[str],
 ) -> None:
@@ -126,6 +128,7 @@ def run_command(
     """  # noqa: D301 (click's mark of lines to be kept)
     from conformance.outcome import EXIT_CODES
     from conformance.plan import Plan
+    from conformance.report.junit import write_junit
     from conformance.report.progress import progress
     from conformance.report.record import make_record, write_json
     from conformance.report.text import plain_console, print_record
@@ -138,6 +141,7 @@ def run_command(
         candidates = choose_candidates(names, IMPLEMENTATIONS, pythons)
         networks = choose_networks(variants, weights, images, seed)
         check_report(report)
+        check_report(junit)
         check_empty(keep_traces)
     exit_without_candidates(candidates, console)
     chosen, keep = candidates.runnable, keep_traces is not None
@@ -149,6 +153,8 @@ def run_command(
     print_record(record, console)
     if report is not None:
         write_json(record, report)
+    if junit is not None:
+        write_junit([record], junit)
     sys.exit(EXIT_CODES[outcome.verdict] or (EXIT_CODES["incomplete"] if candidates.absent else 0))
 
 
@@ -156,9 +162,15 @@ def run_command(
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @model_options
 @click.option("--report", type=click.Path(path_type=Path), help="Write the whole run to this JSON file.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write a test for each case to this JUnit XML file.")
 @click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep the arrays of every run in this folder.")
 def check_command(
-    targets: Sequence[str], report: Path | None, keep_traces: Path | None, interpreters: Sequence[str], **options: Any
+    targets: Sequence[str],
+    report: Path | None,
+    junit: Path | None,
+    keep_traces: Path | None,
+    interpreters: Sequence[str],
+    **options: Any,
 ) -> None:
     """Check models as they are: the same cases, oracle and verdicts as `run`, without an adapter.
 
@@ -175,6 +187,7 @@ def check_command(
     conformance check "mine=./port.py:make_model(num_classes=10)" --variant v1.5
     """  # noqa: D301 (click's mark of lines to be kept)
     from conformance.checking import check_models, make_request
+    from conformance.report.junit import write_junit
     from conformance.report.progress import progress
     from conformance.report.record import write_json
     from conformance.report.text import plain_console, print_record
@@ -182,6 +195,7 @@ def check_command(
     console = plain_console()
     with exit_on_bad_input(), progress() as notify:
         check_report(report)
+        check_report(junit)
         check_empty(keep_traces)
         pythons = parse_pairs(interpreters, "--python")
         request = make_request(interpreters=pythons, keep_traces=keep_traces, **options)
@@ -190,6 +204,8 @@ def check_command(
         print_record(record, console)
     if report is not None:
         write_json(result.to_dict(), report)
+    if junit is not None:
+        write_junit(result.records, junit)
     sys.exit(result.exit_code)
 
 

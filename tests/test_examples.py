@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,24 @@ def test_a_handover_after_the_last_epoch_is_refused(tmp_path):
     process = run_example("--epochs", 2, "--handover", 2, "--folder", tmp_path)
     assert process.returncode == 2
     assert "--handover must be between 0 and --epochs 2, not 2" in process.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_project_of_its_own_checks_torchvision_in_its_tests():
+    folder = ROOT / "examples" / "check_torchvision"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "conformance.pytest_plugin",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "3 passed" in done.stdout

@@ -162,6 +162,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "conformance.selftest": ("conformance",),
     "conformance.checking": ("conformance",),
     "conformance.tracing": ("conformance",),
+    "conformance.pytest_plugin": ("conformance",),
     "conformance.options": ("conformance.plan", "conformance.run.implementations", "conformance.cases"),
     "conformance.cli": ("conformance",),
 }

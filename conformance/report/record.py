@@ -78,6 +78,11 @@ def write_json(record: Record, path: Path) -> None:
     Raises:
         ValueError: If it holds NaN or infinity, which JSON has no words for.
     """
+    write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file, completely or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -57,6 +58,16 @@ def test_what_a_port_does_to_its_worker_costs_its_own_verdict(check):
     assert "without_gradient (float64) gradients not compared: its logits carry no gradient" in text
     assert "it holds NaN or infinity" in text
     assert "shape (1, 5) where (1, 10) is expected" in text
+
+
+def test_junit_tells_what_conforms_and_what_does_not(check, tmp_path):
+    targets = (f"right={PORTS}:port", f"{PORTS}:failing")
+    code, _, _ = check(*targets, *INFERENCE64, "--junit", tmp_path / "junit.xml")
+    assert code == 3
+    suites = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    tests = {test.get("classname"): test for suite in suites for test in suite}
+    assert tests["conformance.right.v1.5.float64"].find("failure") is None
+    assert "no such size" in tests["conformance.failing"].find("error").get("message")
 
 
 def test_what_is_wrong_before_anything_is_compared_makes_it_diverge(check):
