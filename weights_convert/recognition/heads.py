@@ -57,7 +57,7 @@ def with_head(tree: Subtree, names: Collection[str], head: str | None) -> Subtre
     if head is None and any(canonical.startswith("fc.") for canonical in tree.canonical.values()):
         return tree
     if head is not None:
-        found = [path for path in _given(tree, head) if _readings(tree.dialect, path, names)][:1]
+        found = [path for path in _given(tree, head, names) if _readings(tree.dialect, path, names)][:1]
     else:
         found = list(dict.fromkeys(path for path in _known(tree, names) if _readings(tree.dialect, path, names)))
     if len(found) != 1:
@@ -96,9 +96,13 @@ def _known(tree: Subtree, names: Collection[str]) -> Iterator[str]:
             yield place + head
 
 
-def _given(tree: Subtree, head: str) -> Iterator[str]:
+def _given(tree: Subtree, head: str, names: Collection[str]) -> Iterator[str]:
+    """Yield the paths that a user's word may mean: from the top, from a level above the network, or the end of one."""
     yield head
     yield from (place + head for place in tree.levels)
+    ending = {name.rpartition(".")[0] for name in names if f".{name.rpartition('.')[0]}".endswith(f".{head}")}
+    if len(ending) == 1:
+        yield from ending
 
 
 def _above(tree: Subtree, end: str) -> list[str]:
