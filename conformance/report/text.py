@@ -112,17 +112,26 @@ def print_divergence(divergence: Record, console: Console) -> None:
             f"{FED * divergence['fed']}: {divergence['reason']}",
         )
     )
+    identification = divergence.get("identification")
+    measured = bool(identification) and is_reproduced(identification)
     for finding in divergence["diagnosis"]:
-        console.print(f"  {finding['text']}")
+        if finding["causes"] or not measured:  # what was measured explains the whole run: no fault need be known
+            console.print(f"  {finding['text']}")
     if divergence["note"]:
         console.print(f"  ({divergence['note']})")
     faults = dict.fromkeys(cause["fault"] for finding in divergence["diagnosis"] for cause in finding["causes"][:1])
-    if identification := divergence.get("identification"):
+    if identification:
         for line in identification_lines(identification):
             console.print(f"  {line}")
         faults |= dict.fromkeys(fact["fault"] for fact in identification["facts"] if fact["fault"])
     if faults:
         console.print(f"  what to do: {', '.join(f'conformance explain {fault}' for fault in faults)}")
+
+
+def is_reproduced(identification: Record) -> bool:
+    """Whether the oracle with the measured layers reproduces the candidate's own run."""
+    reproduced = identification["reproduced_to"]
+    return reproduced is not None and reproduced <= REPRODUCED
 
 
 def identification_lines(identification: Record) -> Iterable[str]:
@@ -138,7 +147,7 @@ def identification_lines(identification: Record) -> Iterable[str]:
     if reproduced is not None:
         several = sum(len(fact["layers"]) for fact in identification["facts"]) > 1
         what = "with these layers in place of its own, the oracle" if several else "with this layer, the oracle"
-        if reproduced <= REPRODUCED:
+        if is_reproduced(identification):
             yield f"{what} reproduces your model's own run to {reproduced:.0e}"
         else:
             yield f"{what} still differs from your model's own run by {reproduced:.0e}: this is not all"

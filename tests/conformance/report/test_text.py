@@ -18,10 +18,10 @@ from conformance.compare.limits import FLOAT32
 from conformance.compare.noise import NoiseFloor
 from conformance.diagnose.forward import Finding
 from conformance.faults import Injection, find_fault
-from conformance.outcome import Failure, Outcome, unlocalised
+from conformance.outcome import Divergence, Failure, Outcome, unlocalised
 from conformance.plan import NetworkPlan, Plan
 from conformance.report.record import make_record
-from conformance.report.text import plain_console, print_record
+from conformance.report.text import plain_console, print_divergence, print_record
 from conformance.run.implementations import IMPLEMENTATIONS, Implementation
 from impls.config import ResNetConfig
 
@@ -115,3 +115,25 @@ def test_brackets_are_printed_as_they_are(plan):
         in text
     )
     assert "│ mine[/red] │" in text
+
+
+FACT = {"text": "conv1 adds eps", "fault": "eps-other", "layers": ["conv1"]}
+
+
+@pytest.mark.parametrize(("reproduced", "words"), [(2e-15, "reproduces"), (1e-3, "this is not all"), (None, "")])
+def test_what_was_measured_takes_the_place_of_no_known_fault_where_it_explains_the_whole_run(plan, reproduced, words):
+    first = comparison(1e-3)
+    divergence = Divergence(first, "conv1", "wrong", fed=True, findings=[Finding("conv1", "stem", (), 1.0)]).to_dict()
+    divergence["identification"] = {
+        "facts": [FACT],
+        "unidentified": [{"text": "bn1 is no norm"}],
+        "others": ["stage1.0"],
+        "reproduced_to": reproduced,
+    }
+    stream = io.StringIO()
+    print_divergence(divergence, plain_console(stream, width=200))
+    text = stream.getvalue()
+    assert ("no known fault explains conv1" in text) == (words != "reproduces")
+    for line in ("measured: conv1 adds eps (`eps-other`)", "not identified: bn1", "not measured: stage1.0", words):
+        assert line in text
+    assert "conformance explain eps-other" in text
