@@ -113,7 +113,7 @@ def print_divergence(divergence: Record, console: Console) -> None:
         )
     )
     identification = divergence.get("identification")
-    measured = bool(identification) and is_reproduced(identification)
+    measured = identification is not None and is_reproduced(identification)
     for finding in divergence["diagnosis"]:
         if finding["causes"] or not measured:  # what was measured explains the whole run: no fault need be known
             console.print(f"  {finding['text']}")
