@@ -27,6 +27,10 @@ from weights_convert.configurations import keras_hub, keras_layers, timm, transf
 from weights_convert.configurations.fields import Field
 from weights_convert.containers import CONTAINERS
 from weights_convert.dialects import ALIASES, DIALECTS
+from weights_convert.recognition.beside import BESIDE
+from weights_convert.recognition.families import FAMILIES
+from weights_convert.recognition.heads import BACKBONE_HEADS, SPELLINGS
+from weights_convert.recognition.relatives import RELATIVES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -103,6 +107,38 @@ def formats() -> list[str]:
         rows.setdefault(code(written), []).append(spoken(name))
     header = ["dialect", "containers beside `.safetensors`, `.pth` and `.npz`"]
     return table(header, [(", ".join(names), containers) for containers, names in rows.items()])
+
+
+def beside() -> list[str]:
+    """What training keeps beside a network."""
+    rows = [(row.reason, code([row.names]), row.source) for row in BESIDE]
+    return table(["left out", "named (a regular expression)", "written by"], rows)
+
+
+def heads() -> list[str]:
+    """The further paths at which a classifier is found."""
+    rows = [(code([path]), who) for path, who in SPELLINGS.items()]
+    rows += [(code([f"{head} beside {prefix}"]), who) for prefix, (head, who) in BACKBONE_HEADS.items()]
+    return table(["path", "written by"], rows)
+
+
+def families() -> list[str]:
+    """The functions that libraries build under the names of the network."""
+    rows = [
+        (
+            family.name,
+            "<br>".join(f"`{variant}`: {when}" for variant, when in family.functions.items()),
+            family.others,
+            family.source,
+        )
+        for family in FAMILIES
+    ]
+    return table(["library", "variants", "functions that no variant has", "source"], rows)
+
+
+def relatives() -> list[str]:
+    """The networks that are told apart by their names or shapes."""
+    return table(["relative", "built by"], [(relative.name, relative.source) for relative in RELATIVES])
 
 
 def dialects() -> list[str]:
@@ -269,6 +305,10 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "configurations": configurations,
     "containers": containers,
     "dialects": dialects,
+    "beside": beside,
+    "heads": heads,
+    "families": families,
+    "relatives": relatives,
     "exit-codes": exit_codes,
     "faults": faults,
     "formats": formats,

@@ -148,6 +148,8 @@ def main() -> None:
         "convert resnet50.pth resnet50.transformers --variant v1.5 --max-shard-size 50MB",
         "convert resnet50.h5 resnet50.timm.pth --fold-conv-bias --dtype float16",
         "convert a.safetensors b.safetensors --from torchvision --to canonical --variant v1",
+        "convert moco.pth.tar resnet50.flax.safetensors --variant v1.5 --entry encoder_q --drop-head",
+        "convert lightning.ckpt resnet50.keras.safetensors --variant v1.5 --head classifier",
     ),
 )
 @click.argument("source")
