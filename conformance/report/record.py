@@ -55,7 +55,12 @@ def environment(plan: Plan, outcome: Outcome) -> Record:
         "versions": {worker: facts.get("versions", {}) for worker, facts in outcome.workers.items()},
         "workers": outcome.workers,
         "weights": {
-            variant: {"source": network.weights.where, "sha256": network.weights.content_hash()}
+            variant: {
+                "source": network.weights.where,
+                "sha256": network.weights.content_hash(),
+                "known_by": network.weights.recognised_by,
+                "accepted": list(network.weights.accepted),
+            }
             for variant, network in plan.networks.items()
         },
         "inputs": {
