@@ -31,7 +31,7 @@ from conformance.run.candidates.naming import Naming, read_names
 from conformance.run.candidates.options import Layout, Options
 from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.candidates.targets import Target, TargetError, parse_target
-from conformance.run.candidates.variants import find_variant, follow_convention
+from conformance.run.candidates.variants import VariantError, find_variant, follow_convention
 from conformance.run.implementations import NAMED, ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.run.jobs import Job, run_jobs
 from conformance.run.live import LiveCandidate, random_states
@@ -39,6 +39,7 @@ from conformance.suite import run_suite
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint
 from weights_convert.dialects import find_dialect
+from weights_convert.errors import first_line
 
 OPEN = "conformance.run.candidates.kinds:open_candidate"
 
@@ -298,7 +299,7 @@ def survey_targets(
 
 def candidate_of(target: Target, request: Request, folder: Path) -> Implementation:
     """Make the candidate that a target is; its own weights go into a folder, where they are asked for."""
-    own = str(folder / f"{target.name}.safetensors") if request.own_weights else ""
+    own = str(folder / f"{target.name}.safetensors") if request.own_weights or target.is_file else ""
     options = replace(request.options, own_weights=own)
     return Implementation(target.name, OPEN, (), settings={"target": target.text, "options": options.to_dict()})
 
@@ -310,22 +311,67 @@ def prepare(candidate: Implementation, target: Target | None, survey: Survey, re
         ValueError: If its arrays or its variant cannot be told, or weights do not suit it.
     """
     try:
-        naming = read_names(
-            survey.shapes, survey.framework, Path(request.options.names) if request.options.names else None
-        )
-        variant, known_by = find_variant(request.variant, target, survey)
-        config, convention = follow_convention(naming.config(survey.shapes, variant), survey)
+        held = hold_against(target, survey, request)
     except ValueError as error:
         raise type(error)(f"{candidate.name}: {error}") from error
-    weights = choose_weights(config, naming, survey, request)
     candidate = replace(candidate, packages=survey.packages, float32_only=survey.cannot.get("float64", ""))
-    notes = [f"{candidate.name}: a {survey.kind}, its arrays named as in {naming.dialect}; {config.variant} {known_by}"]
-    notes += [f"{candidate.name} is compared with {convention}"] * bool(convention)
+    named = f", its arrays named as in {held.dialect}" if held.dialect else ""
+    notes = [f"{candidate.name}: a {survey.kind}{named}; {held.config.variant} {held.known_by}"]
+    notes += [f"{candidate.name} is compared with {held.convention}"] * bool(held.convention)
     if survey.sides:
         notes.append(
             f"{candidate.name} takes images of {survey.sides[0]}x{survey.sides[1]} alone: no other size is compared"
         )
-    return Checked(candidate, config, weights, notes, survey.sides)
+    return Checked(candidate, held.config, held.weights, notes, survey.sides)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a model is held against.
+
+    Attributes:
+        config: The network.
+        weights: Weights of the oracle.
+        known_by: How the variant is known.
+        dialect: How the model's arrays are named; empty where they are not read.
+        convention: The convention of its library in train mode, in words; empty where it is that of the oracle.
+    """
+
+    config: ResNetConfig
+    weights: Checkpoint
+    known_by: str
+    dialect: str = ""
+    convention: str = ""
+
+
+def hold_against(target: Target | None, survey: Survey, request: Request) -> Held:
+    """Tell what a model is held against.
+
+    A model that keeps its weights is held against those of `--weights`; else the oracle takes its own.
+
+    Raises:
+        ValueError: If its arrays or its variant cannot be told, or weights do not suit it or are missing.
+    """
+    keeps = survey.cannot.get("weights", "")
+    if keeps and request.weights is not None:
+        weights = weights_convert.load(request.weights, variant=request.variant)
+        return Held(weights.config, weights, weights.recognised_by)
+    if keeps and not survey.shapes:
+        raise VariantError(f"{keeps}: give those that it was made from by --weights (in Python weights=...)")
+    patterns = Path(request.options.names) if request.options.names else None
+    variant, known_by = find_variant(request.variant, target, survey)
+    try:
+        naming = read_names(survey.shapes, survey.framework, patterns)
+        config, convention = follow_convention(naming.config(survey.shapes, variant), survey)
+        weights = own_weights(config, naming, survey) if keeps else choose_weights(config, naming, survey, request)
+    except ValueError as error:
+        if not keeps:
+            raise
+        raise VariantError(
+            f"{keeps}, and its arrays are not those of a whole network, since an exporter may fold norms into "
+            f"convolutions: give those that it was made from by --weights ({first_line(error)})"
+        ) from error
+    return Held(config, weights, known_by, naming.dialect, convention)
 
 
 def choose_weights(config: ResNetConfig, naming: Naming, survey: Survey, request: Request) -> Checkpoint:

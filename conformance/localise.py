@@ -316,7 +316,7 @@ def examine_layers(
     images = network.images(first.case.input)
     exhibits, confirming = (
         [
-            Exhibit(shown == "train", images, oracle[shown].arrays, traces[shown].arrays)
+            Exhibit(shown == "train", images, oracle[shown].arrays, traces[shown].arrays, hidden(traces[shown]))
             for shown in (MODES if fed else (mode,))
             if shown in traces
         ]
@@ -325,7 +325,15 @@ def examine_layers(
     piecewise = SegmentedOracle(network.config, network.weights.to("canonical").arrays, first.precision)
     findings = ForwardDiagnosis(piecewise, exhibits, fed, confirming).findings()
     note = "" if findings else "the difference is too small to tell a fault from rounding"
+    if not fed and hidden(candidate[mode]):
+        findings = [finding for finding in findings if finding.causes]
+        note = "" if findings else "its layers are not shown, so that the first wrong one cannot be told"
     return Divergence(first, wrong.name, wrong.reason, fed, findings, note=note)
+
+
+def hidden(trace: Trace) -> set[str]:
+    """Names of the arrays that a candidate cannot show."""
+    return set(trace.origin.not_shown) - set(trace.arrays)
 
 
 def examine_gradients(network: NetworkPlan, case: Case, candidate: Mapping[str, Any]) -> list[Finding]:

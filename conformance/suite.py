@@ -133,7 +133,7 @@ class Comparing:
         for comparison in compare_traces(oracle, candidate, config, self.floors.get(origin.case)):
             (outcome.comparisons if judged or not comparison.passed else outcome.reported).append(comparison)
         network = (origin.candidate, origin.precision, origin.case.variant)
-        if network not in self.checked_parameters:
+        if network not in self.checked_parameters and "parameters" not in origin.not_shown:
             self.checked_parameters.add(network)
             outcome.comparisons.append(compare_parameters(candidate, config))
 

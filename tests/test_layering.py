@@ -295,6 +295,7 @@ NAMED_FRAMEWORKS = OWN | {
     "conformance.run.candidates.torch": {"torch"},
     "conformance.run.candidates.flax": {"flax", "jax"},
     "conformance.run.candidates.keras": {"keras"},
+    "conformance.run.candidates.onnx": {"onnx"},
     "conformance.run.adapters.flax": {"flax", "jax"},
     "conformance.run.adapters.keras": {"keras", "tensorflow", "jax", "torch"},  # Keras runs on each of the three
 }

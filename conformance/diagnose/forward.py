@@ -7,7 +7,7 @@ equally well, everywhere, cannot be told apart and are named together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby, product
@@ -48,12 +48,14 @@ class Exhibit:
         images: The input, (batch, channels, height, width).
         oracle: The oracle's activations, of every layer, and its running statistics after a train-mode run.
         candidate: The candidate's.
+        hidden: Names of arrays that the candidate cannot show, and that nothing is concluded from.
     """
 
     train: bool
     images: Array
     oracle: Arrays
     candidate: Arrays
+    hidden: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -326,7 +328,8 @@ class ForwardDiagnosis(Search[str]):
         return best
 
     def _names(self, exhibit: Exhibit, segment: str) -> list[str]:
-        return promised_names(segment, self.oracle.config, exhibit.train)
+        names = promised_names(segment, self.oracle.config, exhibit.train)
+        return [name for name in names if name not in exhibit.hidden]
 
     def _entering(self, exhibit: Exhibit, segment: str) -> Array:
         """The oracle's own activation that enters a segment."""

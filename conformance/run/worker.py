@@ -154,7 +154,9 @@ def run_probes(job: Job, candidate: Any, say: Say) -> None:
 def missing_capability(adapter: Adapter, case: Case) -> str:
     """Say what a case needs that the adapter cannot do, or does not declare; empty if nothing."""
     cannot, needs = getattr(adapter, "cannot", {}), TASKS[case.task].needs
-    if reason := cannot.get(case.mode) or cannot.get(case.task):
+    if reason := cannot.get(case.mode):
+        return f"in {case.mode} mode {reason} (--inference compares inference mode alone)"
+    if reason := cannot.get(case.task):
         return str(reason)
     if needs is None or needs in adapter.capabilities:
         return ""

@@ -130,15 +130,15 @@ class ModelCandidate(ABC):
 
     def forward_failed(self, error: Exception, shape: Sequence[int]) -> Unfit:
         """Say that the forward pass raised an error."""
-        other = {"NCHW": "NHWC", "NHWC": "NCHW"}[self.usual_layout]
-        hint = "" if self.options.layout else f" (--layout {other} gives them the other way round)"
-        what = f"its forward pass raised {type(error).__name__} on images of shape {tuple(shape)}"
-        return Unfit(f"{what}: {first_line(error)}{hint}")
+        other = "NHWC" if self.framework == "torch" else "NCHW"
+        return forward_failed(error, shape, "" if self.options.layout else other)
 
-    @property
-    def usual_layout(self) -> str:
-        """Axes of the images that models of the framework take."""
-        return "NCHW" if self.framework == "torch" else "NHWC"
+
+def forward_failed(error: Exception, shape: Sequence[int], other: str) -> Unfit:
+    """Say that a forward pass raised an error, and that there is another layout, if one was not asked for."""
+    hint = f" (--layout {other} gives them the other way round)" if other else ""
+    what = f"its forward pass raised {type(error).__name__} on images of shape {tuple(shape)}"
+    return Unfit(f"{what}: {first_line(error)}{hint}")
 
 
 def pooled(name: str, array: np.ndarray) -> np.ndarray:

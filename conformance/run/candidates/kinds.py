@@ -10,11 +10,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
-from conformance.run.candidates.targets import import_target, needs_arguments, parse_target
+from conformance.run.candidates.targets import TargetError, import_target, needs_arguments, parse_target
 from weights_convert.errors import first_line
 
 
@@ -100,6 +101,29 @@ KINDS: tuple[Kind, ...] = (
         train="yes, by an argument of its call",
         gradients="gradients; not training steps",
     ),
+    Kind(
+        "ONNX file",
+        ("conformance.run.candidates.onnx:OnnxFile",),
+        "conformance.run.candidates.onnx:OnnxCandidate",
+        ("onnxruntime", "onnx"),
+        float64="no",
+        train="no",
+        weights="no: the oracle takes the file's, or those of `--weights`",
+        activations="logits alone: a graph shows its outputs",
+        taps="no",
+        gradients="no",
+    ),
+    Kind(
+        "function of images",
+        ("collections.abc:Callable",),
+        "conformance.run.candidates.function:FunctionCandidate",
+        (),
+        train="no",
+        weights="no: the oracle takes those of `--weights`",
+        activations="logits alone: a function shows what it returns",
+        taps="no",
+        gradients="no",
+    ),
 )
 """Every kind, the more special ones first."""
 
@@ -115,6 +139,15 @@ def find_kind(model: Any) -> Kind:
             return kind
     kinds = ", ".join(kind.name for kind in KINDS)
     raise Unfit(f"the target gives a {type(model).__module__}.{type(model).__qualname__}; a model is a {kinds}")
+
+
+def open_file(file: str) -> Any:
+    """Open a model file by its kind."""
+    from conformance.run.candidates.onnx import OnnxFile
+
+    if not Path(file).is_file():
+        raise TargetError(f"there is no file {file}")
+    return OnnxFile(Path(file))
 
 
 def adapt(model: Any, options: Options, packages: tuple[str, ...] = ()) -> Any:
@@ -165,14 +198,13 @@ def open_candidate(target: str, options: Mapping[str, Any], precision: str) -> A
         Unfit: If its factory fails, or gives no model of a known kind.
     """
     spoken = parse_target(target)
+    if spoken.is_file:
+        return adapt(open_file(spoken.module), Options.from_dict(options))
     found = import_target(spoken)
-    try:
-        known = find_kind(found)
-    except Unfit:
-        known = None
+    is_model = any(kind.holds(found) for kind in KINDS[:-1])  # every factory is callable, as the last kind is
     if keras := sys.modules.get("keras"):
         keras.config.set_floatx(precision)  # a Keras model keeps the dtype that it is built in
-    if known is None and callable(found) and (spoken.called or not needs_arguments(found)):
+    if not is_model and callable(found) and (spoken.called or not needs_arguments(found)):
         try:
             found = found(*spoken.arguments, **spoken.keywords)
         except Exception as error:

@@ -32,8 +32,8 @@ class Target:
 
     Attributes:
         name: The candidate's name in reports.
-        module: Name of a module, or path of a Python file.
-        factory: Dotted path, in the module, of what makes the model or is one.
+        module: Name of a module, or path of a Python file or a model file.
+        factory: Dotted path, in the module, of what makes the model or is one; empty for a model file.
         arguments: The factory's positional arguments, literals.
         keywords: Its keyword arguments, literals.
         text: The target as it was given.
@@ -47,10 +47,18 @@ class Target:
     text: str = ""
 
     @property
+    def is_file(self) -> bool:
+        """Whether the target is a model file, not what makes a model."""
+        return not self.factory
+
+    @property
     def called(self) -> bool:
         """Whether the target spells a call, with or without arguments."""
         return self.text.endswith(")")
 
+
+FILES = (".onnx",)
+"""Endings of model files that are targets."""
 
 NAME = re.compile(r"(?P<name>[A-Za-z_][\w.@+-]*)=(?P<rest>.+)", re.DOTALL)
 PLACE = re.compile(r"(?P<module>[^()]+):(?P<factory>[A-Za-z_][\w.]*)(?P<call>\(.*\))?", re.DOTALL)
@@ -71,6 +79,8 @@ def parse_target(text: str) -> Target:
     """
     named = NAME.fullmatch(text)
     name, rest = (named["name"], named["rest"]) if named else ("", text)
+    if rest.endswith(FILES):
+        return Target(name or Path(rest).stem, rest, "", text=rest)
     place = PLACE.fullmatch(rest)
     if place is None:
         raise TargetError(f"{text!r} is no target: {SPELLINGS}")
