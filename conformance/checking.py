@@ -316,7 +316,7 @@ def prepare(candidate: Implementation, target: Target | None, survey: Survey, re
         raise type(error)(f"{candidate.name}: {error}") from error
     candidate = replace(candidate, packages=survey.packages, float32_only=survey.cannot.get("float64", ""))
     named = f", its arrays named as in {held.dialect}" if held.dialect else ""
-    notes = [f"{candidate.name}: a {survey.kind}{named}; {held.config.variant} {held.known_by}"]
+    notes = [f"{candidate.name}: {survey.kind}{named}; {held.config.variant} {held.known_by}"]
     notes += [f"{candidate.name} is compared with {held.convention}"] * bool(held.convention)
     if survey.sides:
         notes.append(
@@ -413,6 +413,12 @@ def run_group(group: Sequence[Checked], request: Request, folder: Path, notify: 
     """Compare models that are held against one network, and record the run."""
     plan = plan_group(group, request, folder)
     outcome = run_suite(plan, notify)
+    outcome.failures += [
+        Failure(candidate.name, precision, candidate.float32_only, lacks=precision)
+        for candidate in plan.implementations
+        for precision in plan.precisions
+        if precision not in candidate.precisions
+    ]
     left_out = excuse(outcome, request)
     record = make_record(plan, outcome, left_out)
     record["notes"] = [note for each in group for note in each.notes]

@@ -55,6 +55,8 @@ def select_output(returned: Any, key: str, is_tensor: Any) -> Any:
         1.0
         >>> select_output((1.0, 2.0), "1", lambda value: isinstance(value, float))
         2.0
+        >>> select_output({"linear": 1.0}, "", lambda value: isinstance(value, float))
+        1.0
     """
     if key:
         selected = follow_key(returned, key)
@@ -63,8 +65,8 @@ def select_output(returned: Any, key: str, is_tensor: Any) -> Any:
     elif follow_key(returned, "logits") is not None:
         selected = follow_key(returned, "logits")
     else:
-        values = returned.values() if isinstance(returned, Mapping) else returned
-        selected = next(iter(values)) if isinstance(values, tuple | list) and len(values) == 1 else None
+        values = list(returned.values()) if isinstance(returned, Mapping) else returned
+        selected = values[0] if isinstance(values, tuple | list) and len(values) == 1 else None
     if not is_tensor(selected):
         where = f"--output {key} leads to no tensor in it" if key else "name the logits by --output KEY"
         raise Unfit(f"its model returns {described(returned)}: {where}")
