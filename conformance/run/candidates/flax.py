@@ -1,6 +1,7 @@
-"""Adapter of Flax modules as they are: Linen modules, with their variables or without.
+"""Adapters of Flax modules as they are: Linen modules, with their variables or without, and NNX modules.
 
-A module's calls are intercepted by `flax.linen.intercept_methods`.
+A Linen module's calls are intercepted by `flax.linen.intercept_methods`. A layer of an NNX module is replaced, for the
+time of a run, by one that calls it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, traverse_util
+from flax import linen, nnx, traverse_util
 from flax.core import unfreeze
 
 from conformance.run.adapters.canonical import channels_first, channels_last
@@ -23,6 +24,7 @@ from conformance.run.candidates.hooks import Hook, ValueTap
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey
 from conformance.run.capabilities import Arrays, ArrayTap
+from impls.config import ResNetConfig
 from impls.flax import training
 from impls.recipe import Recipe
 
@@ -208,6 +210,131 @@ class LinenCandidate(FlaxCandidate):
                 yield
         finally:
             self.given = given
+
+
+class NnxCandidate(FlaxCandidate):
+    """An NNX module. A copy of it is run, so that it stays as it is."""
+
+    def __init__(self, model: Any, options: Any) -> None:
+        super().__init__(nnx.clone(model), options)
+        self.train_argument = find_train_argument(type(model).__call__, options.train_argument)
+        self.cannot["steps"] = "an NNX module is trained by its user's own loop"
+
+    def variables(self, module: Any) -> dict[str, Any]:
+        """Parameters and running statistics of a module, by path."""
+        pairs = nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
+        return {".".join(map(str, path)): variable for path, variable in pairs}
+
+    def survey(self) -> Survey:
+        """Describe the module without running it."""
+        if self.options.own_weights:
+            from safetensors.numpy import save_file
+
+            save_file(self.named_arrays(), self.options.own_weights)
+        shapes = {name: tuple(variable.shape) for name, variable in self.variables(self.module).items()}
+        norms = [module for _, module in nnx.iter_modules(self.module) if isinstance(module, nnx.BatchNorm)]
+        decays = {norm.momentum for norm in norms}
+        config = getattr(self.module, "config", None)
+        facts = config.to_dict() if isinstance(config, ResNetConfig) else {}
+        decay = decays.pop() if len(decays) == 1 else None
+        own = self.options.own_weights
+        return Survey(self.kind.name, "flax", shapes, self.packages, facts, decay, self.cannot, own)
+
+    def named_arrays(self) -> dict[str, np.ndarray]:
+        """Copies of parameters and running statistics."""
+        return {name: np.array(variable[...]) for name, variable in self.variables(self.module).items()}
+
+    def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set variables, all of them in the precision asked for."""
+        pairs = nnx.to_flat_state(nnx.state(self.module, (nnx.Param, nnx.BatchStat)))
+        for path, variable in pairs:
+            array = arrays.get(".".join(map(str, path)), variable[...])
+            own = descend(self.module, path)
+            own.set_value(jnp.asarray(array, self.precision))
+
+    def layer_paths(self) -> Collection[str]:
+        """Paths of all modules."""
+        return {".".join(map(str, path)) for path, _ in nnx.iter_modules(self.module) if path}
+
+    def call(self, module: Any, images: jax.Array, train: bool, tap: ValueTap, hooks: Sequence[Hook]) -> jax.Array:
+        """Run a module of this structure; its activations pass the tap, and its logits."""
+        (module.train if train else module.eval)()
+        asks = TRAIN_ARGUMENTS.get(self.train_argument, True)
+        mode = {self.train_argument: asks if train else not asks} if self.train_argument else {}
+        with tapped(module, tap, hooks):
+            try:
+                returned = module(images, **mode)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise self.forward_failed(error, images.shape) from error
+        return self.logits(returned, tap)
+
+    def run(self, images: np.ndarray, train: bool, tap: ArrayTap, hooks: Sequence[Hook]) -> Arrays:
+        """Run the module, in train mode a copy of it; its activations pass the tap."""
+        module = nnx.clone(self.module) if train else self.module
+        self.call(module, self.laid_out(images), train, self.array_tap(tap), hooks)
+        statistics = {name: v[...] for name, v in self.variables(module).items() if isinstance(v, nnx.BatchStat)}
+        return self.to_canonical_arrays(statistics) if train else {}
+
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
+    ) -> tuple[float, Arrays]:
+        """Differentiate by jax.value_and_grad, compiled as a whole."""
+        hooks = self.hooks if activations is not None else []
+        graph, *states = nnx.split(self.module, nnx.Param, ...)
+        parameters, others = states
+
+        def loss_of(parameters: Any, images: jax.Array) -> jax.Array:
+            module, tap = nnx.merge(graph, parameters, others, copy=True), self.straight_through(activations)
+            logits = self.call(module, self.laid_out(images), train, tap, hooks)
+            return training.loss(logits, jnp.asarray(labels), recipe)
+
+        differentiate = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1)))
+        value, (found, image_gradient) = differentiate(parameters, jnp.asarray(images, self.precision))
+        gradients = {".".join(map(str, path)): v[...] for path, v in nnx.to_flat_state(found)}
+        return float(value), self.to_canonical_arrays(gradients) | {"input": np.asarray(image_gradient)}
+
+
+class Tapped(nnx.Module):
+    """A layer whose activation passes a tap."""
+
+    def __init__(self, layer: Any, hook: Hook, tap: ValueTap) -> None:
+        self.layer, self.call = layer, nnx.static(hook.around(tap, layer))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer."""
+        return self.call(*args, **kwargs)
+
+
+@contextmanager
+def tapped(module: Any, tap: ValueTap, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Let activations of an NNX module pass a tap, by layers that stand in for others; the innermost first."""
+    replaced = []
+    for hook in sorted(hooks, key=lambda hook: -hook.path.count(".")):
+        *owner, step = hook.path.split(".")
+        parent = descend(module, owner)
+        layer = descend(parent, [step])
+        replaced.append((parent, step, layer))
+        put_child(parent, step, Tapped(layer, hook, tap))
+    try:
+        yield
+    finally:
+        for parent, step, layer in reversed(replaced):
+            put_child(parent, step, layer)
+
+
+def descend(module: Any, path: Sequence[Any]) -> Any:
+    """Return what is at a path of attributes and indices."""
+    for step in map(str, path):
+        module = module[int(step)] if step.isdigit() else getattr(module, step)
+    return module
+
+
+def put_child(parent: Any, step: str, child: Any) -> None:
+    """Set an attribute or an item."""
+    if step.isdigit():
+        parent[int(step)] = child
+    else:
+        setattr(parent, step, child)
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:

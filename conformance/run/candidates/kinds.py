@@ -102,6 +102,13 @@ KINDS: tuple[Kind, ...] = (
         gradients="gradients; not training steps",
     ),
     Kind(
+        "NNX module",
+        ("flax.nnx:Module",),
+        "conformance.run.candidates.flax:NnxCandidate",
+        ("flax", "jax"),
+        gradients="gradients; not training steps",
+    ),
+    Kind(
         "ONNX file",
         ("conformance.run.candidates.onnx:OnnxFile",),
         "conformance.run.candidates.onnx:OnnxCandidate",

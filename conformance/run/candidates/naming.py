@@ -19,7 +19,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +128,7 @@ def read_names(names: Iterable[str], framework: Framework, patterns: Path | None
     if patterns is not None:
         naming = read_as(names, pattern_dialect(patterns, framework), "")
         return check_one_to_one(naming, patterns)
-    dialects = [dialect for dialect in DIALECTS.values() if dialect.framework == framework]
+    dialects = spellings(framework)
     namings = [read_as(names, dialect, prefix) for prefix in prefixes(names) for dialect in dialects]
     most = max((len(naming.arrays) for naming in namings), default=0)
     best = [naming for naming in namings if len(naming.arrays) == most]
@@ -141,6 +141,24 @@ def read_names(names: Iterable[str], framework: Framework, patterns: Path | None
             "a TOML file of path patterns, and give it by --names (docs/your-own-model.md shows one)"
         )
     return best[0]
+
+
+def spellings(framework: Framework) -> list[Dialect]:
+    """List the dialects of a framework, and those of others as a model of the framework would spell them.
+
+    A port often keeps the names of the layers that it was ported from, and calls their arrays as its framework does.
+
+    Example:
+        >>> [dialect.name for dialect in spellings("flax")][:4]
+        ['flax', 'transformers-flax', 'flax-linen', 'torchvision']
+    """
+    own = [dialect for dialect in DIALECTS.values() if dialect.framework == framework]
+    layers = [dialect.layers for dialect in own if not any(dialect.collections)]
+    for dialect in DIALECTS.values():
+        if dialect.layers not in layers:
+            layers.append(dialect.layers)
+            own.append(replace(dialect, framework=framework, collections=("", "")))
+    return own
 
 
 def prefixes(names: Iterable[str]) -> list[str]:

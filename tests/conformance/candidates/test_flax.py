@@ -1,4 +1,4 @@
-"""A Linen module as it is: what it shows, and what it is held against."""
+"""Linen and NNX modules as they are: what they show, and what they are held against."""
 
 from __future__ import annotations
 
@@ -17,25 +17,30 @@ from conformance.run.candidates.kinds import adapt
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
 from impls.config import VARIANTS
+from tests.conformance.candidates import nnx_port
 from tests.conformance.handwritten.linen_networks import ResNet
 
 CONFIG = replace(VARIANTS["flax"], depths=(1, 1, 1, 1), width=8, num_classes=10, norm_variance="biased")
+SYMMETRIC = replace(CONFIG, same_padding=False)
 IMAGES = noise(64, 96, 2, 0).images
 SIZE = {"stage_sizes": (1, 1, 1, 1), "num_classes": 10, "num_filters": 8}
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    file = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    synthetic_weights(CONFIG, seed=0).save(file)
-    return file
+def files(tmp_path_factory):
+    """Weights by the configuration that they belong to."""
+    folder = tmp_path_factory.mktemp("weights")
+    files = {config: folder / f"{config.variant}.safetensors" for config in (CONFIG, SYMMETRIC)}
+    for config, file in files.items():
+        synthetic_weights(config, seed=0).save(file)
+    return files
 
 
 @pytest.fixture(scope="module")
-def oracle(weights):
+def oracle(files):
     adapter = Oracle()
     adapter.prepare("cpu", "float64")
-    adapter.build(CONFIG, weights)
+    adapter.build(CONFIG, files[CONFIG])
     return adapter
 
 
@@ -46,11 +51,11 @@ def _float64():
 
 
 @pytest.fixture
-def candidate(weights):
-    def make(module):
+def candidate(files):
+    def make(module, config=CONFIG):
         adapter = adapt(module, Options())
         adapter.prepare("cpu", "float64")
-        adapter.build(CONFIG, weights)
+        adapter.build(config, files[config])
         return adapter
 
     return make
@@ -104,3 +109,41 @@ def test_a_module_comes_with_variables_or_without(candidate):
     assert alone.survey().shapes == together.survey().shapes
     assert alone.survey().shapes["params.conv_init.kernel"] == (7, 7, 3, 8)
     assert alone.given is None
+
+
+def test_an_nnx_module_shows_and_is_fed_through_layers_that_stand_in(candidate, files):
+    """Its layers are named as in torchvision, and their arrays as in Flax."""
+    module = nnx_port.Port()
+    adapter, oracle = candidate(module, SYMMETRIC), Oracle()
+    assert adapter.naming.dialect == "torchvision"
+    oracle.prepare("cpu", "float64")
+    oracle.build(SYMMETRIC, files[SYMMETRIC])
+    adapter.examine(IMAGES)
+    assert adapter.not_shown == {}
+    for train in (False, True):
+        arrays = adapter.record(IMAGES, train, layers=True)
+        assert_equal_to_rounding(arrays, oracle.record(IMAGES, train, layers=True))
+    seen = {}
+
+    def tap(name, value):
+        seen[name] = value
+        return np.zeros_like(value) if name in ("stem", "stage2.0", "pool") else None
+
+    adapter.run_tapped(IMAGES, False, tap)
+    assert not seen["stage1.0.conv1"].any()
+    assert not seen["stage3.0.downsample_conv"].any()
+    assert np.allclose(seen["logits"], adapter.canonical_state()["fc.bias"])
+    assert module.conv1.kernel.dtype == np.float32
+    assert "Tapped" not in str(adapter.module)
+
+
+@pytest.mark.slow
+def test_gradients_of_an_nnx_module_are_the_oracles(candidate, files):
+    labels, oracle = np.array([3, 7]), Oracle()
+    oracle.prepare("cpu", "float64")
+    oracle.build(SYMMETRIC, files[SYMMETRIC])
+    activations = oracle.record(IMAGES, True, layers=True)
+    loss, gradients = candidate(nnx_port.Port(), SYMMETRIC).gradients(IMAGES, labels, LOSS, True, activations)
+    loss_expected, expected = oracle.gradients(IMAGES, labels, LOSS, True, activations)
+    assert loss == pytest.approx(loss_expected, rel=1e-12)
+    assert_equal_to_rounding(gradients, expected, 1e-10)
