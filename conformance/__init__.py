@@ -64,7 +64,8 @@ def check(
         ValueError: If a target names nothing, a model's arrays or its variant cannot be told, or weights or pictures
             cannot be read or do not suit it.
     """
-    from conformance.checking import check_models, make_request
+    from conformance.run.live import random_states
+    from conformance.surveying import make_request
 
     request = make_request(
         variant=variant,
@@ -81,7 +82,10 @@ def check(
         timeout=timeout,
         seed=seed,
     )
-    return check_models(models, request)
+    with random_states():  # rich, which prints reports, draws numbers when it is imported
+        from conformance.checking import check_models
+
+        return check_models(models, request)
 
 
 def record_trace(model: Any, path: str | Path, *, small: bool = False, **options: Any) -> Recording:
@@ -101,7 +105,7 @@ def record_trace(model: Any, path: str | Path, *, small: bool = False, **options
             not suit the model.
         NothingRecorded: If the model could not run in any precision.
     """
-    from conformance.checking import make_request
+    from conformance.surveying import make_request
     from conformance.tracing.runs import record_model
 
     recording = record_model(model, make_request(**options), small)

@@ -186,11 +186,12 @@ def check_command(
     conformance check torchvision.models:resnet50
     conformance check "mine=./port.py:make_model(num_classes=10)" --variant v1.5
     """  # noqa: D301 (click's mark of lines to be kept)
-    from conformance.checking import check_models, make_request
+    from conformance.checking import check_models
     from conformance.report.junit import write_junit
     from conformance.report.progress import progress
     from conformance.report.record import write_json
     from conformance.report.text import plain_console, print_record
+    from conformance.surveying import make_request
 
     console = plain_console()
     with exit_on_bad_input(), progress() as notify:
@@ -228,9 +229,9 @@ def record_command(target: str, out: Path, small: bool, interpreters: Sequence[s
     conformance record torchvision.models:resnet50 --out torchvision.trace
     conformance record flax --variant v1.5 --out flax.trace
     """  # noqa: D301 (click's mark of lines to be kept)
-    from conformance.checking import make_request
     from conformance.outcome import EXIT_CODES
     from conformance.report.progress import progress
+    from conformance.surveying import make_request
     from conformance.tracing.runs import NothingRecorded, record_model
 
     with exit_on_bad_input(), progress() as notify:

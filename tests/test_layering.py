@@ -160,6 +160,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "conformance.trace",
     ),
     "conformance.selftest": ("conformance",),
+    "conformance.surveying": ("conformance",),
     "conformance.checking": ("conformance",),
     "conformance.tracing": ("conformance",),
     "conformance.pytest_plugin": ("conformance",),

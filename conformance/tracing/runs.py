@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conformance.checking import Checked, Request, plan_group, survey_models
+from conformance.checking import plan_group
 from conformance.options import choose_networks, not_installed, trace_folder
 from conformance.outcome import Failure
 from conformance.plan import Listener, Plan, make_jobs, write_files
 from conformance.plan import Request as Run
 from conformance.run.implementations import NAMED, ORACLE, Implementation, find_implementation
 from conformance.run.jobs import Event, run_jobs
+from conformance.surveying import Checked, Request, survey_models
 from conformance.trace import Trace
 from conformance.tracing.recording import Key, Recording, sketched
 
