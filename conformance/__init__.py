@@ -13,12 +13,14 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from conformance.checking import Report
     from conformance.tracing.comparison import TraceReport
+    from conformance.tracing.modules import ModuleReport
     from conformance.tracing.recording import Recording
 
 
@@ -113,16 +115,50 @@ def record_trace(model: Any, path: str | Path, *, small: bool = False, **options
     return recording
 
 
-def compare_traces(first: str | Path, second: str | Path, weights: str | Path | None = None) -> TraceReport:
-    """Compare two files that `record_trace` wrote: the command `conformance compare` as a function.
+def recording(
+    model: Any, path: str | Path, *, small: bool = False, layout: Literal["NCHW", "NHWC"] = "NCHW"
+) -> AbstractContextManager[None]:
+    """Record what every module of a PyTorch network returns, whatever the network is, while it is run.
 
-    No framework is needed. In float64 the limits are those of the suite; in float32 the distance of the two is held
-    against that of the reference builds, which are run here.
+    Args:
+        model: The network, whose hooks fire: an eager `torch.nn.Module`.
+        path: The file, which is written at the end of the `with` block, unless that raises an error.
+        small: Whether large arrays are kept as sketches.
+        layout: Axes of its arrays of four axes; NHWC is turned into NCHW.
+
+    Raises:
+        TypeError: If the model is no `torch.nn.Module`.
+        ValueError: If the model was not called.
+
+    Example:
+        Record a run in float64, which another network is held against::
+
+            with conformance.recording(model.double(), "reference.trace"):
+                model(images.double())
+    """
+    from conformance.tracing.modules import record_modules
+
+    return record_modules(model, Path(path), small, layout)
+
+
+def compare_traces(
+    first: str | Path,
+    second: str | Path,
+    weights: str | Path | None = None,
+    names: str | Path | None = None,
+    noise: str | Path | None = None,
+) -> TraceReport | ModuleReport:
+    """Compare two files of `record_trace`, or two of `recording`: the command `conformance compare` as a function.
+
+    No framework is needed. In float64 the limits are those of the suite. In float32 the distance of the two is held
+    against that of the reference builds, which are run here; that of two files of `recording` against `noise`.
 
     Args:
         first: The file that the other is held against.
         second: The other.
-        weights: The checkpoint that both models were given, for float32; None where weights are synthetic.
+        weights: For files of `record_trace`: the checkpoint that both were given; None where weights are synthetic.
+        names: For files of `recording`: a TOML file with the names of the second for those of the first.
+        noise: For files of `recording`: a run in float32 of the network that ran in float64 in the first.
 
     Returns:
         A report: `report.conforms` tells the verdict, and `str(report)` is what the command prints.
@@ -130,8 +166,7 @@ def compare_traces(first: str | Path, second: str | Path, weights: str | Path | 
     Raises:
         ValueError: If a file is damaged or of another version, or if networks, weights or inputs differ.
     """
-    from conformance.tracing.comparison import compare_recordings
-    from conformance.tracing.recording import Recording
+    from conformance.tracing.comparison import compare_files
 
-    one, other = Recording.load(Path(first)), Recording.load(Path(second))
-    return compare_recordings(one, other, None if weights is None else Path(weights))
+    one, two, three = (None if path is None else Path(path) for path in (weights, names, noise))
+    return compare_files(Path(first), Path(second), one, two, three)

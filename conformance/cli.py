@@ -256,9 +256,13 @@ def record_command(target: str, out: Path, small: bool, interpreters: Sequence[s
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("--weights", type=click.Path(path_type=Path), help="The checkpoint that both were given, for float32.")
+@click.option("--names", type=click.Path(path_type=Path), help="Of any network: a TOML file that maps names.")
+@click.option("--noise", type=click.Path(path_type=Path), help="Of any network: the first, recorded in float32.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write every comparison to this JSON file.")
-def compare_command(first: Path, second: Path, weights: Path | None, report: Path | None) -> None:
-    """Hold SECOND against FIRST, two files that `record` wrote, array by array.
+def compare_command(
+    first: Path, second: Path, weights: Path | None, names: Path | None, noise: Path | None, report: Path | None
+) -> None:
+    """Hold SECOND against FIRST, two files that `record` or `conformance.recording` wrote, array by array.
 
     float64 is judged by the limits of the suite, float32 by the reference builds, which are run here: they are NumPy.
 
@@ -273,12 +277,11 @@ def compare_command(first: Path, second: Path, weights: Path | None, report: Pat
     """  # noqa: D301 (click's mark of lines to be kept)
     from conformance.report.progress import progress
     from conformance.report.record import write_json
-    from conformance.tracing.comparison import compare_recordings
-    from conformance.tracing.recording import Recording
+    from conformance.tracing.comparison import compare_files
 
     with exit_on_bad_input(), progress() as notify:
         check_report(report)
-        result = compare_recordings(Recording.load(first), Recording.load(second), weights, notify)
+        result = compare_files(first, second, weights, names, noise, notify)
     click.echo(str(result), nl=False)
     if report is not None:
         write_json(result.to_dict(), report)

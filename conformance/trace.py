@@ -37,7 +37,7 @@ class Origin:
         input: Content hash of the input's images.
         parameters: Canonical name and shape of every array that the model itself lists.
         device: Name of the device; "cpu" for the processor.
-        versions: Package to installed version.
+        versions: Package to installed version, and the version of Python.
         in_force: Operation to the precision that was measured for it.
         fed: Whether each segment was fed the oracle's own input.
         not_shown: Arrays that the candidate cannot show, each with the reason; they are not compared.

@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -97,6 +98,7 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
     probed = Capability.PROBE in adapter.capabilities
     in_force = check_precision(adapter, job.precision) if probed else {}
     versions = {package: metadata.version(package) for package in job.implementation.packages}
+    versions["python"] = platform.python_version()  # of this worker, which --python may choose
     switches = dict(adapter.switches()) if probed else {}
     say(event="ready", device=device, versions=versions, switches=switches, in_force=in_force)
     for variant, network in job.networks.items():

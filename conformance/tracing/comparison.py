@@ -25,6 +25,7 @@ from conformance.plan import Request as Run
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.jobs import run_jobs
 from conformance.trace import Trace, TraceError
+from conformance.tracing.modules import ModuleRecording, ModuleReport, compare_modules, holds_modules, read_map
 from conformance.tracing.recording import Key, Recording, sketched
 from conformance.tracing.text import report_text
 from weights_convert import Checkpoint
@@ -89,6 +90,30 @@ class TraceReport:
 
     def __str__(self) -> str:
         return report_text(self)
+
+
+def compare_files(
+    first: Path,
+    second: Path,
+    weights: Path | None = None,
+    names: Path | None = None,
+    noise: Path | None = None,
+    notify: Listener = lambda event: None,
+) -> TraceReport | ModuleReport:
+    """Compare two files, both of a ResNet-50 or both of any network; see `conformance.compare_traces`.
+
+    Raises:
+        ValueError: If a file cannot be read, or the two cannot be compared.
+    """
+    kinds = [holds_modules(path) for path in (first, second)]
+    if not any(kinds):
+        if names or noise:
+            raise TraceError("names and noise are for recordings of any network, and these are of a ResNet-50")
+        return compare_recordings(Recording.load(first), Recording.load(second), weights, notify)
+    if weights:
+        raise TraceError("weights are for recordings of a ResNet-50, and these are of any network")
+    float32 = None if noise is None else ModuleRecording.load(noise)
+    return compare_modules(ModuleRecording.load(first), ModuleRecording.load(second), read_map(names), float32)
 
 
 def compare_recordings(
@@ -274,8 +299,7 @@ def notes_on(first: Recording, second: Recording) -> Iterator[str]:
     for recording in (first, second):
         origin = next(iter(recording.traces.values())).origin
         versions = ", ".join(f"{package} {version}" for package, version in origin.versions.items())
-        python = f"Python {recording.environment.get('python', '?')}"
-        yield f"{recording.name}: {', '.join(filter(None, [versions, origin.device, python]))}"
+        yield f"{recording.name}: {', '.join(filter(None, [versions, origin.device]))}"
         yield from recording.notes
         yield from (f"not recorded: {line}" for line in recording.not_recorded)
     for here, there in ((first, second), (second, first)):

@@ -52,7 +52,7 @@ class Recording:
         weights: Content hash of the weights.
         weights_from: Where the weights came from, in words.
         seed: Seed of synthetic weights; None where they were a file's or the model's own.
-        environment: Python, platform and processors of the machine.
+        environment: Platform and processors of the machine.
         notes: What is to be said about the candidate, a line for each.
         not_recorded: What could not be recorded, a line for each.
         path: The file that it was read from.

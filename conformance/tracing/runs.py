@@ -55,11 +55,7 @@ def record_model(model: Any, request: Request, small: bool = False, notify: List
         chosen.weights.content_hash(),
         chosen.weights.where,
         None if request.weights or request.own_weights else request.seed,
-        {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processors": str(os.cpu_count()),
-        },
+        {"platform": platform.platform(), "processors": str(os.cpu_count())},
         chosen.notes,
         reasons,
     )

@@ -27,7 +27,7 @@ def trace(precision="float64", candidate="mine", weights="0123", **arrays):
 
 def recording(*traces, config=VARIANTS["v1.5"], weights="0123"):
     traces = {Key(each.origin.precision, each.origin.case): each for each in traces or (trace(),)}
-    environment = {"python": "3.12.1"}
+    environment = {"processors": "2"}
     return Recording("mine", config, traces, [INPUT], weights, "synthetic weights (seed 0)", 0, environment, ["a note"])
 
 
@@ -43,7 +43,7 @@ def test_a_recording_is_read_as_it_was_written(file):
     assert loaded.name == "run.trace (mine)"
     assert (loaded.config, loaded.weights, loaded.seed) == (VARIANTS["v1.5"], "0123", 0)
     assert (loaded.environment, loaded.notes, loaded.precisions) == (
-        {"python": "3.12.1"},
+        {"processors": "2"},
         ["a note"],
         ["float64", "float32"],
     )

@@ -1,0 +1,331 @@
+"""Recordings of any network: what each of its modules returned, and the comparison of two of them by name.
+
+The network need be no ResNet-50, and there is no oracle of it: the reference is a run in float64. A candidate in
+float64 is held against it by the limit of the suite; one in float32 by what the reference itself errs by in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from conformance.cases.sketch import SUMS, sketch
+from conformance.compare.comparison import Verdict, judge_absolute
+from conformance.compare.limits import ACTIVATIONS_FLOAT64, FLOAT32
+from conformance.compare.measure import Incomparable, Measurement, measure
+from conformance.compare.noise import NoiseFloor, two_digits
+from conformance.outcome import EXIT_CODES
+from conformance.trace import TraceError
+from conformance.tracing.recording import ArraysOfFile, hash_of
+from conformance.tracing.text import PASSED
+from weights_convert.containers.atomic import write_atomically
+
+MODULES_VERSION = 1
+"""Version of the file's metadata; a recording of another version is refused."""
+
+KEY = "modules"
+"""Key of the metadata, which tells such a file from a recording of a candidate."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleRecording:
+    """What the modules of a network returned, in the order in which they finished.
+
+    Attributes:
+        arrays: Arrays by the path of the module; "input" and "output" are those of the network.
+        shapes: The shape of each, before it was sketched.
+        name: The class of the network; of a file, its name.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[int, ...]]
+    name: str
+
+    @property
+    def precision(self) -> str:
+        """Name of the dtype of what the network returned."""
+        outputs = [name for name in self.shapes if name.partition(".")[0] == "output"]
+        return self.arrays[outputs[0]].dtype.name
+
+    def save(self, path: Path) -> None:
+        """Write the recording, completely or not at all."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        facts = {"format_version": MODULES_VERSION, "name": self.name, "shapes": list(self.shapes.items())}
+        text = json.dumps(facts)
+        metadata = {KEY: text, "sha256": hash_of(text, sorted(arrays.items()))}
+        write_atomically(path, lambda partial: save_file(arrays, partial, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> ModuleRecording:
+        """Read a recording; its arrays stay on disk until they are asked for.
+
+        Raises:
+            TraceError: If the file is damaged, of another version, or no such recording; the message names it.
+        """
+        try:
+            file: Any = safe_open(path, framework="numpy")
+            metadata = file.metadata() or {}
+            arrays = ArraysOfFile(file, {name: name for name in sorted(file.keys())})
+            if KEY not in metadata:
+                raise TraceError("it is no recording of modules: a file of `conformance.recording` is expected")
+            if hash_of(metadata[KEY], arrays.items()) != metadata.get("sha256"):
+                raise TraceError("it is damaged: its arrays are not those that were written; record it again")
+            facts = json.loads(metadata[KEY])
+        except (OSError, SafetensorError, ValueError) as error:
+            raise TraceError(f"{path}: {error}") from error
+        if facts["format_version"] != MODULES_VERSION:
+            raise TraceError(
+                f"{path}: the recording has format version {facts['format_version']}, and this release reads version "
+                f"{MODULES_VERSION}: record it again with this release"
+            )
+        return cls(arrays, {name: tuple(shape) for name, shape in facts["shapes"]}, path.name)
+
+
+def holds_modules(path: Path) -> bool:
+    """Tell a file of `recording` from every other file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+@contextmanager
+def record_modules(model: Any, path: Path, small: bool, layout: str) -> Iterator[None]:
+    """Record what the modules of a PyTorch network return while it is run; see `conformance.recording`."""
+    if not hasattr(model, "register_forward_hook"):
+        raise TypeError(f"a torch.nn.Module is recorded, and this is a {type(model).__name__}")
+    arrays: dict[str, np.ndarray] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    calls: Counter[str] = Counter()
+
+    def store(name: str, value: Any) -> None:
+        calls[name] += 1
+        numbered = name if calls[name] == 1 else f"{name}#{calls[name]}"
+        for key, array in tensors_of(numbered, value):
+            turned = array.transpose(0, 3, 1, 2) if layout == "NHWC" and array.ndim == 4 else array
+            shapes[key] = turned.shape
+            arrays[key] = shrunk(turned) if small and turned.dtype.kind == "f" and not is_input(key) else turned
+
+    handles = [model.register_forward_pre_hook(lambda module, inputs: store("input", first_of(inputs)))]
+    for name, module in model.named_modules():
+        handles.append(
+            module.register_forward_hook(lambda module, inputs, output, name=name or "output": store(name, output))
+        )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not any(name.partition(".")[0] == "output" for name in arrays):
+        raise TraceError("nothing was recorded: the model was not called, or no hook fires in it (a scripted module)")
+    ModuleRecording(arrays, shapes, type(model).__name__).save(path)
+
+
+def is_input(name: str) -> bool:
+    """Tell the inputs of a network, which are kept whole, from the arrays that it computes."""
+    return name.partition(".")[0] == "input"
+
+
+def first_of(inputs: tuple[Any, ...]) -> Any:
+    """Return the only input of a network, or all of them."""
+    return inputs[0] if len(inputs) == 1 else inputs
+
+
+def tensors_of(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield copies of the tensors in a value, under the name, or the name and their keys where there are several."""
+    if hasattr(value, "detach"):
+        tensor = value.detach().cpu()
+        yield name, (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy().copy()
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from tensors_of(f"{name}.{key}", each)
+    elif isinstance(value, tuple | list):
+        for number, each in enumerate(value):
+            yield from tensors_of(f"{name}.{number}", each)
+
+
+def shrunk(array: np.ndarray) -> np.ndarray:
+    """Return an array, or where it is large its sketch, in its dtype."""
+    return sketch(array.astype(np.float64), largest=SUMS).astype(array.dtype)
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """The outcome of comparing the recordings of two networks.
+
+    Attributes:
+        reference: Name of the recording that the other is held against.
+        candidate: Name of the other.
+        verdicts: Name of each array in the reference to its verdict, in the order of computation.
+        not_judged: What could not be judged, and why.
+        notes: What is to be said about both.
+        precision: That of the candidate's run.
+    """
+
+    reference: str
+    candidate: str
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    not_judged: str = ""
+    notes: tuple[str, ...] = ()
+    precision: str = "float64"
+
+    @property
+    def first_divergence(self) -> str:
+        """The first array that diverges; empty where none does."""
+        return next((name for name, verdict in self.verdicts.items() if not verdict.passed), "")
+
+    @property
+    def verdict(self) -> str:
+        """The verdict: "diverges", "incomplete" where nothing could be judged, or "conforms"."""
+        return "diverges" if self.first_divergence else "incomplete" if self.not_judged else "conforms"
+
+    @property
+    def conforms(self) -> bool:
+        """Whether everything was judged, and nothing diverges."""
+        return self.verdict == "conforms"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        return EXIT_CODES[self.verdict]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        arrays = [
+            {"name": name, "error": v.error, "limit": v.limit, "passed": v.passed, "reason": v.reason}
+            for name, v in self.verdicts.items()
+        ]
+        facts = {"verdict": self.verdict, "first": self.reference, "second": self.candidate, "arrays": arrays}
+        return facts | {"not_judged": self.not_judged, "notes": list(self.notes)}
+
+    def __str__(self) -> str:
+        lines = [f"{self.candidate} held against {self.reference}", *(f"  {note}" for note in self.notes)]
+        if self.not_judged:
+            lines.append(f"not judged: {self.not_judged}")
+        if first := self.first_divergence:
+            lines.append(f"first diverging layer: {first}: {self.verdicts[first].reason}")
+        elif not self.not_judged:
+            lines.append(f"{self.precision}: {PASSED[self.precision]}")
+        passed = sum(verdict.passed for verdict in self.verdicts.values())
+        return "\n".join([*lines, f"{self.verdict}: {passed:,} of {len(self.verdicts):,} arrays passed", ""])
+
+
+def compare_modules(
+    reference: ModuleRecording, candidate: ModuleRecording, names: Mapping[str, str], noise: ModuleRecording | None
+) -> ModuleReport:
+    """Compare the recordings of two networks.
+
+    Args:
+        reference: A run in float64.
+        candidate: A run of the other network on the same input, in float64 or float32.
+        names: Name in the reference to name in the candidate; where it is empty, equal names belong together.
+        noise: A run of the reference in float32, from which the noise of float32 is measured.
+
+    Raises:
+        TraceError: If a name is in neither, nothing is in common, the inputs differ, or the reference is not float64.
+    """
+    pairs = pair_names(reference, candidate, names)
+    if reference.precision != "float64":
+        raise TraceError(f"{reference.name} is {reference.precision}: the reference is a run in float64")
+    for each in filter(None, (candidate, noise)):
+        check_inputs(reference, each)
+    left_out = sum(not is_input(name) for name in reference.shapes) - len(pairs)
+    notes = (f"{len(pairs):,} arrays are compared; {left_out:,} of the reference have no counterpart",)
+    if candidate.precision not in PASSED:
+        raise TraceError(f"{candidate.name} is {candidate.precision}: float64 and float32 are compared")
+    if candidate.precision == "float32" and noise is None:
+        reason = f"{candidate.name} is {candidate.precision}: a run of the reference in that precision shows its noise"
+        return ModuleReport(reference.name, candidate.name, not_judged=f"{reason} (--noise FILE)", notes=notes)
+    verdicts = {here: judge(reference, candidate, here, there, noise) for here, there in pairs.items()}
+    return ModuleReport(reference.name, candidate.name, verdicts, "", notes, candidate.precision)
+
+
+def pair_names(reference: ModuleRecording, candidate: ModuleRecording, names: Mapping[str, str]) -> dict[str, str]:
+    """Pair the arrays of two recordings, in the order of the reference."""
+    missing = [name for name in names if name not in reference.shapes]
+    missing += [name for name in names.values() if name not in candidate.shapes]
+    if missing:
+        raise TraceError(f"no array has the name {', '.join(missing[:5])}, which the map gives")
+    same = {name: name for name in reference.shapes if name in candidate.shapes and not is_input(name)}
+    chosen = dict(names) or same
+    if not chosen.keys() - {"output"}:
+        raise TraceError(
+            f"{reference.name} and {candidate.name} have no layer of the same name: give a map of names (--names)"
+        )
+    return {name: chosen[name] for name in reference.shapes if name in chosen}
+
+
+def check_inputs(reference: ModuleRecording, other: ModuleRecording) -> None:
+    """Check that two networks were given the same numbers."""
+    for name in filter(is_input, reference.shapes):
+        ours, theirs = reference.arrays[name], other.arrays.get(name)
+        if theirs is None or ours.shape != theirs.shape or not np.array_equal(ours.astype(theirs.dtype), theirs):
+            raise TraceError(f"{reference.name} and {other.name} cannot be compared: they were given different inputs")
+
+
+def judge(
+    reference: ModuleRecording, candidate: ModuleRecording, here: str, there: str, noise: ModuleRecording | None
+) -> Verdict:
+    """Judge one array of a candidate."""
+    try:
+        measured = distance(reference, here, candidate, there)
+        if candidate.precision == "float64":
+            return judge_absolute(measured, ACTIVATIONS_FLOAT64)
+        assert noise is not None
+        worst = distance(reference, here, noise, here).relative_l2
+    except Incomparable as error:
+        return Verdict(None, None, False, str(error).replace("the oracle", "the reference"))
+    limit, reason = FLOAT32.allowed(worst, measured.numbers), ""
+    if measured.relative_l2 > limit:
+        reason = (
+            f"error {two_digits(measured.relative_l2)}; the reference errs by {two_digits(worst)} in float32: a bug"
+        )
+    return Verdict(measured.relative_l2, limit, not reason, reason, NoiseFloor(worst, worst))
+
+
+def distance(reference: ModuleRecording, here: str, other: ModuleRecording, there: str) -> Measurement:
+    """Measure how far an array is from that of the reference.
+
+    Raises:
+        Incomparable: If it is missing, or of another shape or dtype than its recording, or `measure` cannot compare it.
+    """
+    if there not in other.shapes:
+        raise Incomparable(f"{other.name} has no such array")
+    if other.shapes[there] != reference.shapes[here]:
+        raise Incomparable(f"shape {other.shapes[there]} where {reference.shapes[here]} is expected")
+    ours, theirs = reference.arrays[here], other.arrays[there]
+    if theirs.dtype.name != other.precision:
+        raise Incomparable(f"{theirs.dtype} in a run in {other.precision}")
+    if ours.shape != theirs.shape:
+        ours, theirs = shrunk(ours), shrunk(theirs)
+    if np.array_equal(ours, theirs):  # be it a constant, which proves nothing, and which no bug made either
+        return Measurement(0.0, 0.0, ours.size)
+    return measure(ours, theirs)
+
+
+def read_map(file: Path | None) -> dict[str, str]:
+    """Read a map of names: a TOML file whose table `names` gives, for names in the reference, those in the candidate.
+
+    Raises:
+        TraceError: If it is none.
+    """
+    if file is None:
+        return {}
+    try:
+        names = tomllib.loads(file.read_text())["names"]
+        if not names or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError("the table `names` holds texts, and one at least")
+    except (OSError, KeyError, AttributeError, ValueError) as error:
+        raise TraceError(f"{file}: it holds no map of names ({error}); see docs/traces.md") from error
+    return dict(names)
