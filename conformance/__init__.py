@@ -36,6 +36,7 @@ def check(
     names: str | Path | None = None,
     output: str = "",
     layout: Literal["NCHW", "NHWC", ""] = "",
+    train_argument: str = "",
     device: str = "auto",
     timeout: float = 900.0,
     seed: int = 0,
@@ -55,6 +56,8 @@ def check(
         names: A TOML file of path patterns, where a model has names of its own.
         output: Key, index or attribute of the logits in what they return.
         layout: Axes of the images that they take; empty for those that their framework is used to.
+        train_argument: The argument of their call that asks for train mode, where a Flax module's signature has none
+            that is known.
         device: "cpu", "gpu" or "auto".
         timeout: Seconds that one worker may take; a live object has no limit.
         seed: Seed of synthetic weights and noise.
@@ -80,6 +83,7 @@ def check(
         names=names,
         output=output,
         layout=layout,
+        train_argument=train_argument,
         device=device,
         timeout=timeout,
         seed=seed,

@@ -54,6 +54,7 @@ MODEL_OPTIONS = (
     click.option("--names", type=click.Path(path_type=Path), help="A TOML file of path patterns: the model's names."),
     click.option("--output", default="", metavar="KEY", help="Key, index or attribute of the logits in its output."),
     click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the images that it takes."),
+    click.option("--train-argument", default="", metavar="NAME", help="Argument of its call that asks for train mode."),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise."),
     click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"])),
     click.option(

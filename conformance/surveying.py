@@ -83,6 +83,7 @@ def make_request(
     names: str | Path | None = None,
     output: str = "",
     layout: Layout | Literal[""] | None = None,
+    train_argument: str = "",
     device: str = "auto",
     timeout: float = 900.0,
     seed: int = 0,
@@ -101,7 +102,7 @@ def make_request(
         device,
         timeout,
         seed,
-        Options(output, layout or "", str(names or "")),
+        Options(output, layout or "", str(names or ""), train_argument),
         interpreters or {},
         keep_traces,
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from flax import linen
 
 from conformance.cases.inputs import noise
 from conformance.cases.names import parameter_names
@@ -100,6 +101,18 @@ def test_gradients_are_the_oracles_also_at_given_activations(candidate, oracle):
 def test_a_fixed_dtype_is_float32_inside(candidate):
     with pytest.raises(Unfit, match="its stem is float32 where float64 goes in"):
         candidate(ResNet(**SIZE, dtype="float32")).examine(IMAGES)
+
+
+def test_train_mode_is_asked_for_as_the_signature_tells_or_as_the_user_says():
+    for call, given, train, inference in (
+        (lambda self, x, train=True: x, "", {"train": True}, {"train": False}),
+        (lambda self, x, deterministic: x, "", {"deterministic": False}, {"deterministic": True}),
+        (lambda self, x, learning: x, "learning", {"learning": True}, {"learning": False}),
+    ):
+        adapter = adapt(type("Net", (linen.Module,), {"__call__": call})(), Options(train_argument=given))
+        assert (adapter.mode(True), adapter.mode(False), "train" in adapter.cannot) == (train, inference, False)
+    adapter = adapt(type("Net", (linen.Module,), {"__call__": lambda self, x: x})(), Options())
+    assert "--train-argument names another" in adapter.cannot["train"]
 
 
 def test_a_module_comes_with_variables_or_without(candidate):
