@@ -7,25 +7,24 @@ of its kind that are wrong, so that a bug of a whole class of layers is said onc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
 from conformance.cases.case import MODES, Mode
-from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.probe import Probe, Probed
 from conformance.identify import convolution, norm, pool, total
 from conformance.identify.convolution import TooFewSamples
 from conformance.identify.fact import Fact, NotIdentified, Unidentified, group_words, relative_error
 from conformance.identify.geometry import Geometry
-from conformance.identify.link import IMAGES, Array, Arrays, Kind, Link, expected_output, links
+from conformance.identify.link import Array, Arrays, Kind, Link, expected_output, links
 from conformance.identify.precision import NEAR, format_of
+from conformance.identify.questions import REPEATED, Asked, ask_layer, layer_probes
 from conformance.identify.screen import Screening, oracle_run, screened, screening_probes
 from conformance.identify.statistics import identify_statistics
 from conformance.identify.structure import first_of, merge_owners, missing_facts, missing_links, owner_fact
-from impls.config import TOTAL_STRIDE, ResNetConfig, feature_size
+from impls.config import ResNetConfig
 
 MOST_MEASURED = 6
 """Largest number of layers that are measured in one round of probes."""
@@ -35,9 +34,6 @@ ROUNDS = 2
 
 Ask = Callable[[Sequence[Probe]], Mapping[str, Probed]]
 """Runs probes by the candidate; returns the result of each by its name."""
-
-Asked = Mapping[str, Mapping[str, Array]]
-"""Part of a measurement to the inputs of a link by name."""
 
 
 @dataclass(frozen=True)
@@ -78,57 +74,110 @@ def identify(config: ResNetConfig, arrays: Arrays, suspects: Mapping[str, Sequen
     """
     wide = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
     table = {link.name: link for link in links(config)}
-    probes, fed = screening_probes(config, wide)
-    wrong: Mapping[str, Sequence[Mode]] = {name: modes for name, modes in suspects.items() if name in table}
+    search = Search(config, wide, table, {name: modes for name, modes in suspects.items() if name in table})
     screening: Screening | None = None
-    facts: list[Fact] = []
-    unidentified: dict[str, Unidentified] = {}
-    geometries: dict[str, Geometry] = {}
+    probes, fed = screening_probes(config, wide)
     for _ in range(ROUNDS):
-        left = {name: modes for name, modes in wrong.items() if name not in {*layers_of(facts), *unidentified}}
+        left = search.left()
         chosen = [table[name] for name in representatives(left, table)]
         if not chosen and screening is not None:
             break
-        asked = {link.name: ask_layer(link, config, geometries.get(link.name)) for link in chosen}
+        asked = {link.name: ask_layer(link, config, search.geometries.get(link.name)) for link in chosen}
         questions = [each for link in chosen for each in layer_probes(link, asked[link.name], left[link.name], config)]
         answers = ask([*([] if screening else probes), *questions])
-        screening = screening or screened(config, wide, fed, answers)
-        wrong = screening.wrong or wrong
-        if not facts and screening.candidate:
-            facts += missing_facts(missing_links(next(iter(screening.candidate.values())), config), config)
-        facts += random_facts(wrong, table, screening, layers_of(facts))
-        for name, modes in wrong.items():
-            if name not in layers_of(facts) and (owner := screening.owner(table[name], modes)):
-                fact = owner_fact(table[name], owner)
-                facts.append(replace(fact, layers=(name,), mode="" if len(modes) == len(MODES) else modes[0]))
+        if screening is None:
+            screening = screened(config, wide, fed, answers)
+            if not screening.candidate:
+                return Identification((), tuple(not_probed(search.wrong, probes, answers)))
+            search.take_screening(screening)
         for link in chosen:
-            if link.name in layers_of(facts):
-                continue
-            try:
-                found = measure(link, asked[link.name], answers, wide, config, left[link.name])
-            except TooFewSamples as reason:
-                if link.name in geometries:
-                    unidentified[link.name] = Unidentified(link.name, str(reason))
-                geometries[link.name] = reason.geometry
-            except NotIdentified as reason:
-                unidentified[link.name] = Unidentified(link.name, str(reason))
-            except (ValueError, IndexError, np.linalg.LinAlgError) as error:  # a verdict must not fail for its reason
-                unidentified[link.name] = Unidentified(
-                    link.name, f"could not be measured ({type(error).__name__}: {error})"
-                )
-            else:
-                others = {name: modes for name, modes in wrong.items() if name not in layers_of(facts)}
-                for fact in found:
-                    facts.append(spread(fact, link, others, table, screening))
-                    if not facts[-1].mode:
-                        break  # it says all of what is found in each mode
-                unidentified = {name: each for name, each in unidentified.items() if name not in layers_of(facts)}
-    if screening and "train" in screening.candidate:
-        updates = identify_statistics(fed["train"], screening.candidate["train"], wide, config)
-        facts += [update for update in updates if not is_implied(update, facts)]
-    facts = sorted(merge_owners(facts, config), key=lambda fact: first_of(fact, list(table)))
-    rest = tuple(name for name in wrong if name not in {*layers_of(facts), *unidentified})
-    return Identification(tuple(facts), tuple(unidentified.values()), rest)
+            if link.name not in layers_of(search.facts):
+                search.take_answers(link, asked[link.name], answers, left[link.name], screening)
+    assert screening is not None
+    return search.result(screening)
+
+
+@dataclass(eq=False)
+class Search:
+    """The facts of one candidate, gathered round by round.
+
+    Attributes:
+        config: The network.
+        arrays: Its canonical arrays, in float64.
+        table: Every link by name.
+        wrong: The layers that are wrong, with the modes.
+        facts: What was found.
+        unidentified: Layers that were measured in vain.
+        geometries: Convolutions whose geometry is known, and whose kernel needs further probes.
+    """
+
+    config: ResNetConfig
+    arrays: Arrays
+    table: Mapping[str, Link]
+    wrong: Mapping[str, Sequence[Mode]]
+    facts: list[Fact] = field(default_factory=list)
+    unidentified: dict[str, Unidentified] = field(default_factory=dict)
+    geometries: dict[str, Geometry] = field(default_factory=dict)
+
+    def left(self) -> dict[str, Sequence[Mode]]:
+        """Return the wrong layers of which nothing is known yet."""
+        known = {*layers_of(self.facts), *self.unidentified}
+        return {name: modes for name, modes in self.wrong.items() if name not in known}
+
+    def take_screening(self, screening: Screening) -> None:
+        """Take what a screening tells: which layers are wrong, missing, random or given another layer's arrays."""
+        self.wrong = screening.wrong or self.wrong
+        activations = next(iter(screening.candidate.values()))
+        self.facts += missing_facts(missing_links(activations, self.config), self.config)
+        self.facts += random_facts(self.wrong, self.table, screening, layers_of(self.facts))
+        for name, modes in self.left().items():
+            if owner := screening.owner(self.table[name], modes):
+                fact = owner_fact(self.table[name], owner)
+                self.facts.append(replace(fact, layers=(name,), mode="" if len(modes) == len(MODES) else modes[0]))
+
+    def take_answers(
+        self, link: Link, asked: Asked, answers: Mapping[str, Probed], modes: Sequence[Mode], screening: Screening
+    ) -> None:
+        """Make facts of a layer's answers, and try them at all other layers that are wrong."""
+        try:
+            found = measure(link, asked, answers, self.arrays, self.config, modes)
+        except TooFewSamples as reason:
+            if link.name in self.geometries:
+                self.unidentified[link.name] = Unidentified(link.name, str(reason))
+            self.geometries[link.name] = reason.geometry
+        except NotIdentified as reason:
+            self.unidentified[link.name] = Unidentified(link.name, str(reason))
+        except (ValueError, IndexError, np.linalg.LinAlgError) as error:  # a verdict must not fail for its reason
+            words = f"could not be measured ({type(error).__name__}: {error})"
+            self.unidentified[link.name] = Unidentified(link.name, words)
+        else:
+            others = {name: modes for name, modes in self.wrong.items() if name not in layers_of(self.facts)}
+            for fact in found:
+                self.facts.append(spread(fact, link, others, self.table, screening))
+                if not self.facts[-1].mode:
+                    break  # it says all of what is found in each mode
+            known = layers_of(self.facts)
+            self.unidentified = {name: each for name, each in self.unidentified.items() if name not in known}
+
+    def result(self, screening: Screening) -> Identification:
+        """Return all facts in the order of the network, with those about running statistics."""
+        if "train" in screening.candidate:
+            fed, shown = screening.fed["train"], screening.candidate["train"]
+            updates = identify_statistics(fed, shown, self.arrays, self.config)
+            self.facts += [update for update in updates if not is_implied(update, self.facts)]
+        order = list(self.table)
+        facts = sorted(merge_owners(self.facts, self.config), key=lambda fact: first_of(fact, order))
+        return Identification(tuple(facts), tuple(self.unidentified.values()), tuple(self.left()))
+
+
+def not_probed(
+    wrong: Mapping[str, Sequence[Mode]], probes: Sequence[Probe], answers: Mapping[str, Probed]
+) -> Iterator[Unidentified]:
+    """Say of the first wrong layer why the candidate cannot be probed."""
+    reasons = [answers[probe.name].failure for probe in probes if probe.name in answers]
+    for name in list(wrong)[:1]:
+        reason = reasons[0][:REASON] if reasons else "its worker ended before"
+        yield Unidentified(name, f"could not be probed ({reason})")
 
 
 def spread(
@@ -172,92 +221,6 @@ def representatives(names: Mapping[str, Sequence[Mode]], table: Mapping[str, Lin
         if name in names:
             by_role.setdefault((table[name].kind, table[name].role), name)
     return [*by_role.values()][:MOST_MEASURED]
-
-
-def random_for(link: Link) -> np.random.Generator:
-    """Make the source of a link's probes: the same numbers in every run."""
-    return np.random.default_rng(crc32(link.name.encode()))
-
-
-def ask_layer(link: Link, config: ResNetConfig, geometry: Geometry | None = None) -> Asked:
-    """Make the inputs of a link's probes, by part of the measurement; for a geometry, where that is known."""
-    asked = _ask_convolution(link, config, geometry) if geometry else QUESTIONS[link.kind](link, config)
-    return {**asked, REPEATED: asked["held-out"]}
-
-
-def _one_input(parts: Mapping[str, Array], link: Link) -> Asked:
-    (name,) = link.inputs
-    single = name == IMAGES  # images are handed to a network in float32
-    return {
-        part: {name: array.astype(np.float32).astype(np.float64) if single else array} for part, array in parts.items()
-    }
-
-
-def _ask_convolution(link: Link, config: ResNetConfig, geometry: Geometry | None = None) -> Asked:
-    odd, even = noise_sides(config.head_pool)
-    return _one_input(convolution.questions(link, random_for(link), (even[:2], odd[:2]), geometry), link)
-
-
-def _ask_sum(link: Link, config: ResNetConfig) -> Asked:
-    block = next(block for block in config.blocks() if block.name == link.name)
-    _, shortcut = link.inputs
-    before = shortcut if not block.projects else _before(link.name, config)
-    sources = {
-        each.name: (each.out_channels, 1) for each in config.blocks() if _same_stage_before(each.name, link.name)
-    }
-    sources |= {before: (block.in_channels, block.stride)}
-    sources |= {f"{link.name}.{name}": (block.out_channels, 1) for name in ("conv3", "bn3")}
-    if block.projects:
-        sources |= {f"{link.name}.{name}": (block.out_channels, 1) for name in ("downsample_conv", "downsample_bn")}
-    return total.questions(link, random_for(link), sources)
-
-
-def usual_map(config: ResNetConfig) -> tuple[int, int]:
-    """Return height and width of the last feature map of the images that layers are screened with."""
-    height, width, _ = noise_sides(config.head_pool)[1]
-    return feature_size(height), feature_size(width)
-
-
-def _same_stage_before(name: str, block: str) -> bool:
-    """Whether a block is in the same stage as another and runs before it."""
-    (stage, _, index), (own, _, number) = name.partition("."), block.partition(".")
-    return stage == own and int(index) < int(number)
-
-
-def _before(block: str, config: ResNetConfig) -> str:
-    names = ["stem", *(each.name for each in config.blocks())]
-    return names[names.index(block) - 1]
-
-
-QUESTIONS: dict[Kind, Callable[[Link, ResNetConfig], Asked]] = {
-    "convolution": _ask_convolution,
-    "classifier": _ask_convolution,
-    "norm": lambda link, config: _one_input(norm.questions(link, random_for(link)), link),
-    "sum": _ask_sum,
-    "stem pool": lambda link, config: _one_input(pool.stem_questions(link, random_for(link)), link),
-    "head pool": lambda link, config: _one_input(pool.head_questions(link, random_for(link), usual_map(config)), link),
-}
-"""The function that makes the inputs of a link's probes, by kind."""
-
-
-def layer_probes(link: Link, asked: Asked, modes: Sequence[Mode], config: ResNetConfig) -> Iterator[Probe]:
-    """Yield the probes of a link: of norms in both modes, of others in the first one in which they are wrong."""
-    images = small_images(config)
-    for mode in MODES if link.kind == "norm" else modes[:1]:
-        for part, inputs in asked.items():
-            feeds = {name: array for name, array in inputs.items() if name != IMAGES}
-            if link.role == "downsample_conv":  # so that the branch, which may be run first, is small
-                block = link.name.rpartition(".")[0]
-                channels = next(each.channels for each in config.blocks() if each.name == block)
-                feeds |= {f"{block}.conv1": np.zeros((2, channels, 4, 4))}
-            probed = inputs[IMAGES].astype(np.float32) if IMAGES in inputs else images
-            yield Probe(f"{link.name}--{part}--{mode}", probed, feeds, link.name, mode == "train")
-
-
-def small_images(config: ResNetConfig) -> Array:
-    """Make the images that a network runs on up to a probe: as small as it takes in train mode."""
-    side = (config.head_pool or 2) * TOTAL_STRIDE
-    return noise(side, side, 2, 0, config.in_channels).images
 
 
 def measure(
@@ -343,10 +306,6 @@ def identify_randomness(link: Link, outputs: Mapping[str, Array]) -> Fact | None
         words = f"is random: the same input gives another output in {images.count(False)} of {len(images)} images"
         words += ", as with stochastic depth"
     return Fact(link.name, link.kind, words, {"random": True}, {"random": False})
-
-
-REPEATED = "held-out-again"
-"""Part of every measurement that repeats the held-out probe."""
 
 
 def _outputs(link: Link, asked: Asked, answers: Mapping[str, Probed], mode: str) -> dict[str, Array]:

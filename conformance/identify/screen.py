@@ -95,7 +95,9 @@ class Screening:
     def is_random(self, name: str, modes: Sequence[Mode]) -> bool:
         """Whether a link gives another output in each of two runs, in any of some modes."""
         return any(
-            name in self.again.get(mode, {}) and not np.array_equal(self.candidate[mode][name], self.again[mode][name])
+            name in self.candidate.get(mode, {})
+            and name in self.again.get(mode, {})
+            and not np.array_equal(self.candidate[mode][name], self.again[mode][name])
             for mode in modes
         )
 
@@ -113,6 +115,8 @@ class Screening:
 
     def _right(self, link: Link, modes: Sequence[Mode]) -> bool:
         for mode in modes:
+            if link.name not in self.candidate.get(mode, {}):
+                return False
             expected = expected_output(link, self.fed[mode], self.arrays, self.config, mode == "train")
             if relative_error(expected, self.candidate[mode][link.name]) > WRONG:
                 return False
@@ -123,7 +127,7 @@ class Screening:
         if fact.law is None or (fact.mode and [*modes] != [fact.mode]):
             return False
         for mode in modes:
-            inputs, output = self.fed[mode], self.candidate[mode].get(link.name)
+            inputs, output = self.fed[mode], self.candidate.get(mode, {}).get(link.name)
             try:
                 with np.errstate(all="ignore"):
                     predicted = fact.law(link, inputs, self.arrays, self.config, mode == "train")

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.identify import convolution, norm, pool, total
-from conformance.identify.convolution import MeasuredConvolution, expected_geometry
+from conformance.identify import convolution, convolution_questions, norm, pool, total
+from conformance.identify.convolution import MeasuredConvolution
+from conformance.identify.convolution_questions import expected_geometry
 from conformance.identify.curve import CURVES, GRID, NONE, RELU, elu, find_curve, leaky
 from conformance.identify.fact import PREDICTED, NotIdentified, relative_error
 from conformance.identify.geometry import BORDERS, Axis, Geometry, solve
 from conformance.identify.kernel import REARRANGED, recognise
 from conformance.identify.link import links
-from conformance.identify.norm import DENOMINATORS, Formula
+from conformance.identify.norm_formula import DENOMINATORS, Formula
 from conformance.identify.total import MeasuredSum
 from impls.config import VARIANTS
 from weights_convert.shapes import expected_shapes
@@ -66,7 +67,7 @@ def test_a_random_convolution_is_recovered(seed, name, dilation, taps, stride, p
         random.normal(0.0, 1.0, (7, link.channels[0], taps, taps)),
         random.normal(0.0, 1.0, 7),
     )
-    asked = convolution.questions(link, random)
+    asked = convolution_questions.questions(link, random)
     if (taps - 1) * dilation + 1 > link.kernel or border != "zeros" or stride > link.stride:
         measured = measured_unless_ill_posed(link, asked, answered(layer, asked))
         if measured is None:
@@ -113,7 +114,7 @@ def test_a_classifier_is_recovered(seed):
     random, link = np.random.default_rng(seed), LINKS["logits"]
     arrays = drawn_arrays(random)
     weight, bias = np.roll(arrays["fc.weight"], 1, 0), arrays["fc.bias"]
-    asked = convolution.questions(link, random)
+    asked = convolution_questions.questions(link, random)
     fact = convolution.identify(link, asked, answered(lambda x: x @ weight.T + bias, asked), arrays, CONFIG)
     assert fact.measured == {"kernel": "output channels shifted by 1"}
     assert fact.error <= PREDICTED
@@ -208,7 +209,7 @@ def test_too_few_samples_are_ill_posed(seed, unknowns):
 
 def test_what_is_no_linear_map_is_said():
     link, random = LINKS["stage1.0.conv2"], np.random.default_rng(0)
-    asked = convolution.questions(link, random)
+    asked = convolution_questions.questions(link, random)
     with pytest.raises(NotIdentified, match=r"no known one|no linear map"):
         convolution.measure(link, asked, answered(lambda x: np.sort(x, 1) ** 2 + x[:, ::-1], asked))
     with pytest.raises(NotIdentified, match="random"):
@@ -219,6 +220,6 @@ def test_the_right_layers_have_nothing_to_say():
     link, random = LINKS["stage2.0.conv2"], np.random.default_rng(0)
     arrays = drawn_arrays(random)
     right = MeasuredConvolution(RELU, expected_geometry(link), arrays[f"{link.layer}.weight"], np.zeros(8))
-    asked = convolution.questions(link, random)
+    asked = convolution_questions.questions(link, random)
     with pytest.raises(NotIdentified, match="what is expected"):
         convolution.identify(link, asked, answered(right, asked), arrays, CONFIG)
