@@ -29,6 +29,8 @@ class Finding:
         until: The array at which the explanation ends; without a cause, what `nearest` fails to explain though it
             explains `layer`. Empty if there is none.
         unit: What the error counts, if it is no relative L2 error.
+        missing: Whether the candidate computes nothing of the segment.
+        unexamined: Whether no fault was tried, because enough has been found before.
     """
 
     layer: str
@@ -39,6 +41,8 @@ class Finding:
     beside: Combination = ()
     until: str = ""
     unit: str = ""
+    missing: bool = False
+    unexamined: bool = False
 
     def __str__(self) -> str:
         if not self.causes:
@@ -51,6 +55,10 @@ class Finding:
         return f"likely cause: {first}{beside}; with {bugs} {self.reproduction}{until}{alike}"
 
     def _without_cause(self) -> str:
+        if self.missing:
+            return f"{self.segment} is missing: your model computes none of its activations"
+        if self.unexamined:
+            return f"{self.layer} is wrong, too, and was not examined: mend what was found before, and run again"
         if self.nearest is None:
             return f"no known fault explains {self.layer}"
         nearest = describe(self.nearest)

@@ -137,8 +137,22 @@ class ForwardDiagnosis(Search[str]):
         return replace(finding, causes=(), nearest=finding.causes[0], until=differing) if finding.causes else finding
 
     def first_unexplained(self) -> str | None:
-        """Return the first segment with a wrong array, but for those that no known fault explains."""
-        return next((name for name in self.segments if name not in self.given_up and self.first_wrong(name)[1]), None)
+        """Return the first segment with a wrong array, but for those that no known fault explains.
+
+        A segment behind a missing one was not fed the oracle's input.
+        """
+        can_be_examined = (
+            name for name in self.segments if name not in self.given_up and not self._follows_missing(name)
+        )
+        return next((name for name in can_be_examined if self.first_wrong(name)[1]), None)
+
+    def is_missing(self, segment: str) -> bool:
+        """Whether the candidate computes nothing of a segment."""
+        return not any(name in exhibit.candidate for exhibit in self.exhibits for name in self._names(exhibit, segment))
+
+    def _follows_missing(self, segment: str) -> bool:
+        before = input_name(segment, self.oracle.config)
+        return self.fed and before is not None and self.is_missing(before)
 
     def go_on_after(self, first: str) -> bool:
         """Go on with the other segments: each was fed the oracle's own input."""
@@ -166,6 +180,8 @@ class ForwardDiagnosis(Search[str]):
         A parameter is estimated only if no fault without one explains the whole segment. Where one mode is right, the
         faults are tried in the other alone before two are.
         """
+        if self.is_missing(first):
+            return
         _, layer = self.first_wrong(first)
         every = [
             injection
@@ -206,6 +222,8 @@ class ForwardDiagnosis(Search[str]):
 
     def without_cause(self, first: str, attempts: Sequence[Attempt]) -> Finding:
         """State that no known fault explains a segment; one that would make other segments wrong is not the nearest."""
+        if self.is_missing(first):
+            return Finding(self.first_wrong(first)[1], first, (), inf, missing=True)
         return super().without_cause(first, [attempt for attempt in attempts if not attempt.stands])
 
     def try_pairs(self, segment: str, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
@@ -260,7 +278,7 @@ class ForwardDiagnosis(Search[str]):
             explained += names[: max(0, match.count)]
             ends_at = next(iter(names[max(0, match.count) :]), "")
             error, still_wrong = max(error, match.error), still_wrong or ends_at
-            spoils = ends_at in right.right
+            spoils = match.count < right.count or ends_at in right.right
             if spoils or (number == first_wrong and match.count == right.count):
                 return Attempt(faults, False, tuple(explained), error, match.left, still_wrong, spoils)
         return Attempt(faults, True, tuple(explained), error, match.left, still_wrong)

@@ -2,8 +2,8 @@
 
 Gradients pass the network from the loss to the images. The first wrong one in that order lies in the segment with the
 fault, or in the one behind it. Every fault that can be there is put into the oracle's gradients, which are computed
-from there on. Faults that alter the same arrays hide each other, so they are tried two by two where none alone explains
-the first wrong array.
+from there on: it must explain that array, and leave right what is right, down to the images. Faults that alter the same
+arrays hide each other, so they are tried two by two where none alone explains the first wrong array.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class GradientDiagnosis(Search[str]):
             first = self.first_unexplained()
             assert first is not None
             attempts, best = self.attempts(first)
-            if best and len(best[0].explained) == len(self.names):
+            if best and len(best[0].explained) == len(self.wrong):
                 return path + self.findings_for(first, best)
             standing = [attempt for attempt in attempts if attempt.stands]
             standing.sort(key=lambda attempt: len(attempt.explained), reverse=True)
@@ -99,34 +99,37 @@ class GradientDiagnosis(Search[str]):
 
         Whether a fault with a parameter alters that array, and no right one before it, shows at any value of it.
         """
-        position, (_, segment, left) = self.names.index(first), self.locate(first)
+        _, segment, left = self.locate(first)
         here = self.oracle.segments.index(segment)
         near = self.oracle.segments[max(0, here - 1) : here + 1]
         every = hypotheses("gradients", self.oracle.config)
         possible = [i for i in every if i.place.scope == "network" or segment_of(i.place.name) in near]
         attempts = [self.attempt((injection,), first) for injection in possible]
-        altering = [a for a in attempts if len(a.explained) >= position and a.left != left]
+        before = self.names[: self.names.index(first)]
+        altering = [attempt for attempt in attempts if attempt.left != left and attempt.still_wrong not in before]
         yield [attempt for attempt in altering if not attempt.is_estimate]
         with_parameter = [attempt.faults for attempt in altering if attempt.is_estimate]
         for combinations in (with_parameter, *pairs(attempt.faults[0] for attempt in altering)):
             yield [*filter(None, (self.estimate(faults, first) for faults in combinations))]
 
     def attempt(self, faults: Combination, first: str) -> Attempt:
-        """Try faults on the gradients, down to the first segment that they do not explain."""
+        """Try faults on the gradients, as long as they leave right what is right and explain the first wrong array."""
+        wrong_before = {*self.wrong}
 
-        def is_wrong(arrays: Arrays) -> bool:
-            return any(self._error(name, arrays[name]) > EXPLAINED for name in arrays)
+        def fails(arrays: Arrays) -> bool:
+            wrong = {name for name in arrays if self._error(name, arrays[name]) > EXPLAINED}
+            return first in wrong or not wrong <= wrong_before
 
-        arrays = self._run(faults, until=is_wrong)
+        arrays = self._run(faults, until=fails)
         if arrays is None:
             return Attempt(faults, stands=False)
-        errors = {name: self._error(name, array) for name, array in arrays.items()}
-        wrong = (name for name, error in errors.items() if error > EXPLAINED)
-        count = min(map(self.names.index, wrong), default=len(self.names))
-        explained = self.names[:count]
-        error = max((errors[name] for name in explained if name in errors), default=inf)
-        still_wrong = next(iter(self.names[count:]), "")
-        return Attempt(faults, first in explained, tuple(explained), error, errors.get(first, inf), still_wrong)
+        errors = {name: self._error(name, arrays[name]) for name in self.names if name in arrays}
+        wrong = [name for name, error in errors.items() if error > EXPLAINED]
+        explained = tuple(name for name in self.wrong if errors.get(name, inf) <= EXPLAINED)
+        spoils = not wrong_before.issuperset(wrong)
+        error = max(map(errors.__getitem__, explained), default=inf)
+        left, still_wrong = errors.get(first, inf), next(iter(wrong), "")
+        return Attempt(faults, first in explained and not spoils, explained, error, left, still_wrong, spoils)
 
     def estimate(self, faults: Combination, first: str) -> Attempt | None:
         """Try faults with the value of their parameter that explains the most gradients.
@@ -141,8 +144,7 @@ class GradientDiagnosis(Search[str]):
 
         attempts = [self.attempt(valued, first) for valued in estimates(faults, residual)]
         best = max(attempts, key=lambda attempt: (len(attempt.explained), -attempt.left), default=None)
-        fitted = best and best.is_estimate and len(best.explained) == self.names.index(first) + 1
-        return None if fitted else best
+        return None if best and best.is_estimate and best.explained == (first,) else best
 
     def _run(self, faults: Combination, until: Callable[[Arrays], bool]) -> dict[str, Array] | None:
         """Compute gradients with the causes found so far and further faults, from the first segment that has one.

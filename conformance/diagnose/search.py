@@ -106,6 +106,10 @@ class Search(ABC, Generic[Key]):
                 findings.append(self.without_cause(first, attempts))
                 if not self.go_on_after(first):
                     break
+        else:
+            if (first := self.first_unexplained()) is not None:
+                layer, segment, left = self.locate(first)
+                findings.append(Finding(layer, segment, (), left, unexamined=True))
         return findings
 
     def first_unexplained(self) -> Key | None:
@@ -148,7 +152,7 @@ class Search(ABC, Generic[Key]):
         nearest = min(single, key=lambda attempt: attempt.left, default=None)
         if nearest is None or nearest.left >= NEARER * left:
             return Finding(layer, segment, (), left)
-        until = nearest.still_wrong if nearest.left <= self.limit else ""
+        until = (nearest.still_wrong or "other arrays") if nearest.left <= self.limit else ""
         return Finding(layer, segment, (), nearest.left, nearest.faults[0], until=until)
 
 

@@ -240,5 +240,16 @@ def test_what_is_not_a_number_or_of_another_shape_is_not_explained(specimen, arr
     assert (finding.causes, finding.nearest, finding.layer) == ((), None, array)
 
 
+def test_a_block_that_is_missing_is_said_to_be_and_what_follows_is_not_accused(specimen):
+    candidate = specimen.candidate([])
+    for arrays in candidate.values():
+        arrays["stage3.0.conv1"] = bent(arrays["stage3.0.conv1"])
+        for name in [name for name in arrays if name.startswith("stage2.1")]:
+            del arrays[name]
+    (finding,) = specimen.explain(candidate)
+    assert (finding.layer, finding.causes) == ("stage2.1.conv1", ())
+    assert str(finding) == "stage2.1 is missing: your model computes none of its activations"
+
+
 def test_a_right_candidate_has_no_findings(specimen):
     assert specimen.explain(specimen.candidate([])) == []

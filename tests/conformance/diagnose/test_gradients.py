@@ -100,5 +100,13 @@ def test_an_array_that_is_missing_is_not_explained(specimen):
     assert (finding.causes, finding.layer) == ((), "gradient.conv1.weight")
 
 
+def test_a_fault_that_makes_right_gradients_wrong_is_not_named(specimen):
+    """Parameters of the first stages are frozen, and gradients still pass through them: the images' is right."""
+    frozen = specimen.gradients(specimen.injections("layers-before-frozen@stage2.0"))
+    right = specimen.gradients()
+    findings = specimen.explain_gradients(frozen | {"gradient.input": right["gradient.input"]})
+    assert not any(cause.fault.id == "layers-before-frozen" for finding in findings for cause in finding.causes)
+
+
 def test_right_gradients_have_no_findings(specimen):
     assert specimen.explain_faulty_gradients("") == []
