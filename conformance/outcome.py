@@ -52,6 +52,7 @@ class Divergence:
         fed: Whether it exceeds the limit even where its segment is fed the oracle's own input.
         findings: The faults that explain the divergence, one after the other.
         note: How the findings were obtained, where that is unusual, or why there are none.
+        arrays: Arrays that the model lacks, or has beyond those of the network, in words; empty if there are none.
         identification: What the wrong layers compute, as it was measured; None where that was not done.
     """
 
@@ -61,6 +62,7 @@ class Divergence:
     fed: bool = False
     findings: Sequence[Finding] = field(default_factory=list)
     note: str = ""
+    arrays: str = ""
     identification: Identification | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class Divergence:
             "reason": self.reason,
             "fed": self.fed,
             "note": self.note,
+            "arrays": self.arrays,
             "diagnosis": [finding.to_dict() for finding in self.findings],
             "identification": self.identification.to_dict() if self.identification else None,
         }

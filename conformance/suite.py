@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from conformance.compare.comparison import Comparison
 from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.localise import Localiser, localise
-from conformance.outcome import Failure, Outcome
+from conformance.outcome import Divergence, Failure, Outcome
 from conformance.plan import ASKED_AS, Files, Listener, Plan, case_requests, make_jobs, rerunner, write_files
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.jobs import Event, Job, run_jobs
@@ -33,7 +34,8 @@ def run_suite(plan: Plan, notify: Listener) -> Outcome:
     outcome = run_cases(plan, files, cases, notify)
     candidates = {candidate.name: candidate for candidate in plan.implementations}
     localiser = Localiser(plan.networks, candidates, plan.tasks, plan.seed, rerunner(plan, files, notify), plan.modes)
-    outcome.divergences = localise(localiser, first_failures(outcome.comparisons))
+    divergences = localise(localiser, first_failures(outcome.comparisons))
+    outcome.divergences = [with_arrays(divergence, outcome.comparisons) for divergence in divergences]
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -141,6 +143,14 @@ class Comparing:
         if not self.plan.keep_traces:
             for file in files:
                 file.unlink()
+
+
+def with_arrays(divergence: Divergence, comparisons: Sequence[Comparison]) -> Divergence:
+    """Add to a divergence which arrays the candidate's model lacks, or has beyond those of the network."""
+    first = divergence.first
+    of_model = (first.candidate, first.case.variant)
+    listed = [c for c in comparisons if c.name == "parameters" and (c.candidate, c.case.variant) == of_model]
+    return replace(divergence, arrays=next((c.reason for c in listed if not c.passed), ""))
 
 
 def first_failures(comparisons: Sequence[Comparison]) -> list[Comparison]:

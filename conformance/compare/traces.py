@@ -6,9 +6,10 @@ constant oracle are all failures. Nothing here knows a framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from conformance.cases.segments import BLOCK
 from conformance.compare.comparison import Comparison, Verdict
 from conformance.compare.forward import judge_forward
 from conformance.compare.initial import judge_initialisation
@@ -17,6 +18,10 @@ from conformance.compare.training import judge_training
 from conformance.trace import Origin, Trace
 from impls.config import ResNetConfig
 from weights_convert.shapes import expected_shapes
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of arrays by name."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,10 @@ def compare_parameters(candidate: Trace, config: ResNetConfig) -> Comparison:
 
     The error is the number of arrays that differ; none may.
     """
-    problems = list(_differences(expected_shapes(config), candidate.origin.parameters))
-    verdict = Verdict(float(len(problems)), 0.0, not problems, "; ".join(problems[:3]))
+    expected, listed = expected_shapes(config), candidate.origin.parameters
+    different = [name for name in dict.fromkeys([*expected, *listed]) if expected.get(name) != listed.get(name)]
+    words = "; ".join(_grouped(different, expected, listed))
+    verdict = Verdict(float(len(different)), 0.0, not different, words)
     origin = replace(candidate.origin, case=replace(candidate.origin.case, task="forward", recipe=""))
     return comparison_of(origin, "parameters", verdict, input_matters=False)
 
@@ -91,7 +98,25 @@ def comparison_of(origin: Origin, name: str, verdict: Verdict, input_matters: bo
     )
 
 
-def _differences(expected: Mapping[str, tuple[int, ...]], listed: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    for name in dict.fromkeys([*expected, *listed]):
-        if expected.get(name) != listed.get(name):
-            yield f"{name}: {listed.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"
+def _grouped(different: Sequence[str], expected: Shapes, listed: Shapes) -> Iterator[str]:
+    """Say which arrays are missing, are too many or have another shape, those of one block or layer together.
+
+    Example:
+        >>> expected = {"stage1.0.bn1.bias": (8,), "stage1.0.conv1.weight": (8, 8, 1, 1), "fc.bias": (10,)}
+        >>> list(_grouped(list(expected), expected, {"fc.bias": (12,)}))
+        ['stage1.0 is missing: 2 arrays', 'fc.bias is (12,) where (10,) is expected']
+    """
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name in different:
+        kind = "is missing" if name not in listed else "is not known" if name not in expected else ""
+        block = BLOCK.match(name)
+        whole = block and all(each in different for each in expected if each.startswith(f"{block.group()}."))
+        group = block.group() if block and whole else name.rpartition(".")[0] or name
+        kinds.setdefault((group if kind else name, kind), []).append(name)
+    for (group, kind), names in kinds.items():
+        if not kind:
+            yield f"{group} is {listed[group]} where {expected[group]} is expected"
+        elif len(names) == 1:
+            yield f"{names[0]} {kind}"
+        else:
+            yield f"{group} {kind}: {len(names)} arrays"

@@ -31,6 +31,7 @@ class Finding:
         unit: What the error counts, if it is no relative L2 error.
         missing: Whether the candidate computes nothing of the segment.
         unexamined: Whether no fault was tried, because enough has been found before.
+        cut_short: Whether not every two faults were tried together, because it took too long.
     """
 
     layer: str
@@ -43,6 +44,7 @@ class Finding:
     unit: str = ""
     missing: bool = False
     unexamined: bool = False
+    cut_short: bool = False
 
     def __str__(self) -> str:
         if not self.causes:
@@ -60,7 +62,8 @@ class Finding:
         if self.unexamined:
             return f"{self.layer} is wrong, too, and was not examined: mend what was found before, and run again"
         if self.nearest is None:
-            return f"no known fault explains {self.layer}"
+            together = " (two faults together were tried in part, for lack of time)" if self.cut_short else ""
+            return f"no known fault explains {self.layer}{together}"
         nearest = describe(self.nearest)
         if self.until:
             return f"no known fault explains everything: {nearest} explains {self.layer}, but not {self.until}"

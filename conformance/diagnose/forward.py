@@ -235,13 +235,13 @@ class ForwardDiagnosis(Search[str]):
         """
         fixed, estimated = self._changing(segment, attempts)
         any_stands = False
-        for pair in combinations(fixed, 2):
+        for pair in self.in_time(combinations(fixed, 2)):
             ordered = change_alike(*(places[0].fault for places in pair))
             for first, second in [pair, pair[::-1]][: 1 + ordered]:
                 if self.attempt(segment, (first[0], second[0])).stands:
                     any_stands = True
                     yield from (self.attempt(segment, both) for both in product(first, second))
-        for (known, *_), (unknown, *_) in product(fixed, [] if any_stands else estimated):
+        for (known, *_), (unknown, *_) in self.in_time(product(fixed, [] if any_stands else estimated)):
             if change_alike(known.fault, unknown.fault):
                 orders = ((known, unknown), (unknown, known))
                 yield from filter(None, (self.estimate(segment, both) for both in orders))

@@ -75,7 +75,7 @@ class GradientDiagnosis(Search[str]):
         wrong array is followed. The list is empty if no set of faults explains everything.
         """
         paths: deque[list[Finding]] = deque([[]])
-        for _ in range(MOST_PATHS):
+        for _ in self.in_time(range(MOST_PATHS)):
             if not paths:
                 break
             path = paths.popleft()
@@ -109,8 +109,9 @@ class GradientDiagnosis(Search[str]):
         altering = [attempt for attempt in attempts if attempt.left != left and attempt.still_wrong not in before]
         yield [attempt for attempt in altering if not attempt.is_estimate]
         with_parameter = [attempt.faults for attempt in altering if attempt.is_estimate]
-        for combinations in (with_parameter, *pairs(attempt.faults[0] for attempt in altering)):
-            yield [*filter(None, (self.estimate(faults, first) for faults in combinations))]
+        yield [*filter(None, (self.estimate(faults, first) for faults in with_parameter))]
+        for combinations in pairs(attempt.faults[0] for attempt in altering):
+            yield [*filter(None, (self.estimate(faults, first) for faults in self.in_time(combinations)))]
 
     def attempt(self, faults: Combination, first: str) -> Attempt:
         """Try faults on the gradients, as long as they leave right what is right and explain the first wrong array."""

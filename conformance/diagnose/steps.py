@@ -98,7 +98,7 @@ class StepsDiagnosis(Search[StepArray]):
                 break
         yield attempts
         for round_of_pairs in pairs(self.altering(first)):
-            yield [attempt for pair in round_of_pairs for attempt in self.valued(pair, first)]
+            yield [attempt for pair in self.in_time(round_of_pairs) for attempt in self.valued(pair, first)]
 
     def faults(self) -> Iterator[list[Injection]]:
         """Iterate over the faults, without and with a parameter: those of training, then all others.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,41 @@ class WidenedArrays(Mapping[str, Array]):
         self.changed: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
-        return self.changed[name] if name in self.changed else self.arrays[name].astype(self.dtype)
+        return self.changed[name] if name in self.changed else self.arrays[name].astype(self.dtype, copy=False)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
 
     def __len__(self) -> int:
         return len(self.arrays)
+
+
+class RecentArrays(Mapping[str, Array]):
+    """Canonical arrays converted to another dtype when they are read; the last ones, about a segment's, are kept."""
+
+    def __init__(self, arrays: Arrays, dtype: str) -> None:
+        self.arrays = arrays
+
+        @lru_cache(maxsize=MOST_RECENT)
+        def widen(name: str) -> Array:
+            array: Array = arrays[name].astype(dtype)
+            array.setflags(write=False)
+            return array
+
+        self.widen = widen
+
+    def __getitem__(self, name: str) -> Array:
+        return self.widen(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+
+MOST_RECENT = 24
+"""Arrays that are kept in another dtype: a projecting block has 20, without the biases of its convolutions."""
 
 
 def faulty_weights(
@@ -152,11 +181,23 @@ class SegmentedOracle:
             arrays |= {name: follow(model, name) for name in statistics}
         return arrays
 
+    @cached_property
+    def recent(self) -> RecentArrays:
+        """The network's arrays in the dtype to compute in."""
+        return RecentArrays(self.arrays, self.dtype)
+
+    @cached_property
+    def names(self) -> dict[str, list[str]]:
+        """Names of the arrays of each segment."""
+        names: dict[str, list[str]] = {}
+        for name in expected_shapes(self.config):
+            names.setdefault(segment_of(name), []).append(name)
+        return names
+
     def build(self, segment: str, injections: Sequence[Injection] = ()) -> Any:
         """Build the oracle's network with the faults in place; only the arrays of the segment are set."""
-        arrays = faulty_weights(self.arrays, injections, self.config, self.dtype)
-        needed = {segment, "stem"} if segment == "head" else {segment}  # the head is reached through the stem
-        names = [name for name in expected_shapes(self.config) if segment_of(name) in needed]
+        arrays = faulty_weights(self.recent, injections, self.config, self.dtype)
+        names = self.names[segment] + (self.names["stem"] if segment == "head" else [])  # reached through the stem
 
         def faulty(graft: Graft) -> Any:
             return build_network(replace(self.config, **graft.configured), arrays, names, graft.edits)

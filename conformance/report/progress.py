@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from conformance.plan import Listener
 
 
+EXAMINING = "comparing, and looking for the cause of what differs"
+"""Title of the bar that moves while no worker runs."""
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Listener]:
     """Show the progress of workers while the block runs; yields the function that is to hear their events."""
@@ -24,16 +28,19 @@ def progress() -> Iterator[Listener]:
     columns = (title, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[Path, Any] = {}
+        examining = bars.add_task(EXAMINING, total=None, visible=False)
 
         def notify(event: Any) -> None:
             job = event.job
             name = f"{job.implementation.name} {job.precision}"
             if job.directory not in tasks:
+                bars.update(examining, visible=False)
                 tasks[job.directory] = bars.add_task(name, total=len(job.cases))
             if event.kind in ("traced", "skipped"):
                 bars.advance(tasks[job.directory])
             if event.kind in ("done", "failed"):
-                bars.remove_task(tasks[job.directory])
+                bars.remove_task(tasks.pop(job.directory))
+                bars.update(examining, visible=not tasks)
                 if not console.is_terminal:
                     click.echo(f"{name}: {event.kind}", err=True)
 

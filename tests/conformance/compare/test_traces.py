@@ -199,14 +199,22 @@ def test_floors_are_the_best_and_the_worst_build():
     assert "stem" not in noise_floors(trace(), [trace(noise=1e-7), broken])
 
 
-def test_the_model_must_list_the_arrays_of_the_network():
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"extra.weight": (1,)}, 1, "extra.weight is not known"),
+        ({"fc.bias": None}, 1, "fc.bias is missing"),
+        ({"conv1.weight": (3, 4, 7, 7)}, 1, "conv1.weight is (3, 4, 7, 7) where (4, 3, 7, 7) is expected"),
+        ({"bn1.running_mean": None, "bn1.running_var": None}, 2, "bn1 is missing: 2 arrays"),
+        (
+            {name: None for name in expected_shapes(CONFIG) if name.startswith("stage3.0.")},
+            sum(name.startswith("stage3.0.") for name in expected_shapes(CONFIG)),
+            f"stage3.0 is missing: {sum(name.startswith('stage3.0.') for name in expected_shapes(CONFIG))} arrays",
+        ),
+    ],
+)
+def test_the_model_must_list_the_arrays_of_the_network(changes, error, reason):
     assert compare_parameters(trace(), CONFIG).passed
-    own = trace().origin.parameters
-    for wrong in (
-        own | {"extra.weight": (1,)},
-        {name: shape for name, shape in own.items() if name != "fc.bias"},
-        own | {"conv1.weight": (3, 4, 7, 7)},
-    ):
-        comparison = compare_parameters(trace(parameters=wrong), CONFIG)
-        assert (comparison.passed, comparison.error) == (False, 1.0)
-        assert "where" in comparison.reason
+    listed = {name: shape for name, shape in (trace().origin.parameters | changes).items() if shape}
+    comparison = compare_parameters(trace(parameters=listed), CONFIG)
+    assert (comparison.passed, comparison.error, comparison.reason) == (False, error, reason)
