@@ -19,7 +19,6 @@ from conformance.trace import Origin, Trace
 from impls.config import ResNetConfig
 from weights_convert.shapes import expected_shapes
 
-
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of arrays by name."""
 
