@@ -41,7 +41,7 @@ PATIENCE = 3
 SAME_END = 1e-6
 """Relative difference of two values at which searches from different starts count as ended alike."""
 
-SECONDS_FOR_PAIRS = 12.0
+SECONDS_FOR_PAIRS = 16.0
 """Time of this thread that the search for two faults at once may take, all in all; single faults are always tried.
 
 On ResNet-50 single faults take about 4 s for each wrong segment, and two together were found within 10 s."""

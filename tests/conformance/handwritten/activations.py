@@ -28,9 +28,9 @@ def identity(x):
     return x
 
 
-@wrong("stem", "the activation is ReLU6 everywhere", ("relu6|clip|cut|6",))
+@wrong("stage1.1.conv2", "the activation is ReLU6 everywhere", ("relu6|clip|cut|6",))
 def relu6_everywhere(net):
-    """As in a network that is meant to be quantised."""
+    """As in a network that is meant to be quantised; nothing before bn1 of stage1.1 is above 6 here."""
     for module in net.modules():
         if isinstance(getattr(module, "relu", None), nn.ReLU):
             module.relu = nn.ReLU6()
@@ -182,7 +182,7 @@ class ReluAtStart(Bottleneck):
 @wrong(
     "stage1.0",
     "the last ReLU of each block stands at the start of the next one's branch",
-    ("relu|activation", "start|next|moved|before conv1|not after"),
+    ("relu|activation", "start|next|moved|before conv1|not after|input first"),
 )
 def relu_moved_to_the_next_branch(net):
     for module in net.modules():

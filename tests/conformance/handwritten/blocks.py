@@ -188,7 +188,7 @@ def squeeze_and_excitation(net):
     net.layer2[0].__class__ = Gated
 
 
-@wrong("stage3.2", "stage3.2 is missing", (r"stage3\.2", "missing"))
+@wrong("stage3.2.conv1", "stage3.2 is missing", (r"stage3\.2", "missing"))
 def block_missing(net):
     """A depth of two where three are meant."""
     net.layer3 = net.layer3[:2]

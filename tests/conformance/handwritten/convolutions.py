@@ -142,7 +142,12 @@ def kernel_mirrored(net):
     conv.weight.data = conv.weight.data.flip(3)
 
 
-@wrong("stage2.1.conv2", "the kernel is rotated by 90 degrees", ("rotat|turn", "90|270|quarter"))
+@wrong(
+    "stage2.1.conv2",
+    "the kernel is rotated by 90 degrees: height and width are exchanged, and one of them is mirrored",
+    ("rotat|turn", "90|270|quarter"),
+    rows="kernel-full-transpose kernel-mirrored kernel-upside-down",
+)
 def kernel_rotated(net):
     conv = net.layer2[1].conv2
     conv.weight.data = conv.weight.data.rot90(1, (2, 3)).contiguous()

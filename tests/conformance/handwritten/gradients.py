@@ -62,6 +62,7 @@ def scales_not_trained(net):
     "gradient.stage1.1.bn3.bias",
     "no gradient reaches the parameters of stem and stage 1; the images' is right",
     ("no gradient|zero|frozen", "stage1|stem"),
+    rows="kernel-gradient-lost scale-gradient-lost offset-gradient-lost",
 )
 def first_stages_frozen(net):
     """The parameters of the first stages are frozen, as detectors do; gradients still pass through."""

@@ -32,7 +32,7 @@ from conformance.cases.synthetic import synthetic_weights
 from conformance.localise import small_network
 from conformance.outcome import Outcome
 from conformance.plan import NetworkPlan, Plan
-from conformance.report.text import identification_lines
+from conformance.report.text import REPRODUCED, identification_lines
 from conformance.run.implementations import Implementation
 from conformance.run.jobs import Event, Job
 from conformance.run.switches import switches
@@ -140,11 +140,13 @@ def judge(row: WrongModel) -> Verdict:
         said = "; ".join(failure.reason for failure in outcome.failures)
         return Verdict(row.id, False, "", False, False, False, (), said, seconds)
     (divergence,) = outcome.divergences
-    named: list[set[str]] = [{cause.fault.id for cause in finding.causes} for finding in divergence.findings]
+    causes = [{cause.fault.id for cause in finding.causes} for finding in divergence.findings if finding.causes]
     statements = [text for text in map(str, divergence.findings) if not text.startswith("no known fault")]
     measured = divergence.identification
     facts = list(measured.facts) if measured else []
-    named += [{fact.fault} for fact in facts if fact.fault]
+    named = causes + [{fact.fault} for fact in facts if fact.fault]
+    is_reproduced = measured is not None and measured.reproduced is not None and measured.reproduced <= REPRODUCED
+    accused = causes if is_reproduced else named  # facts with which the whole run is reproduced are right
     statements += [fact.text for fact in facts]
     others = list(identification_lines(measured.to_dict())) if measured else []
     text = "\n".join(filter(None, [divergence.reason, *map(str, divergence.findings), divergence.note, *others]))
@@ -154,9 +156,9 @@ def judge(row: WrongModel) -> Verdict:
         True,
         divergence.layer,
         divergence.layer == row.layer,
-        any(causes & row.rows for causes in named),
+        any(ids & row.rows for ids in named),
         all(re.search(pattern, said, re.IGNORECASE) for pattern in row.says),
-        tuple(sorted("|".join(sorted(causes)) for causes in named if causes and not causes & row.rows)),
+        tuple(sorted("|".join(sorted(ids)) for ids in accused if not ids & row.rows)),
         text,
         seconds,
     )

@@ -23,7 +23,12 @@ def whole_dilated_block(net):
     net.layer4[1].conv2.dilation = net.layer4[1].conv2.padding = (2, 2)
 
 
-@wrong_whole("stage3.4.conv2", "the kernel is rotated by 90 degrees", ("rotat|turn", "90|270|quarter"))
+@wrong_whole(
+    "stage3.4.conv2",
+    "the kernel is rotated by 90 degrees",
+    ("rotat|turn", "90|270|quarter"),
+    rows="kernel-full-transpose kernel-mirrored kernel-upside-down",
+)
 def whole_kernel_rotated(net):
     conv = net.layer3[4].conv2
     conv.weight.data = conv.weight.data.rot90(1, (2, 3)).contiguous()
@@ -44,7 +49,7 @@ def whole_eps_of_keras(net):
 @wrong_whole(
     "stage1.0",
     "the last ReLU of each block stands at the start of the next one's branch",
-    ("relu|activation", "start|next|moved|before conv1|not after"),
+    ("relu|activation", "start|next|moved|before conv1|not after|input first"),
 )
 def whole_relu_moved_to_the_next_branch(net):
     for module in net.modules():
@@ -61,7 +66,7 @@ def whole_residual_scaled(net):
     net.layer2[3].__class__ = Scaled
 
 
-@wrong_whole("stage3.5", "stage3.5 is missing: 15 arrays", (r"stage3\.5", "missing"))
+@wrong_whole("stage3.5.conv1", "stage3.5 is missing: 15 arrays", (r"stage3\.5", "missing"))
 def whole_block_missing(net):
     net.layer3 = net.layer3[:5]
 
