@@ -114,7 +114,7 @@ def print_divergence(divergence: Record, console: Console) -> None:
     )
     identification = divergence.get("identification")
     measured = identification is not None and is_reproduced(identification)
-    if divergence["arrays"]:
+    if divergence.get("arrays"):
         console.print(f"  its arrays: {divergence['arrays']}")
     for finding in divergence["diagnosis"]:
         if finding["causes"] or not measured:  # what was measured explains the whole run: no fault need be known
