@@ -270,6 +270,7 @@ def compare_pairs(first: Recording, second: Recording, keys: Sequence[Key], trut
     for key in keys:
         small = bool(first.traces[key].origin.sketched or second.traces[key].origin.sketched)
         one, other = alike(first.traces[key], second.traces[key], small or key.precision == "float32")
+        other = without(other, one.origin.not_shown)
         for comparison in compare_traces(one, other, first.config, truth.pair_floors.get(key.case)):
             reason = comparison.reason.replace("the oracle", first.name)  # which plays its part here
             yield replace(comparison, candidate=second.name, reason=reason)
@@ -280,6 +281,14 @@ def alike(one: Trace, other: Trace, sketches: bool) -> tuple[Trace, Trace]:
     if not sketches:
         return one, other
     return sketched(one, small=True), sketched(other, small=True)
+
+
+def without(trace: Trace, not_shown: Mapping[str, str]) -> Trace:
+    """Leave out of a trace what the other one does not show."""
+    if not not_shown:
+        return trace
+    arrays = {name: trace.arrays[name] for name in trace.arrays if name not in not_shown}
+    return Trace(arrays, replace(trace.origin, not_shown={**trace.origin.not_shown, **not_shown}), trace.path)
 
 
 def compare_with_oracle(recording: Recording, keys: Sequence[Key], truth: Truth) -> Iterator[Comparison]:
@@ -302,6 +311,8 @@ def notes_on(first: Recording, second: Recording) -> Iterator[str]:
         yield f"{recording.name}: {', '.join(filter(None, [versions, origin.device]))}"
         yield from recording.notes
         yield from (f"not recorded: {line}" for line in recording.not_recorded)
+        for name, reason in origin.not_shown.items():
+            yield f"not compared: {name} of {recording.name}: {reason}"
     for here, there in ((first, second), (second, first)):
         if lacking := [str(key) for key in here.traces if key not in there.traces]:
             yield f"not compared, since {there.name} lacks it: {', '.join(lacking)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 
 import conformance as package
 from conformance.cases.synthetic import synthetic_weights
-from conformance.trace import TraceError
-from conformance.tracing.comparison import check_comparable
+from conformance.trace import Trace, TraceError
+from conformance.tracing.comparison import check_comparable, compare_recordings
+from conformance.tracing.recording import Recording
 from impls.config import VARIANTS
 from tests.conformance.conftest import small
 from tests.conformance.tracing.test_recording import recording, trace
@@ -65,6 +67,23 @@ def test_what_differs_is_placed_and_the_oracle_says_which_is_wrong(conformance, 
     failed = {c["name"] for c in report["comparisons"] if not c["passed"]}
     assert "stage2.1" not in failed
     assert {"stage3.0.conv2", "logits"} <= failed
+
+
+def test_what_one_of_them_does_not_show_is_left_out_and_told(folder):
+    whole = Recording.load(folder / "torch.trace")
+    key = next(key for key in whole.traces if key.precision == "float64")
+    trace, hidden = whole.traces[key], {"stage2.0.bn1": "it is no layer of its own in the model"}
+    arrays = {name: array for name, array in trace.arrays.items() if name not in hidden}
+    partial = Trace(arrays, dataclasses.replace(trace.origin, not_shown=hidden))
+    lacking = dataclasses.replace(whole, traces={key: partial}, candidate="partial", path=None)
+    for pair in ((whole, lacking), (lacking, whole)):
+        report = compare_recordings(*pair)
+        assert report.conforms, report
+        assert "stage2.0.bn1" not in {comparison.name for comparison in report.comparisons}
+        assert "not compared: stage2.0.bn1 of partial: it is no layer of its own in the model" in str(report)
+    unexplained = dataclasses.replace(lacking, traces={key: Trace(arrays, trace.origin)})
+    for pair in ((whole, unexplained), (unexplained, whole)):
+        assert [c.name for c in compare_recordings(*pair).divergences] == ["stage2.0.bn1"]
 
 
 def test_other_weights_are_refused(conformance, folder, small_weights, tmp_path):
