@@ -163,3 +163,35 @@ def test_torchvision_and_timm_conform_to_v15_and_are_told_from_v1_by_the_stride(
     assert code == 1
     causes = [d["diagnosis"][0]["causes"][0]["fault"] for d in report["first_divergences"]]
     assert causes == ["stride-3x3"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_transformers_resnet_is_what_its_own_configuration_says(check):
+    factory = f"{HERE / 'peers.py'}:transformers_resnet"
+    targets = (f"after={factory}(downsample_in_bottleneck=False)", f"before={factory}(downsample_in_bottleneck=True)")
+    code, text, report = check(*targets, "--precision=float64")
+    assert code == 0, text
+    assert [run["plan"]["variants"] for run in report["runs"]] == [["v1.5"], ["v1"]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_keras_applications_conforms_without_its_softmax_which_is_named(check):
+    factory = "keras.applications:ResNet50"
+    targets = (f"{factory}(weights=None, classifier_activation=None)", f"soft={factory}(weights=None)")
+    code, text, report = check(*targets, "--variant=keras", "--precision=float64")
+    assert code == 1, text
+    assert {c["implementation"] for c in report["comparisons"] if not c["passed"]} == {"soft"}
+    assert "likely cause: `softmax-included` at head" in text
+    assert "ResNet50 is compared with Keras's own running statistics: decay 0.99, biased variance" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_official_linen_example_conforms_to_flax(check):
+    target = "tests.weights_convert.linen_example:ResNet50(num_classes=10)"
+    code, text, report = check(target, "--variant=flax", "--precision=float64")
+    assert code == 0, text
+    assert len(report["comparisons"]) > 500
+    assert "ResNet50 is compared with Flax's own running statistics: decay 0.9, biased variance" in text
