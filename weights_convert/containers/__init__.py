@@ -199,6 +199,15 @@ LOOKALIKES = {
 }
 """The first bytes of files that are often taken for checkpoints, and what such a file is."""
 
+TENSORFLOW_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
+"""The endings of the files of a TensorFlow checkpoint, which have no first bytes in common."""
+
+SAVE_NPZ = (
+    "Save its arrays by name: reader = tf.train.load_checkpoint(path); "
+    "np.savez('a.npz', **{name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()})."
+)
+"""The lines that turn a TensorFlow checkpoint into a file that is read."""
+
 
 def recognise(path: Path) -> Container:
     """Return the container of a file or folder, recognised by its content.
@@ -222,6 +231,8 @@ def recognise(path: Path) -> Container:
     else:
         unknown = f"it is of no kind that can be read ({kinds}); it starts with {head!r}"
         problem = next((what for start, what in LOOKALIKES.items() if head.startswith(start)), unknown)
+        if TENSORFLOW_PART.search(path.name):
+            raise ConversionError(str(path), ["it is a part of a TensorFlow checkpoint, which is not read"], SAVE_NPZ)
     raise ConversionError(str(path), [problem])
 
 
