@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -49,10 +50,24 @@ class Capability(Enum):
     DIFFERENTIATE = "taking gradients"
     TRAIN = "training"
     DRAW = "drawing initial weights"
+    EXAMINE = "a first look at what it cannot do or show"
 
 
-EVERYTHING = frozenset(Capability)
-"""The capabilities of the project's own adapters."""
+EVERYTHING = frozenset(Capability) - {Capability.EXAMINE}
+"""The capabilities of the project's own adapters, which can do and show everything that is compared."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Result of the first look at a network.
+
+    Attributes:
+        cannot: What the adapter cannot do, by mode or task ("train", "steps"), each with the reason.
+        not_shown: Arrays that it cannot show, by canonical name, each with the reason.
+    """
+
+    cannot: Mapping[str, str] = field(default_factory=dict)
+    not_shown: Mapping[str, str] = field(default_factory=dict)
 
 
 class DeviceMissing(RuntimeError):
@@ -170,6 +185,20 @@ class Drawable(Adapter, Protocol):
         """Arrays of a network of the same configuration that is given no weights, by canonical name and layout."""
 
 
+class Examinable(Adapter, Protocol):
+    """An adapter with `Capability.EXAMINE`."""
+
+    def examine(self, images: np.ndarray) -> Examination:
+        """Look at the network that was built, before any case is run.
+
+        Args:
+            images: The smallest input, (batch, channels, height, width) float32.
+
+        Raises:
+            Unfit: If the network is none that can be compared; the message says why.
+        """
+
+
 REQUIRED = ("prepare", "build", "parameters", "record")
 METHODS: dict[Capability, tuple[str, ...]] = {
     Capability.PROBE: ("switches", "multiply", "convolve"),
@@ -177,6 +206,7 @@ METHODS: dict[Capability, tuple[str, ...]] = {
     Capability.DIFFERENTIATE: ("gradients",),
     Capability.TRAIN: ("training",),
     Capability.DRAW: ("initial",),
+    Capability.EXAMINE: ("examine",),
 }
 """Methods of each capability; `REQUIRED` are those of every adapter."""
 

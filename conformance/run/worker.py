@@ -31,7 +31,7 @@ from conformance.cases.inputs import content_hash
 from conformance.cases.probe import Probe
 from conformance.run.candidates.survey import Unfit
 from conformance.run.candidates.targets import TargetError
-from conformance.run.capabilities import Adapter, Capability, DeviceMissing, Probed, load_adapter
+from conformance.run.capabilities import Adapter, Capability, DeviceMissing, Examination, Probed, load_adapter
 from conformance.run.jobs import Job, NetworkFiles, Say
 from conformance.run.precision import measure_precision
 from conformance.run.probes import run_probe
@@ -105,11 +105,10 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
         gc.collect()  # the network before
         candidate = build_network(adapter, job.implementation.injector, network)
         parameters = {name: tuple(shape) for name, shape in candidate.parameters().items()}
-        if hasattr(candidate, "examine"):
-            candidate.examine(min((np.load(file) for file in network.inputs.values()), key=np.size))
+        examination = examine(candidate, network)
         for case in [case for case in job.cases if case.variant == variant]:
             started = time.perf_counter()
-            if reason := missing_capability(candidate, case):
+            if reason := missing_capability(candidate, case, examination):
                 say(event="skipped", case=case.to_dict(), reason=reason)
                 continue
             images = np.load(network.inputs[case.input])
@@ -123,7 +122,7 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
                 device,
                 versions,
                 in_force,
-                not_shown=getattr(candidate, "not_shown", {}),
+                not_shown=examination.not_shown,
             )
             try:
                 file = run_case(job, candidate, images, network, origin)
@@ -153,13 +152,21 @@ def run_probes(job: Job, candidate: Any, say: Say) -> None:
         say(event="probed", probe=name, folder=str(folder), reason=reason)
 
 
-def missing_capability(adapter: Adapter, case: Case) -> str:
+def examine(adapter: Any, network: NetworkFiles) -> Examination:
+    """Take the first look of an adapter that declares one, at the smallest input."""
+    if Capability.EXAMINE not in adapter.capabilities:
+        return Examination()
+    examination: Examination = adapter.examine(min((np.load(file) for file in network.inputs.values()), key=np.size))
+    return examination
+
+
+def missing_capability(adapter: Adapter, case: Case, examination: Examination) -> str:
     """Say what a case needs that the adapter cannot do, or does not declare; empty if nothing."""
-    cannot, needs = getattr(adapter, "cannot", {}), TASKS[case.task].needs
+    cannot, needs = examination.cannot, TASKS[case.task].needs
     if reason := cannot.get(case.mode):
         return f"in {case.mode} mode {reason} (--inference compares inference mode alone)"
     if reason := cannot.get(case.task):
-        return str(reason)
+        return reason
     if needs is None or needs in adapter.capabilities:
         return ""
     return f"the adapter does not declare {needs} ({needs.value})"

@@ -14,7 +14,7 @@ from conformance.run.candidates.naming import Naming, read_names
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.repeat import examine
 from conformance.run.candidates.survey import Unfit
-from conformance.run.capabilities import Arrays, ArrayTap, Capability
+from conformance.run.capabilities import Arrays, ArrayTap, Capability, Examination
 from impls.config import ResNetConfig
 from weights_convert import load
 from weights_convert.errors import first_line
@@ -41,7 +41,7 @@ class ModelCandidate(ABC):
     """
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.PROBE, Capability.TAP, Capability.DIFFERENTIATE}
+        {Capability.PROBE, Capability.TAP, Capability.DIFFERENTIATE, Capability.EXAMINE}
     )
     framework: Framework
     kind: Kind
@@ -108,7 +108,7 @@ class ModelCandidate(ABC):
         """Copies of the running statistics by canonical name."""
         return {name: a for name, a in self.canonical_state().items() if name.endswith(RUNNING_STATISTICS)}
 
-    def examine(self, images: np.ndarray) -> None:
+    def examine(self, images: np.ndarray) -> Examination:
         """Run the smallest input twice; see `repeat.examine`. What is never called cannot be shown."""
         called: set[str] = set()
         examine(self, images, called)
@@ -116,6 +116,7 @@ class ModelCandidate(ABC):
             if hook.name not in called and hook.name not in self.not_shown:
                 self.not_shown[hook.name] = f"its layer, {hook.path}, is not called"
         self.hooks = [hook for hook in self.hooks if hook.name not in self.not_shown]
+        return Examination(self.cannot, self.not_shown)
 
     def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return activations, and running statistics after a train-mode run."""

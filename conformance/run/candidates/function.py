@@ -13,7 +13,7 @@ from conformance.run.candidates.candidate import forward_failed
 from conformance.run.candidates.options import Options, select_output
 from conformance.run.candidates.repeat import examine
 from conformance.run.candidates.survey import Survey
-from conformance.run.capabilities import Arrays, Capability
+from conformance.run.capabilities import Arrays, Capability, Examination
 from impls.config import ResNetConfig
 from weights_convert.sources import Source
 
@@ -26,7 +26,7 @@ class FunctionCandidate:
         options: What the user says about it.
     """
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.EXAMINE})
     kind: Any
     packages: tuple[str, ...] = ()
 
@@ -61,9 +61,10 @@ class FunctionCandidate:
         """Return none: they are not shown."""
         return {}
 
-    def examine(self, images: np.ndarray) -> None:
+    def examine(self, images: np.ndarray) -> Examination:
         """Run the smallest input twice; see `repeat.examine`."""
         examine(self, images, set())
+        return Examination(self.cannot, self.not_shown)
 
     def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return the logits."""
