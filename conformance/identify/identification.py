@@ -29,8 +29,9 @@ from impls.config import ResNetConfig
 MOST_MEASURED = 6
 """Largest number of layers that are measured in one round of probes."""
 
-ROUNDS = 2
-"""Largest number of rounds of probes; each starts a worker."""
+ROUNDS = 3
+"""Largest number of rounds of probes, each of which starts a worker: for the first wrong layers, for those that the
+screening shows beside them, and for kernels whose geometry had to be known first."""
 
 Ask = Callable[[Sequence[Probe]], Mapping[str, Probed]]
 """Runs probes by the candidate; returns the result of each by its name."""
