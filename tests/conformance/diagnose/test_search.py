@@ -112,9 +112,18 @@ def test_two_that_are_found_together_are_one_round_and_what_is_not_examined_is_s
 def test_a_parameter_is_estimated_wherever_it_stands_among_the_faults():
     for faults in ((OTHER,), (BGR, OTHER), (OTHER, BGR)):
         estimated = list(estimates(faults, lambda faults: np.array([np.log(eps_of(faults) / 0.002)])))
-        assert list(map(eps_of, estimated)) == pytest.approx([0.002] * len(OTHER.fault.parameter.starts))
+        assert list(map(eps_of, estimated)) == pytest.approx([0.002])
     assert list(estimates((BGR,), lambda faults: np.ones(1))) == [(BGR,)]
     assert list(estimates((OTHER,), lambda faults: None)) == []
+
+
+def test_an_estimate_is_given_once_however_many_starts_end_there():
+    def two_minima(faults):
+        wanted = 1e-6 if eps_of(faults) < 1e-5 else 0.002
+        return np.array([np.log(eps_of(faults) / wanted)])
+
+    assert len(OTHER.fault.parameter.starts) == 3
+    assert list(map(eps_of, estimates((OTHER,), two_minima))) == pytest.approx([1e-6, 0.002])
 
 
 def eps_of(faults):
