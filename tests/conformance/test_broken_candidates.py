@@ -11,12 +11,12 @@ CANDIDATES = {
     "swapped": ("broken_ports:SwappedKernels", "stage1.0.conv3"),
     "variance": ("broken_oracles:BiasedVariance", "bn1.running_var"),
     "extra": ("broken_oracles:ExtraParameter", "parameters"),
-    "flax": ("broken_flax:PaddingOfStem", "conv1"),
-    "keras": ("broken_keras:DefaultEpsilon", "bn1"),
 }
 """Adapter and first wrong layer."""
 
 SLOW = {
+    "flax": ("broken_flax:PaddingOfStem", "conv1"),
+    "keras": ("broken_keras:DefaultEpsilon", "bn1"),
     "stride": ("broken_ports:StrideOfStage2", "stage2.0.conv1"),
     "epsilon": ("broken_ports:EpsilonOfStage4", "stage4.1.bn2"),
     "leak": ("broken_oracles:ReducedPrecision", "conv1"),  # no known fault: every one is tried

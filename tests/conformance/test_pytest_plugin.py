@@ -73,6 +73,7 @@ def test_no_name(check_conformance):
 """
 
 
+@pytest.mark.slow
 def test_a_failure_names_the_layer_and_the_cause_and_fits_a_screen(run_tests):
     done = run_tests(USED)
     assert done.returncode == 1, done.stdout

@@ -452,6 +452,7 @@ class TestVerify:
         assert "made again: biases of convolutions folded into running means" in done.stdout
         assert "conforms:" in done.stdout
 
+    @pytest.mark.slow
     def test_runs_the_suite_with_the_weights(self, tmp_path: Path):
         from conformance.cases.synthetic import synthetic_weights
 

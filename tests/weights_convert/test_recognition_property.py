@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,6 +125,7 @@ def test_what_is_read_on_request_is_a_network_that_was_put_there(
     assert checkpoint.content_hash() in hashes.values()
 
 
+@pytest.mark.slow
 @given(tree=trees())
 @settings(max_examples=60, deadline=None)
 def test_no_ambiguity_is_accepted(tree: tuple[Arrays, dict[str, str]]):

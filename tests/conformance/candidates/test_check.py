@@ -60,6 +60,7 @@ def test_what_a_port_does_to_its_worker_costs_its_own_verdict(check):
     assert "shape (1, 5) where (1, 10) is expected" in text
 
 
+@pytest.mark.slow
 def test_junit_tells_what_conforms_and_what_does_not(check, tmp_path):
     targets = (f"right={PORTS}:port", f"{PORTS}:failing")
     code, _, _ = check(*targets, *INFERENCE64, "--junit", tmp_path / "junit.xml")
@@ -78,6 +79,7 @@ def test_what_is_wrong_before_anything_is_compared_makes_it_diverge(check):
     assert "port (float64) diverges before anything is compared; first at stage1.0: two runs of the same input" in text
 
 
+@pytest.mark.slow
 def test_float32_inside_is_not_compared_in_float64_and_excused_unless_float64_was_asked_for(check):
     target = f"{PORTS}:port('single_inside')"
     code, text, report = check(target, "--variant=v1.5", "--inference")
@@ -142,6 +144,7 @@ def test_two_targets_of_one_name_are_refused(check):
     assert "several targets are called port: name them" in text
 
 
+@pytest.mark.slow
 def test_a_factory_that_fails_costs_its_own_verdict(check):
     targets = [f"{PORTS}:failing", f"{PORTS}:nothing", f"keyed={PORTS}:port('no_such_bug')", f"right={PORTS}:port"]
     code, text, report = check(*targets, *INFERENCE64)

@@ -98,6 +98,7 @@ def test_gradients_are_the_oracles_also_at_given_activations(candidate, oracle):
     assert_equal_to_rounding(gradients, expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_a_fixed_dtype_is_float32_inside(candidate):
     with pytest.raises(Unfit, match="its stem is float32 where float64 goes in"):
         candidate(ResNet(**SIZE, dtype="float32")).examine(IMAGES)
@@ -115,6 +116,7 @@ def test_train_mode_is_asked_for_as_the_signature_tells_or_as_the_user_says():
     assert "--train-argument names another" in adapter.cannot["train"]
 
 
+@pytest.mark.slow
 def test_a_module_comes_with_variables_or_without(candidate):
     module = ResNet(**SIZE)
     alone, variables = adapt(module, Options()), module.init(jax.random.key(0), np.zeros((1, 64, 64, 3)))

@@ -36,6 +36,7 @@ def each_rounds_in_its_own_way(campaign: Campaign, names: list[str]) -> None:
         assert errors[left] != errors[right], (left, right)
 
 
+@pytest.mark.slow
 def test_right_builds_are_not_accused():
     names = [name for name in NAMED if name.startswith("torch") and name != "torch-compiled"]
     campaign = run_campaign([NAMED[name] for name in names], ["v1.5"], runs=5)

@@ -36,8 +36,8 @@ FAMILIES = {  # candidates with one fault of each mechanism: the first wrong lay
 }
 
 
-EVERYDAY = ("input-weights-whole", "estimated-layer-source")
-OTHERS = ("config", "statistics")
+EVERYDAY = ("estimated-layer-source",)
+OTHERS = ("config", "statistics", "input-weights-whole")
 
 
 @pytest.fixture(scope="module")
