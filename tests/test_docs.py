@@ -168,8 +168,12 @@ def run_commands(page):
 
 
 def pairs():
-    """Blocks of commands, each with the block of text after it that shows what a faulty candidate's run prints."""
-    return [(sh, text) for sh, text in pairwise(BLOCKS) if text.language == "text" and "diverges (" in text.text]
+    """Runs of faulty candidates, each with the block of text after it that shows what is printed."""
+    return [
+        (sh, text)
+        for sh, text in pairwise(BLOCKS)
+        if "conformance run" in sh.text and text.language == "text" and "diverges (" in text.text
+    ]
 
 
 def wording(output):

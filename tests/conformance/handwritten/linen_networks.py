@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conformance.cases.names import activation_names
 from conformance.run.adapters.canonical import canonical_arrays, channels_first, channels_last
 from conformance.run.capabilities import Capability
 from impls.taps import is_layer
 from weights_convert import load
 from weights_convert.dialects import find_dialect
+from weights_convert.shapes import expected_shapes
 
 DIALECT = find_dialect("flax-linen")
 
@@ -96,6 +96,7 @@ class LinenCandidate:
         self.edit = edit
 
     def prepare(self, device, precision):
+        jax.config.update("jax_enable_x64", precision == "float64")
         self.dtype = precision
         return "cpu"
 
@@ -125,10 +126,10 @@ class LinenCandidate:
         outputs = {f"BottleneckResNetBlock_{number}": name for number, name in enumerate(blocks)} | {
             "Dense_0": "logits"
         }
-        for name in activation_names(self.config, layers=True):
-            if is_layer(name):
-                spelled = DIALECT.write_name(f"{name}.weight")[0].removeprefix("params.")
-                outputs[spelled.rpartition(".")[0]] = name
+        for name, (spelled, _) in DIALECT.write_names(expected_shapes(self.config)).items():
+            layer, _, leaf = name.rpartition(".")
+            if leaf == "weight" and is_layer(layer):
+                outputs[spelled.removeprefix("params.").rpartition(".")[0]] = layer
         return outputs, {"BottleneckResNetBlock_0": "stem", "Dense_0": "pool"}
 
     def run_tapped(self, images, train, tap):
