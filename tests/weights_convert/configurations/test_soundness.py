@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from conformance.cases.inputs import noise
-from impls.config import VARIANTS
 from tests.weights_convert.configurations.keras_networks import Builder, randomize
 from tests.weights_convert.configurations.test_files import torch_logits
 from tests.weights_convert.configurations.test_keras_model import of, serialised
@@ -60,7 +59,7 @@ def changed(config: Any, path: tuple[Any, ...], value: Any) -> Any:
     return config
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if VARIANTS[name].head_pool is None])
+@pytest.mark.parametrize("variant", ["v1.5", "keras"])  # the two that most files are of; half a minute each
 def test_a_whole_keras_model(variant: str):
     import keras
 
