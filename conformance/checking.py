@@ -46,7 +46,7 @@ class Report:
 
     @property
     def conforms(self) -> bool:
-        """Whether everything that was asked for was compared, and nothing diverges."""
+        """Tell whether everything that was asked for was compared, and nothing diverges."""
         return self.verdict == "conforms"
 
     @property

@@ -38,7 +38,7 @@ OPEN = "conformance.run.candidates.kinds:open_candidate"
 
 @dataclass(frozen=True)
 class Request:
-    """What a check is asked for.
+    """The request of a check.
 
     Attributes:
         variant: The variant that every target is held against; None where targets tell their own.
@@ -254,7 +254,7 @@ def prepare(candidate: Implementation, target: Target | None, survey: Survey, re
 
 @dataclass(frozen=True)
 class Held:
-    """What a model is held against.
+    """The network and weights that a model is held against.
 
     Attributes:
         config: The network.

@@ -110,7 +110,7 @@ def formats() -> list[str]:
 
 
 def beside() -> list[str]:
-    """What training keeps beside a network."""
+    """The state that training keeps beside a network."""
     rows = [(row.reason, code([row.names]), row.source) for row in BESIDE]
     return table(["left out", "named (a regular expression)", "written by"], rows)
 

@@ -16,10 +16,10 @@ from weights_convert.sources import Source, open_source
 from weights_convert.table import reorder
 
 Head = Literal["kept", "new"]
-"""Whether a model takes the classifier of a checkpoint, or keeps its own random one."""
+"""The choice between the classifier of a checkpoint and the model's own random one."""
 
 Stem = Literal["kept", "sum"]
-"""Whether a model takes the first convolution of a checkpoint as it is, or the sum over its input channels."""
+"""The choice between the first convolution of a checkpoint as it is and its sum over the input channels."""
 
 
 def fit(source: Source, config: ResNetConfig, head: Head = "kept", stem: Stem = "kept") -> Checkpoint:

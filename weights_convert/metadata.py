@@ -18,7 +18,7 @@ KNOWN_BY = "known_by"
 """The key under which a file says how its variant was known when it was converted: the fields that it rests on."""
 
 FROM_METADATA = "from its metadata"
-"""How the variant of a file of ours is known; what the file says of it follows after a colon."""
+"""Words for how the variant of a file of ours is known; what the file says of it follows after a colon."""
 
 CONFIGURATIONS = "library_configurations"
 """The key under which a reader passes on the configurations of a library that it found, as a JSON list."""

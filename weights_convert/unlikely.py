@@ -30,7 +30,7 @@ KINDS: dict[str, Callable[[str, np.ndarray], int]] = {
         array.size if _is_norm(name) and name.endswith("weight") and not array.any() else 0
     ),
 }
-"""What is counted in each array, given its canonical name."""
+"""Counts of each array, by what is counted: a function of its canonical name and its numbers."""
 
 
 def unlikely_numbers(arrays: Mapping[str, np.ndarray]) -> list[str]:

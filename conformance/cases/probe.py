@@ -18,7 +18,7 @@ FEED = "feed."
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One run of a network with activations replaced.
+    """A run of a network with activations replaced.
 
     Attributes:
         name: Unique within a run, and a file name.

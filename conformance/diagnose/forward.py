@@ -41,7 +41,7 @@ In float64 correct builds differ by up to 2e-13 at the end of a whole run."""
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
-    """One run of a candidate, each segment fed the oracle's own input, or the candidate's.
+    """A run of a candidate, each segment fed the oracle's own input, or the candidate's.
 
     Attributes:
         train: Whether norms used the batch's statistics.
@@ -147,7 +147,7 @@ class ForwardDiagnosis(Search[str]):
         return next((name for name in can_be_examined if self.first_wrong(name)[1]), None)
 
     def is_missing(self, segment: str) -> bool:
-        """Whether the candidate computes nothing of a segment."""
+        """Tell whether the candidate computes nothing of a segment."""
         return not any(name in exhibit.candidate for exhibit in self.exhibits for name in self._names(exhibit, segment))
 
     def _follows_missing(self, segment: str) -> bool:
@@ -379,7 +379,7 @@ class ForwardDiagnosis(Search[str]):
 
 
 def can_show_at(layer: str, segment: str, place: Place) -> bool:
-    """Whether a fault at a place can show first at a layer of a segment.
+    """Tell whether a fault at a place can show first at a layer of a segment.
 
     A fault of a convolution or norm shows in its output, in its running statistics, or not before the segment's output.
     """
@@ -398,10 +398,10 @@ def unlikelihood(injection: Injection) -> tuple[bool, int, bool]:
 
 
 def change_alike(first: Fault, second: Fault) -> bool:
-    """Whether two faults change the same thing, so that their order counts: both the images, or both the weights."""
+    """Tell whether two faults change the same thing, images or weights, so that their order counts."""
     return bool((first.images and second.images) or (first.weights and second.weights))
 
 
 def is_wide(injection: Injection) -> bool:
-    """Whether a fault can reach several segments."""
+    """Tell whether a fault can reach several segments."""
     return injection.place.scope == "network" or bool(injection.place.following and injection.fault.weights)

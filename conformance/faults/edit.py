@@ -41,7 +41,7 @@ class Substitution(NamedTuple):
 Edits = tuple[Substitution, ...]
 FrameworkEdits = Mapping[str, Edits]
 Pairs = tuple[str, str] | Sequence[tuple[str, str]]
-"""One pair of texts (old, new), or several, which are replaced one after the other."""
+"""A pair of texts (old, new), or several, which are replaced one after the other."""
 
 Line = str | Mapping[str, str]
 """A text of the model files: the same in all four, or that of each framework."""

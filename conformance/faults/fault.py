@@ -132,7 +132,7 @@ class Fault:
         return self.harmless if self.harmless_where is None or self.harmless_where.holds(place, config) else ""
 
     def can_be_in(self, framework: str) -> bool:
-        """Whether a framework can have the fault: if a text is to be wrong, the row must say how."""
+        """Tell whether a framework can have the fault: if a text is to be wrong, the row must say how."""
         texts = self.model.keys() | self.training.keys() | self.initial.keys()
         return not texts or framework in texts
 
@@ -210,7 +210,7 @@ class Injection:
         return f"{self.fault.id} everywhere{alone}" if of_network else self.fault.id
 
     def is_there(self, train: bool) -> bool:
-        """Whether the fault is there in a mode."""
+        """Tell whether the fault is there in a mode."""
         return self.mode in ("", "train" if train else "inference")
 
     @property
@@ -291,7 +291,7 @@ class Graft:
 
     @property
     def whole(self) -> bool:
-        """Whether the wrong text is the network's own, so that the whole network is built from it."""
+        """Tell whether the wrong text is the network's own, so that the whole network is built from it."""
         return self.place.scope in ("stem", "head", "network")
 
 

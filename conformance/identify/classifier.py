@@ -45,7 +45,7 @@ HEADS: dict[str, tuple[str, str, Head]] = {
     ),
     "rows of length one": ("divides the rows of its matrix by their lengths", "", lambda x, w, b: x @ _unit(w).T + b),
 }
-"""What may stand around a classifier: words, the catalogue's row, and the function."""
+"""Functions that may stand around a classifier: words, the catalogue's row, and the function."""
 
 
 def identify_head(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays) -> Fact | None:

@@ -15,7 +15,7 @@ PREDICTED = 1e-12
 """Largest relative L2 error with which a fit must predict a probe that it was not made from, to count."""
 
 Law = Callable[[Link, Arrays, Arrays, ResNetConfig, bool], Array]
-"""What a link computes: a function of (link, inputs by name, canonical arrays, config, train) to its output.
+"""The function that a link computes: from (link, inputs by name, canonical arrays, config, train) to its output.
 
 It has the signature of `conformance.identify.link.expected_output`. A law that was measured at one link may be tried at
 another one of the same kind, whose arrays it then uses."""
@@ -27,7 +27,7 @@ class NotIdentified(Exception):
 
 @dataclass(frozen=True)
 class Fact:
-    """What a layer computes, as it was measured.
+    """A statement of what a layer computes, as it was measured.
 
     Attributes:
         layer: The layer that was measured.
@@ -106,7 +106,7 @@ class Unidentified:
 
 @dataclass(frozen=True)
 class Difference:
-    """One property of a layer that is not as it should be.
+    """A property of a layer that is not as it should be.
 
     Attributes:
         name: The property ("dilation").

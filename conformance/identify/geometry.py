@@ -20,7 +20,7 @@ NO_TAP = 1e-10
 """Largest share of the strongest tap's norm that counts as no tap: rounding leaves 1e-15."""
 
 BORDERS = {"zeros": "constant", "reflection": "reflect", "the nearest pixel": "edge", "the opposite side": "wrap"}
-"""How a map is continued beyond its border, in words, and the mode of `numpy.pad`."""
+"""Ways to continue a map beyond its border, in words, and the mode of `numpy.pad`."""
 
 
 def solve(matrix: Array, values: Array) -> Array:
@@ -272,14 +272,14 @@ def _axis(seen: Sequence[tuple[Array, int, int]], stride: int, expected: Axis) -
 
 
 def _fits(axis: Axis, taps: Array, size: int, length: int) -> bool:
-    """Whether an axis has all the taps, at their places, and the output's size."""
+    """Tell whether an axis has all the taps, at their places, and the output's size."""
     before, _ = axis.padding(size)
     own = {tap * axis.dilation - before for tap in range(axis.taps)}
     return axis.output(size) == length and own >= {*map(int, taps)}
 
 
 def _explains(geometry: Geometry, x: Array, y: Array) -> bool:
-    """Whether the best kernel of a geometry, made from all maps but the first ones, predicts those."""
+    """Tell whether the best kernel of a geometry, made from all maps but the first ones, predicts those."""
     held_out = max(1, len(x) // 4)
     matrix = np.hstack([rows := geometry.rows(x), np.ones((len(rows), 1))])
     values = y.transpose(0, 2, 3, 1).reshape(-1, y.shape[1])

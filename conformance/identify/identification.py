@@ -39,7 +39,7 @@ Ask = Callable[[Sequence[Probe]], Mapping[str, Probed]]
 
 @dataclass(frozen=True)
 class Identification:
-    """What the wrong layers of a candidate compute.
+    """The facts that were measured of a candidate's wrong layers.
 
     Attributes:
         facts: What was measured, in the order of the network.
@@ -204,7 +204,7 @@ def layers_of(facts: Sequence[Fact]) -> set[str]:
 
 
 def is_implied(update: Fact, facts: Sequence[Fact]) -> bool:
-    """Whether statistics are not updated because their norms do not use the batch's, which is said already."""
+    """Tell whether statistics are not updated because their norms do not use the batch's, which is said already."""
     others = {name for fact in facts if {"statistics", "missing"} & fact.measured.keys() for name in fact.layers}
     norms = {name.partition(".running_")[0] for name in update.layers}
     return "not updated" in update.measured.values() and norms <= others

@@ -26,7 +26,7 @@ Kind = Literal["convolution", "norm", "sum", "stem pool", "head pool", "classifi
 
 @dataclass(frozen=True)
 class Link:
-    """One step of a network, from named activations to the next one.
+    """A step of a network, from named activations to the next one.
 
     Attributes:
         name: The activation that it makes ("stage1.0.conv2", "stage1.0", "logits").

@@ -167,7 +167,7 @@ def find_formula(
 def predicts(
     formula: Formula, link: Link, asked: Mapping[str, Array], outputs: Mapping[str, Array], arrays: Arrays
 ) -> bool:
-    """Whether a formula predicts the probe that it was not made from."""
+    """Tell whether a formula predicts the probe that it was not made from."""
     return relative_error(formula(asked["held-out"], link.layer, arrays), outputs["held-out"]) <= PREDICTED
 
 
@@ -245,7 +245,7 @@ LARGEST_EPS = 1.0
 
 
 def _gives_offset(formula: Formula, x: Array, offset: Array, own: Mapping[str, Array]) -> bool:
-    """Whether a formula gives the measured offsets (batch, channels)."""
+    """Tell whether a formula gives the measured offsets (batch, channels)."""
     mean, variance = (_per_image(each, offset.shape) for each in formula.moments(x, own))
     with np.errstate(all="ignore"):
         scale = array_in_role(formula.scale, own)[:, :, 0, 0] / DENOMINATORS[formula.denominator][0](
@@ -312,7 +312,7 @@ LOST = {
     "running_mean": ("zero", "no mean is subtracted", "mean-not-loaded"),
     "running_var": ("one", "its running variance is left at 1", "var-not-loaded"),
 }
-"""What stands in a role where the array is missing: in words, and the catalogue's row."""
+"""Values that take the place of a missing array, by role: in words, and the catalogue's row."""
 
 
 def _role_differences(formula: Formula) -> Iterator[Difference]:

@@ -139,7 +139,7 @@ DENOMINATORS: dict[str, tuple[Callable[[Array, float], Array], Callable[[Array, 
         "",
     ),
 }
-"""How the factor's denominator is made of the variance and eps: the function, its inverse (eps from variance and
+"""Ways to make the factor's denominator of the variance and eps: the function, its inverse (eps from variance and
 denominator), what it does in words, and the catalogue's row."""
 
 ROLES = {

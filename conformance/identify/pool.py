@@ -42,7 +42,7 @@ REDUCTIONS: dict[str, tuple[float, Callable[[Array, Array], Array], str]] = {
     "minimum": (np.inf, lambda w, inside: w.min((4, 5)), "the minimum"),
     "pick": (0.0, lambda w, inside: w[..., 0, 0], "the first pixel"),
 }
-"""What is made of a window: the value around the map, the function of windows and of which pixels are inside, words."""
+"""Functions of a window: the value around the map, the function of windows and of which pixels are inside, words."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ HEAD_POOLS: dict[str, tuple[Callable[[Array], Array], str]] = {
     "first pixel": (lambda x: x[:, :, 0, 0], ""),
     "mean over the height, then the maximum over the width": (lambda x: x.mean(2).max(2), ""),
 }
-"""What a head may make of a map, in words, and the catalogue's row."""
+"""Functions that a head may apply to a map, in words, and the catalogue's row."""
 
 
 def identify_head(

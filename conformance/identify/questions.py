@@ -67,7 +67,7 @@ def usual_map(config: ResNetConfig) -> tuple[int, int]:
 
 
 def _same_stage_before(name: str, block: str) -> bool:
-    """Whether a block is in the same stage as another and runs before it."""
+    """Tell whether a block is in the same stage as another and runs before it."""
     (stage, _, index), (own, _, number) = name.partition("."), block.partition(".")
     return stage == own and int(index) < int(number)
 

@@ -93,7 +93,7 @@ class Screening:
         return relative_error(expected_output(link, self.fed[mode], self.arrays, self.config, mode == "train"), output)
 
     def is_random(self, name: str, modes: Sequence[Mode]) -> bool:
-        """Whether a link gives another output in each of two runs, in any of some modes."""
+        """Tell whether a link gives another output in each of two runs, in any of some modes."""
         return any(
             name in self.candidate.get(mode, {})
             and name in self.again.get(mode, {})
@@ -123,7 +123,7 @@ class Screening:
         return True
 
     def holds(self, fact: Fact, link: Link, modes: Sequence[Mode]) -> bool:
-        """Whether a fact that was measured at one layer explains another one, in the modes in which that is wrong."""
+        """Tell whether a fact that was measured at one layer explains another, in the modes in which that is wrong."""
         if fact.law is None or (fact.mode and [*modes] != [fact.mode]):
             return False
         for mode in modes:

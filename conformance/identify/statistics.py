@@ -23,7 +23,7 @@ RULE = 1e-10
 
 @dataclass(frozen=True)
 class Update:
-    """How one running statistic is updated.
+    """The update of a running statistic.
 
     Attributes:
         kept: Share of the old value.
@@ -96,7 +96,7 @@ def _merged(found: Found) -> Found:
 
 
 def _alike(one: Update, other: Update) -> bool:
-    """Whether two updates keep the same share, and add what they should or nothing."""
+    """Tell whether two updates keep the same share, and add what they should or nothing."""
     usual = {one.added, other.added} <= {1.0, np.inf, 0.0}
     return one.kept == other.kept and "deviation" not in (one.of, other.of) and usual
 

@@ -41,7 +41,7 @@ def _pass_on(link: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, t
 
 
 def inputs_there(link: Link, candidate: Mapping[str, Array]) -> bool:
-    """Whether a candidate has all activations that a link takes, so that they could be fed."""
+    """Tell whether a candidate has all activations that a link takes, so that they could be fed."""
     return all(name == IMAGES or name in candidate for name in link.inputs)
 
 

@@ -131,7 +131,7 @@ def print_divergence(divergence: Record, console: Console) -> None:
 
 
 def is_reproduced(identification: Record) -> bool:
-    """Whether the oracle with the measured layers reproduces the candidate's own run."""
+    """Tell whether the oracle with the measured layers reproduces the candidate's own run."""
     reproduced = identification["reproduced_to"]
     return reproduced is not None and reproduced <= REPRODUCED
 

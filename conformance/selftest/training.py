@@ -64,7 +64,7 @@ class TrainingBench(Bench):
 
     @property
     def cases(self) -> list[Case]:
-        """One case, in train mode."""
+        """Bench of a single case, in train mode."""
         return [Case(CORRECT, self.network.inputs[0].name, "train", task=self.task)]
 
     @cached_property

@@ -67,7 +67,7 @@ class TraceReport:
 
     @property
     def conforms(self) -> bool:
-        """Whether everything that both recordings hold was judged, and nothing diverges."""
+        """Tell whether everything that both recordings hold was judged, and nothing diverges."""
         return self.verdict == "conforms"
 
     @property
@@ -211,7 +211,7 @@ def rebuild_network(recording: Recording, weights: Path | None) -> tuple[Network
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What oracle and reference builds computed here, as sketches.
+    """Sketches of what the oracle and the reference builds computed on this machine.
 
     Attributes:
         oracle: Case to the oracle's trace.

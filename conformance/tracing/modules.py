@@ -39,7 +39,7 @@ KEY = "modules"
 
 @dataclass(frozen=True, eq=False)
 class ModuleRecording:
-    """What the modules of a network returned, in the order in which they finished.
+    """The values that the modules of a network returned, in the order in which they finished.
 
     Attributes:
         arrays: Arrays by the path of the module; "input" and "output" are those of the network.
@@ -192,7 +192,7 @@ class ModuleReport:
 
     @property
     def conforms(self) -> bool:
-        """Whether everything was judged, and nothing diverges."""
+        """Tell whether everything was judged, and nothing diverges."""
         return self.verdict == "conforms"
 
     @property

@@ -42,7 +42,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """All that one candidate computed, and what somebody else needs to judge it.
+    """A recording of all that a candidate computed, with what somebody else needs to judge it.
 
     Attributes:
         candidate: Name of what was run.

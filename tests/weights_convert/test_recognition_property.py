@@ -129,7 +129,7 @@ def test_what_is_read_on_request_is_a_network_that_was_put_there(
 @given(tree=trees())
 @settings(max_examples=60, deadline=None)
 def test_no_ambiguity_is_accepted(tree: tuple[Arrays, dict[str, str]]):
-    """Of several whole networks, none is read unless the others are known averages of it."""
+    """A tree of several whole networks is refused unless the others are known averages of it."""
     arrays, _ = tree
     tops = {name.partition(".")[0] for name in arrays}
     if tops & {"state_dict_ema", "model_ema"} or len(whole_networks(arrays)) < 2:

@@ -151,7 +151,7 @@ WRAPPERS: dict[str, tuple[Callable[[State], Any], dict[str, Any], bool]] = {
         False,
     ),
 }  # fmt: skip
-"""What each program writes, the options that read it, and whether the result has a classifier."""
+"""Files that each program writes, the options that read it, and whether the result has a classifier."""
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
@@ -191,7 +191,7 @@ def test_a_wrapper_that_needs_options_names_one(name: str, model: Any, tmp_path:
 
 
 def test_a_network_of_detectron2_gives_the_logits_of_its_strides(model: Any, tmp_path: Path):
-    """With STRIDE_IN_1X1, the default, the network is v1: here torchvision's with its strides moved."""
+    """The default, STRIDE_IN_1X1, makes the network v1: here torchvision's with its strides moved."""
     moved = copy.deepcopy(model)
     for layer in (moved.layer2, moved.layer3, moved.layer4):
         layer[0].conv1.stride, layer[0].conv2.stride = layer[0].conv2.stride, layer[0].conv1.stride

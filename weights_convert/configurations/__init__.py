@@ -1,4 +1,4 @@
-"""What a library's configuration says about the function of the weights beside it: read whole, or not believed.
+"""Configurations of libraries, which state the function of the weights beside them: read whole, or not believed.
 
 A reader passes on the configurations that it finds (`found`), and `judge` reads them by the tables of their libraries.
 A value that no variant has, and a field that no table classifies, are problems; nothing is skipped.
@@ -59,7 +59,7 @@ def found_in(folder: Path, name: str = CONFIG, others: Mapping[str, str] | None 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What configurations say about the function.
+    """The function that configurations state.
 
     Attributes:
         variants: The variants that they belong to; empty if they say nothing, or something that no variant is.

@@ -30,7 +30,7 @@ ABSENT = Absent()
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a library's configuration. Make it with `decides`, `states` or `neutral`.
+    """A field of a library's configuration. Make it with `decides`, `states` or `neutral`.
 
     Attributes:
         what: For a field that decides the function or states a size, what it is about ("the stride of stage 1"); for
@@ -51,7 +51,7 @@ class Field:
 
     @property
     def kind(self) -> str:
-        """What the field does, in a word or two."""
+        """The effect of the field, in a word or two."""
         if self.variants is not None or self.by_place:
             return "decides the function"
         return "states a size" if self.sizes is not None else "no part of the function"

@@ -18,7 +18,7 @@ OBJECT = "an object of "
 
 @dataclass
 class Account:
-    """What is left out of a source, and what nobody said may be left out.
+    """An account of what is left out of a source, and of what nobody said may be left out.
 
     Attributes:
         tree: The network.

@@ -28,7 +28,7 @@ beside it in a Sequential, and are not seen: a dropout does nothing in inference
 BACKBONE_HEADS: dict[str, tuple[str, str]] = {
     "backbone.": ("head.fc", "mmpretrain's ImageClassifier: backbone and head.fc"),
 }
-"""For a prefix that ends a library's name of its backbone, the path of its classifier beside it, and the library."""
+"""Paths of classifiers, and their libraries, by the prefix that ends a library's name of its backbone."""
 
 HEAD_NAMES = ("fc", "head", "classifier", "predictions", "Dense_0", "linear")
 """The names under which a classifier of any kind is looked for when it is to be left out."""

@@ -10,7 +10,7 @@ from weights_convert.naming import Dialect
 
 @dataclass(frozen=True)
 class Request:
-    """What the user wants to be read of a source; the defaults leave every choice to recognition.
+    """A user's choice of what is read of a source; the defaults leave every choice to recognition.
 
     Attributes:
         dialect: The dialect of the names; None recognises it.

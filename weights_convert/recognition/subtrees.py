@@ -73,7 +73,7 @@ class Subtree:
 
     @cached_property
     def is_whole(self) -> bool:
-        """Whether the known names are exactly those of a network, with or without a classifier."""
+        """Tell whether the known names are exactly those of a network, with or without a classifier."""
         names = set(self.canonical.values())
         depths = Topology.from_names(names).depths
         if len(names) < len(self.canonical) or min(depths) < 1 or sum(depths) > len(names):

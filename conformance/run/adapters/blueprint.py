@@ -23,7 +23,7 @@ Tensors = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Where an adapter takes its networks and its training from, and what they are given.
+    """The modules that an adapter takes its networks and its training from, and what they are given.
 
     A faulty candidate is an adapter with another blueprint: everything else is the correct one's.
 
@@ -45,7 +45,7 @@ class Blueprint:
 
 @dataclass(eq=False)
 class BlueprintAdapter(Probed):
-    """One of the project's own adapters: what all of them do alike, by a few functions of each framework.
+    """Base of the project's own adapters: all that they do alike, by a few functions of each framework.
 
     Attributes:
         read_weights: `read_weights` of the framework's implementation.

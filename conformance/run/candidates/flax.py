@@ -42,7 +42,7 @@ USUAL_IMAGES = (1, 224, 224, 3)
 
 
 class FlaxCandidate(ModelCandidate, FlaxAdapter):
-    """What Linen and NNX modules share: layouts, and gradients by JAX."""
+    """Base of the candidates of Linen and NNX: layouts, and gradients by JAX."""
 
     framework = "flax"
 

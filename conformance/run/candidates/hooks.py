@@ -23,7 +23,7 @@ ValueTap = Callable[[str, Any], Any]
 
 @dataclass(frozen=True)
 class Hook:
-    """Where one activation is seen.
+    """A place in a model where an activation is seen.
 
     Attributes:
         name: The activation, by canonical name.
@@ -37,7 +37,7 @@ class Hook:
 
     @property
     def inside(self) -> bool:
-        """Whether the activation is of a convolution or norm, not of a segment."""
+        """Tell whether the activation is of a convolution or norm, not of a segment."""
         return is_layer(self.name)
 
     def pass_input(self, tap: ValueTap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

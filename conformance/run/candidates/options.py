@@ -13,7 +13,7 @@ Layout = Literal["NCHW", "NHWC"]
 
 @dataclass(frozen=True)
 class Options:
-    """What a user says about a model.
+    """The options that a user gives for a model.
 
     Attributes:
         output: Key, index or attribute of the logits in what the model returns; empty where that is plain.

@@ -12,7 +12,7 @@ from weights_convert.table import Framework
 
 @dataclass(frozen=True)
 class Survey:
-    """What a worker found out about a model.
+    """The facts that a worker found out about a model.
 
     Attributes:
         kind: Row of the table of kinds.

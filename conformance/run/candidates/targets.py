@@ -28,7 +28,7 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """What a target says.
+    """A target, read into its parts.
 
     Attributes:
         name: The candidate's name in reports.
@@ -48,12 +48,12 @@ class Target:
 
     @property
     def is_file(self) -> bool:
-        """Whether the target is a model file, not what makes a model."""
+        """Tell whether the target is a model file, not what makes a model."""
         return not self.factory
 
     @property
     def called(self) -> bool:
-        """Whether the target spells a call, with or without arguments."""
+        """Tell whether the target spells a call, with or without arguments."""
         return self.text.endswith(")")
 
 

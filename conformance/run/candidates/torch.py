@@ -295,7 +295,7 @@ class Scripted(TorchCandidate):
     capabilities = TorchCandidate.capabilities - {Capability.TAP}
 
     def layer_paths(self) -> Collection[str]:
-        """No path: hooks do not fire inside a scripted module."""
+        """Return no path: hooks do not fire inside a scripted module."""
         return ()
 
     def build(self, config: ResNetConfig, weights: Source) -> None:

@@ -65,7 +65,7 @@ V15_FACTORIES = (
 
 @dataclass(frozen=True)
 class Convention:
-    """What a library's own norms do in train mode: a fact about it, not a bug.
+    """The convention of a library's own norms in train mode: a fact about it, not a bug.
 
     Attributes:
         variance: The batch variance that enters the running variance.

@@ -127,7 +127,7 @@ def test_a_module_comes_with_variables_or_without(candidate):
 
 
 def test_an_nnx_module_shows_and_is_fed_through_layers_that_stand_in(candidate, files):
-    """Its layers are named as in torchvision, and their arrays as in Flax."""
+    """The module's layers are named as in torchvision, and its arrays as in Flax."""
     module = nnx_port.Port()
     adapter, oracle = candidate(module, SYMMETRIC), Oracle()
     assert adapter.naming.dialect == "torchvision"

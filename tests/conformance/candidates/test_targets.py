@@ -1,4 +1,4 @@
-"""What a target says, which variant it is held against, and how its arrays are named."""
+"""Targets: what they say, which variant it is held against, and how its arrays are named."""
 
 from __future__ import annotations
 

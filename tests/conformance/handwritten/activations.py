@@ -30,7 +30,7 @@ def identity(x):
 
 @wrong("stage1.1.conv2", "the activation is ReLU6 everywhere", ("relu6|clip|cut|6",))
 def relu6_everywhere(net):
-    """As in a network that is meant to be quantised; nothing before bn1 of stage1.1 is above 6 here."""
+    """ReLU6, as in a network that is meant to be quantised; nothing before bn1 of stage1.1 is above 6 here."""
     for module in net.modules():
         if isinstance(getattr(module, "relu", None), nn.ReLU):
             module.relu = nn.ReLU6()

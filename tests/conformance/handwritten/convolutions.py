@@ -30,7 +30,7 @@ def becomes(layer, cls):
 
 @wrong("stage4.1.conv2", "a 3x3 convolution with dilation 2 and padding 2; 1 and 1 are expected", ("dilation", "2"))
 def dilated_block(net):
-    """One block dilated, as a segmentation backbone has it."""
+    """A dilated block, as a segmentation backbone has it."""
     conv = net.layer4[1].conv2
     conv.dilation, conv.padding = (2, 2), (2, 2)
 
@@ -103,7 +103,7 @@ def convolution_shifted(net):
 
 @wrong("stage3.0.conv1", "the stride is on the first 1x1, not on the 3x3", ("stride",), rows="stride-1x1")
 def stride_of_v1(net):
-    """One block of He et al.'s original network."""
+    """A block of He et al.'s original network."""
     block = net.layer3[0]
     block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
 

@@ -46,7 +46,7 @@ CONFIGS = {
     "linen": replace(VARIANTS["flax"], norm_variance="biased"),
     "keras": replace(VARIANTS["keras"], norm_variance="biased", norm_decay=0.99),
 }
-"""What each library's own ResNet-50 computes, its running statistics included."""
+"""Configurations of each library's own ResNet-50, its running statistics included."""
 
 SIZES = {
     "torchvision": {"depths": (2, 2, 3, 2), "width": 8, "num_classes": 10},
@@ -58,7 +58,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the suite says of a wrong model.
+    """The verdict of the suite on a wrong model.
 
     Attributes:
         id: The row.

@@ -126,7 +126,7 @@ class Script:
         self.scheduler.step()
 
     def slot(self, parameter, slot):
-        """What the optimizer keeps of a parameter; zeros where it keeps nothing yet."""
+        """Return the optimizer's state of a parameter; zeros where there is none yet."""
         kept = self.optimizer.state.get(parameter, {}).get(slot)
         return torch.zeros_like(parameter) if kept is None else kept
 

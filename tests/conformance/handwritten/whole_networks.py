@@ -73,7 +73,7 @@ def whole_block_missing(net):
 
 @wrong_whole("stage3.1.conv1", "the blocks stage3.1 and stage3.4 are exchanged", r"stage3\.4|exchang|place|order")
 def whole_blocks_exchanged(net):
-    """Not neighbours: names were sorted by another key."""
+    """Exchange blocks that are no neighbours, as where names were sorted by another key."""
     net.layer3[1], net.layer3[4] = net.layer3[4], net.layer3[1]
 
 

@@ -31,7 +31,7 @@ FACTS = {
     "pool-of-five": "stem takes the maximum of 5x5 windows at stride 2",
     "momentum-of-keras": "each of the .* norms, in train mode: its running mean and variance keep a share of 0.99",
 }
-"""What is to be said of some wrong models."""
+"""Statements that are expected of some wrong models."""
 
 
 def identified(name, folder) -> Identification:

@@ -15,7 +15,7 @@ from conformance.tracing.modules import ModuleRecording
 
 
 class Network(nn.Module):
-    """No ResNet: an activation in place, a module that is called twice, and several outputs."""
+    """A network that is no ResNet: an activation in place, a module that is called twice, and several outputs."""
 
     def __init__(self, first="first", kernel=3, slope=0.1):
         super().__init__()

@@ -130,7 +130,7 @@ class TestTimm:
             assert text in "\n".join(error.value.problems)
 
     def test_a_model_with_blur_has_the_same_names(self, tmp_path: Path):
-        """Its name alone tells it from the plain one."""
+        """The name alone tells the model with blur from the plain one."""
         import timm
 
         timm.models.save_for_hf(timm.create_model("resnetblur50"), os.fspath(tmp_path), safe_serialization=True)

@@ -136,7 +136,7 @@ class TestAFolder:
         assert len(error.value.problems) == 1
 
     def test_of_ours_is_refused_if_its_config_was_changed(self, checkpoint_of: MakeCheckpoint, tmp_path: Path):
-        """Its metadata are as before, and transformers computes what the config says."""
+        """The folder's metadata are as before, and transformers computes what the config says."""
         folder = tmp_path / "a.transformers"
         checkpoint_of(dialect="transformers").save(folder)
         config = json.loads((folder / "config.json").read_text())

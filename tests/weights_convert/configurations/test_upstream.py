@@ -101,7 +101,7 @@ class TestTimm:
         assert config.keys() - timm.TOP.keys() == {"pretrained_cfg", "model_args"}
 
     def test_every_architecture_is_built_of_the_same_blocks(self, library: Any):
-        """Those of older releases are names of weights that timm has under other names now."""
+        """Names of older releases are names of weights that timm has under other names now."""
         from timm.models import _registry
 
         renamed = _registry._deprecated_models

@@ -34,7 +34,7 @@ def whole(checkpoint_of: MakeCheckpoint) -> Arrays:
 
 @pytest.fixture
 def body(whole: Arrays) -> Arrays:
-    """The same network without its classifier."""
+    """Return the network without its classifier."""
     return {name: array for name, array in whole.items() if not name.startswith("fc.")}
 
 
