@@ -17,7 +17,7 @@ from conformance.cases.defaults import default_inputs
 from conformance.cases.inputs import Input, noise
 from conformance.cases.pictures import photograph, read_images
 from conformance.options import trace_folder, with_pictures
-from conformance.outcome import EXIT_CODES, Failure, Outcome
+from conformance.outcome import Failure, Judged, Outcome
 from conformance.plan import Listener, NetworkPlan, Plan
 from conformance.report.record import Record, make_record
 from conformance.report.text import plain_console, print_record
@@ -29,7 +29,7 @@ from impls.config import ResNetConfig
 
 
 @dataclass(frozen=True, repr=False)
-class Report:
+class Report(Judged):
     """The outcome of a check.
 
     Attributes:
@@ -43,16 +43,6 @@ class Report:
         """The worst verdict: "diverges", "incomplete" or "conforms"."""
         verdicts = [record["verdict"] for record in self.records]
         return next((v for v in ("diverges", "incomplete") if v in verdicts), "conforms" if verdicts else "incomplete")
-
-    @property
-    def conforms(self) -> bool:
-        """Tell whether everything that was asked for was compared, and nothing diverges."""
-        return self.verdict == "conforms"
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the command."""
-        return EXIT_CODES[self.verdict]
 
     def to_dict(self) -> Record:
         """The record of the run; of several runs, their verdict and their records."""

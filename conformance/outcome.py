@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,25 @@ from conformance.identify.identification import Identification
 
 EXIT_CODES = {"conforms": 0, "diverges": 1, "incomplete": 3}
 """Exit code of the command by verdict; 2 is bad input."""
+
+
+class Judged(ABC):
+    """Base of what a comparison returns to its caller."""
+
+    @property
+    @abstractmethod
+    def verdict(self) -> str:
+        """The verdict: "diverges", "incomplete" where something that was asked for was not compared, or "conforms"."""
+
+    @property
+    def conforms(self) -> bool:
+        """Tell whether everything that was asked for was compared, and nothing diverges."""
+        return self.verdict == "conforms"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        return EXIT_CODES[self.verdict]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, takewhile
 
 from impls.config import VARIANTS
 from weights_convert.table import RUNNING_STATISTICS, Framework, Kind, Rule, find_rule
@@ -273,3 +273,14 @@ def _fill(pattern: str, numbers: Mapping[str, int], texts: Mapping[str, object] 
     """Write canonical numbers, and the texts of other placeholders, into a pattern."""
     values = {name: numbers[key] + offset for name, (key, offset, _) in PLACEHOLDERS.items() if key in numbers}
     return pattern.format_map(values | dict(texts or {}))
+
+
+def shared_steps(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return the steps that all paths begin with.
+
+    Example:
+        >>> shared_steps([["layer1", "0", "conv1"], ["layer1", "0", "bn1"]])
+        ['layer1', '0']
+    """
+    alike = takewhile(lambda steps: len(set(steps)) == 1, zip(*paths, strict=False))  # up to the end of the shortest
+    return [steps[0] for steps in alike]

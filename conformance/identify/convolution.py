@@ -11,7 +11,7 @@ import numpy as np
 from conformance.identify.classifier import identify_head
 from conformance.identify.convolution_questions import MARGIN, expected_geometry
 from conformance.identify.curve import GRID, NONE, RELU, Curve, find_curve
-from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, fact_of, number, relative_error
 from conformance.identify.geometry import Axis, Geometry, measure_geometry, solve
 from conformance.identify.image import AS_THEY_ARE, CHANGES, MOVES, Change, colour_differences
 from conformance.identify.kernel import Recognised, recognise, recognise_bias
@@ -348,17 +348,7 @@ def make_fact(
         y = found(x) if other.name == link.name else _at_another(found, kernel, link, other, x, weights)
         return y[:, :, 0, 0] if inputs[other.inputs[0]].ndim == 2 else y
 
-    words = "; ".join(difference.words for difference in differences)
-    return Fact(
-        link.name,
-        link.kind,
-        words,
-        {difference.name: difference.measured for difference in differences},
-        {difference.name: difference.expected for difference in differences},
-        error,
-        differences[0].fault if len(differences) == 1 else "",
-        law,
-    )
+    return fact_of(link.name, link.kind, differences, error, law)
 
 
 def _at_another(

@@ -123,6 +123,23 @@ class Difference:
     fault: str = ""
 
 
+def fact_of(
+    layer: str, kind: str, differences: Sequence[Difference], error: float, law: Law | None = None, mode: str = ""
+) -> Fact:
+    """Make a fact of the properties in which a layer differs; of one, its row of the catalogue is the fact's."""
+    return Fact(
+        layer,
+        kind,
+        "; ".join(difference.words for difference in differences),
+        {difference.name: difference.measured for difference in differences},
+        {difference.name: difference.expected for difference in differences},
+        error,
+        differences[0].fault if len(differences) == 1 else "",
+        law,
+        mode=mode,
+    )
+
+
 def group_words(names: Sequence[str], config: ResNetConfig) -> str:
     """Name some links in the fewest words.
 

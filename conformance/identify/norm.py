@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from conformance.identify.curve import rounded
-from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, fact_of, number, relative_error
 from conformance.identify.link import Array, Arrays, Link
 from conformance.identify.norm_formula import (
     DENOMINATORS,
@@ -107,7 +107,7 @@ def find_special(
         if not trivial and max(errors) <= PREDICTED:
             said = words.replace("{factor}", number(factor))
             difference = Difference(name, factor, 1.0, said, fault)
-            return _fact_of(link, compute, [difference], errors[-1], mode)
+            return _norm_fact(link, compute, [difference], errors[-1], mode)
     return None
 
 
@@ -402,10 +402,10 @@ def _special(function: Special, right: Formula, factor: float, x: Array, path: s
 
 
 def _make_fact(link: Link, formula: Formula, differences: list[Difference], error: float, mode: str) -> Fact:
-    return _fact_of(link, formula, differences, error, mode, elsewhere=not (formula.owner or formula.lender))
+    return _norm_fact(link, formula, differences, error, mode, elsewhere=not (formula.owner or formula.lender))
 
 
-def _fact_of(
+def _norm_fact(
     link: Link,
     compute: Callable[[Array, str, Arrays], Array],
     differences: list[Difference],
@@ -420,14 +420,4 @@ def _fact_of(
             raise NotIdentified("uses the arrays of one certain norm")
         return compute(inputs[other.inputs[0]], other.layer, arrays)
 
-    return Fact(
-        link.name,
-        link.kind,
-        "; ".join(difference.words for difference in differences),
-        {difference.name: difference.measured for difference in differences},
-        {difference.name: difference.expected for difference in differences},
-        error,
-        differences[0].fault if len(differences) == 1 else "",
-        law,
-        mode=mode,
-    )
+    return fact_of(link.name, link.kind, differences, error, law, mode)

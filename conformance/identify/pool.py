@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from conformance.identify.curve import CURVES, NONE, RELU, Curve, leaky, rounded
-from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, fact_of, number, relative_error
 from conformance.identify.geometry import Axis, likely_strides, solve
 from conformance.identify.kernel import assignment
 from conformance.identify.link import Array, Arrays, Link
@@ -178,7 +178,7 @@ def _stem_fact(link: Link, pool: StemPool, error: float, config: ResNetConfig) -
         )
     if not differences:
         raise NotIdentified("computes what is expected, as far as probes show")
-    return _fact(link, differences, error, lambda other, inputs, *rest: pool(inputs[other.inputs[0]]))
+    return fact_of(link.name, link.kind, differences, error, lambda other, inputs, *rest: pool(inputs[other.inputs[0]]))
 
 
 def _clause(words: str) -> str:
@@ -262,8 +262,9 @@ def identify_head(
             words = "its features are in another order"
             differences.append(Difference("order of features", "permuted", "its own", words))
         if error <= PREDICTED and differences:
-            return _fact(
-                link,
+            return fact_of(
+                link.name,
+                link.kind,
                 differences,
                 error,
                 lambda other, inputs, *rest, c=compute, o=order: c(inputs[other.inputs[0]])[:, o],
@@ -290,8 +291,9 @@ def _weighted(link: Link, x: Array, y: Array, held_out: Array, answer: Array) ->
     if same and live.all():
         factor = float(weights[0] * pixels)
         words = f"takes {number(factor)} times the mean of the map; the mean is expected"
-        return _fact(
-            link,
+        return fact_of(
+            link.name,
+            link.kind,
             [Difference("pool", factor, 1.0, words)],
             error,
             lambda other, inputs, *rest: factor * inputs[other.inputs[0]].mean((2, 3)),
@@ -299,17 +301,4 @@ def _weighted(link: Link, x: Array, y: Array, held_out: Array, answer: Array) ->
     words = f"weighs {int(live.sum())} of the {pixels} pixels of a {x.shape[2]}x{x.shape[3]} map"
     words += f", each by {number(float(weights[weights != 0][0]))}" if same else ", each differently"
     words += f"; all of them by {number(1 / pixels)} are expected"
-    return _fact(link, [Difference("pool", int(live.sum()), pixels, words)], error, None)
-
-
-def _fact(link: Link, differences: list[Difference], error: float, law: Callable[..., Array] | None) -> Fact:
-    return Fact(
-        link.name,
-        link.kind,
-        "; ".join(difference.words for difference in differences),
-        {difference.name: difference.measured for difference in differences},
-        {difference.name: difference.expected for difference in differences},
-        error,
-        differences[0].fault if len(differences) == 1 else "",
-        law,
-    )
+    return fact_of(link.name, link.kind, [Difference("pool", int(live.sum()), pixels, words)], error, None)

@@ -7,12 +7,12 @@ channels give both, and what they leave tells whether that is the rule.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from conformance.identify.curve import rounded
-from conformance.identify.fact import Difference, Fact, NotIdentified, group_words, number, relative_error
+from conformance.identify.fact import Difference, Fact, NotIdentified, fact_of, group_words, number, relative_error
 from conformance.identify.link import Array, Arrays, Link, links
 from impls.config import ResNetConfig
 from impls.numpy.resnet import moments
@@ -170,15 +170,6 @@ def _fact(leaf: str, update: Update, names: list[str], config: ResNetConfig) -> 
             differences.append(Difference("factor", update.added, 1.0, words))
     if not differences:
         raise NotIdentified("updates its statistics as expected")
-    return Fact(
-        f"{names[0]}.{leaf.partition(' ')[0]}",
-        "running statistics",
-        "; ".join(difference.words for difference in differences),
-        {difference.name: difference.measured for difference in differences},
-        {difference.name: difference.expected for difference in differences},
-        RULE,
-        differences[0].fault if len(differences) == 1 else "",
-        layers=tuple(f"{name}.{each}" for name in names for each in leaf.split(" and ")),
-        subject=group_words(names, config),
-        mode="train",
-    )
+    first, *_ = layers = tuple(f"{name}.{each}" for name in names for each in leaf.split(" and "))
+    fact = fact_of(first, "running statistics", differences, RULE, mode="train")
+    return replace(fact, layers=layers, subject=group_words(names, config))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
 import numpy as np
 
 from conformance.identify.curve import CURVES, NONE, RELU, Curve, leaky, rounded
-from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, fact_of, number, relative_error
 from conformance.identify.geometry import solve
 from conformance.identify.kernel import describe_order
 from conformance.identify.link import Array, Arrays, Link
@@ -290,16 +290,7 @@ def identify(link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapp
         terms = tuple((_renamed(name, link, other), weight, curve) for name, weight, curve in found.terms)
         return MeasuredSum(terms, found.after)(inputs)
 
-    return Fact(
-        link.name,
-        link.kind,
-        "; ".join(difference.words for difference in differences),
-        {difference.name: difference.measured for difference in differences},
-        {difference.name: difference.expected for difference in differences},
-        error,
-        _fault(differences),
-        law,
-    )
+    return replace(fact_of(link.name, link.kind, differences, error, law), fault=_fault(differences))
 
 
 def _fault(differences: Sequence[Difference]) -> str:

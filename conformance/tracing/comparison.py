@@ -19,7 +19,7 @@ from conformance.compare.comparison import Comparison
 from conformance.compare.noise import NoiseFloors, noise_floors, pair_floors
 from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.options import trace_folder
-from conformance.outcome import EXIT_CODES
+from conformance.outcome import Judged
 from conformance.plan import Listener, NetworkPlan, Plan, make_jobs, write_files
 from conformance.plan import Request as Run
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
@@ -32,7 +32,7 @@ from weights_convert import Checkpoint
 
 
 @dataclass(frozen=True)
-class TraceReport:
+class TraceReport(Judged):
     """The outcome of comparing two recordings.
 
     Attributes:
@@ -64,16 +64,6 @@ class TraceReport:
         if self.divergences:
             return "diverges"
         return "incomplete" if self.not_judged or not self.comparisons else "conforms"
-
-    @property
-    def conforms(self) -> bool:
-        """Tell whether everything that both recordings hold was judged, and nothing diverges."""
-        return self.verdict == "conforms"
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the command."""
-        return EXIT_CODES[self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""

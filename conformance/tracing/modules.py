@@ -24,7 +24,7 @@ from conformance.compare.comparison import Verdict, judge_absolute
 from conformance.compare.limits import ACTIVATIONS_FLOAT64, FLOAT32
 from conformance.compare.measure import Incomparable, Measurement, measure
 from conformance.compare.noise import NoiseFloor, two_digits
-from conformance.outcome import EXIT_CODES
+from conformance.outcome import Judged
 from conformance.trace import TraceError
 from conformance.tracing.recording import ArraysOfFile, hash_of
 from conformance.tracing.text import PASSED
@@ -161,7 +161,7 @@ def shrunk(array: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ModuleReport:
+class ModuleReport(Judged):
     """The outcome of comparing the recordings of two networks.
 
     Attributes:
@@ -189,16 +189,6 @@ class ModuleReport:
     def verdict(self) -> str:
         """The verdict: "diverges", "incomplete" where nothing could be judged, or "conforms"."""
         return "diverges" if self.first_divergence else "incomplete" if self.not_judged else "conforms"
-
-    @property
-    def conforms(self) -> bool:
-        """Tell whether everything was judged, and nothing diverges."""
-        return self.verdict == "conforms"
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the command."""
-        return EXIT_CODES[self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import takewhile
+
+from weights_convert.naming import shared_steps
 
 LAST_WEIGHTS = ("state_dict", "model_state_dict", "model")
 AVERAGED_WEIGHTS = ("state_dict_ema", "model_ema")
@@ -79,7 +80,7 @@ def known_beside(name: str, entry: str) -> tuple[str, str] | None:
         ('optimizer', 'the state of the optimizer')
     """
     parts, place = name.split("."), entry.split(".") if entry else []
-    level = next((i for i, (part, step) in enumerate(zip(parts, place, strict=False)) if part != step), len(place))
+    level = len(shared_steps([parts, place]))
     if level >= len(parts) or (place and level == len(place)):
         return None
     for row in BESIDE:
@@ -104,9 +105,4 @@ def grouped(names: Iterable[str], network: Collection[str]) -> dict[str, int]:
         parts = name.split(".")
         paths = (".".join(parts[:end]) for end in range(1, len(parts)))
         groups.setdefault(next((path for path in paths if path not in taken), name), []).append(parts)
-    return {".".join(_shared(below)): len(below) for below in groups.values()}
-
-
-def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Return the steps that all paths begin with."""
-    return [steps[0] for steps in takewhile(lambda steps: len(set(steps)) == 1, zip(*paths, strict=False))]
+    return {".".join(shared_steps(below)): len(below) for below in groups.values()}

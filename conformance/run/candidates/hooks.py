@@ -7,15 +7,15 @@ takes, however they are computed. Nothing here knows a framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from conformance.cases.names import activation_names
 from conformance.run.candidates.naming import Naming
 from impls.config import ResNetConfig
 from impls.taps import is_layer
+from weights_convert.naming import shared_steps
 
 ValueTap = Callable[[str, Any], Any]
 """Sees a framework's tensor by canonical name; what it returns, unless None, takes the tensor's place."""
@@ -120,14 +120,3 @@ def block_paths(layers: Mapping[str, str], config: ResNetConfig) -> dict[str, st
     depth = min((len(path) for path in steps.values() if path), default=0)
     found = {name: ".".join(path[:depth]) for name, path in steps.items() if path}
     return found if depth and len(set(found.values())) == len(found) else {}
-
-
-def shared_steps(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Return the steps that all paths begin with.
-
-    Example:
-        >>> shared_steps([["layer1", "0", "conv1"], ["layer1", "0", "bn1"]])
-        ['layer1', '0']
-    """
-    alike = takewhile(lambda steps: len(set(steps)) == 1, zip(*paths, strict=False))  # up to the end of the shortest
-    return [steps[0] for steps in alike]
