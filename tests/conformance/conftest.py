@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,5 +45,21 @@ def conformance() -> Callable[..., subprocess.CompletedProcess[str]]:
         environment = os.environ | {"PYTHONPATH": str(HERE / "broken"), "HIDDEN_PACKAGES": ",".join(without)}
         command = [sys.executable, "-m", "conformance.cli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=patience, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def reported(
+    conformance: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[subprocess.CompletedProcess[str], Any]]:
+    """Run the command with a report; return the process and the report. Equal commands are run once."""
+
+    @cache
+    def run(*arguments: object) -> tuple[subprocess.CompletedProcess[str], Any]:
+        file = tmp_path_factory.mktemp("report") / "report.json"
+        done = conformance(*arguments, "--report", file)
+        assert file.exists(), done.stdout + done.stderr
+        return done, json.loads(file.read_text())
 
     return run

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 CANDIDATES = {
@@ -25,14 +23,12 @@ SLOW = {
 
 
 @pytest.fixture(scope="module")
-def run_beside_torch(conformance, small_weights, tmp_path_factory):
+def run_beside_torch(reported, small_weights):
     """Run candidates, by name and adapter, beside the PyTorch implementation; return the process and the report."""
 
     def run(candidates):
-        report = tmp_path_factory.mktemp("report") / "report.json"
         adapters = [f"--impl={name}={adapter}" for name, adapter in candidates.items()]
-        options = ("--weights", small_weights["v1.5"], "--precision=float64", "--report", report)
-        return conformance("run", *adapters, "--impl=torch", *options), json.loads(report.read_text())
+        return reported("run", *adapters, "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64")
 
     return run
 

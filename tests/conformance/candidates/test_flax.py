@@ -19,6 +19,7 @@ from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
 from impls.config import VARIANTS
 from tests.conformance.candidates import nnx_port
+from tests.conformance.candidates.agreement import assert_equal_to_rounding, assert_every_activation_is_shown
 from tests.conformance.handwritten.linen_networks import ResNet
 
 CONFIG = replace(VARIANTS["flax"], depths=(1, 1, 1, 1), width=8, num_classes=10, norm_variance="biased")
@@ -62,20 +63,8 @@ def candidate(files):
     return make
 
 
-def assert_equal_to_rounding(arrays, expected, limit=1e-12):
-    assert arrays.keys() == expected.keys()
-    for name in expected:
-        error = np.linalg.norm(arrays[name] - expected[name]) / np.linalg.norm(expected[name])
-        assert error < limit, (name, error)
-
-
-def test_every_activation_is_shown_and_fed_through_intercepted_calls(candidate, oracle):
-    adapter = candidate(ResNet(**SIZE))
-    adapter.examine(IMAGES)
-    assert adapter.not_shown == {}
-    for train in (False, True):
-        arrays = adapter.record(IMAGES, train, layers=True)
-        assert_equal_to_rounding(arrays, oracle.record(IMAGES, train, layers=True))
+def assert_zeros_are_fed(adapter):
+    """Feed zeros to three segments: convolutions without biases pass them on, and the classifier adds its bias."""
     seen = {}
 
     def tap(name, value):
@@ -86,6 +75,12 @@ def test_every_activation_is_shown_and_fed_through_intercepted_calls(candidate, 
     assert not seen["stage1.0.conv1"].any()
     assert not seen["stage3.0.downsample_conv"].any()
     assert np.allclose(seen["logits"], adapter.canonical_state()["fc.bias"])
+
+
+def test_every_activation_is_shown_and_fed_through_intercepted_calls(candidate, oracle):
+    adapter = candidate(ResNet(**SIZE))
+    assert_every_activation_is_shown(adapter, oracle, IMAGES)
+    assert_zeros_are_fed(adapter)
 
 
 @pytest.mark.slow
@@ -133,21 +128,8 @@ def test_an_nnx_module_shows_and_is_fed_through_layers_that_stand_in(candidate, 
     assert adapter.naming.dialect == "torchvision"
     oracle.prepare("cpu", "float64")
     oracle.build(SYMMETRIC, files[SYMMETRIC])
-    adapter.examine(IMAGES)
-    assert adapter.not_shown == {}
-    for train in (False, True):
-        arrays = adapter.record(IMAGES, train, layers=True)
-        assert_equal_to_rounding(arrays, oracle.record(IMAGES, train, layers=True))
-    seen = {}
-
-    def tap(name, value):
-        seen[name] = value
-        return np.zeros_like(value) if name in ("stem", "stage2.0", "pool") else None
-
-    adapter.run_tapped(IMAGES, False, tap)
-    assert not seen["stage1.0.conv1"].any()
-    assert not seen["stage3.0.downsample_conv"].any()
-    assert np.allclose(seen["logits"], adapter.canonical_state()["fc.bias"])
+    assert_every_activation_is_shown(adapter, oracle, IMAGES)
+    assert_zeros_are_fed(adapter)
     assert module.conv1.kernel.dtype == np.float32
     assert "Tapped" not in str(adapter.module)
 

@@ -18,6 +18,7 @@ from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
 from impls.config import VARIANTS
 from impls.keras import resnet
+from tests.conformance.candidates.agreement import assert_equal_to_rounding, assert_every_activation_is_shown
 from tests.conformance.handwritten.keras_networks import network
 
 CONFIG = replace(
@@ -61,22 +62,11 @@ def candidate(model, weights):
     return adapter
 
 
-def assert_equal_to_rounding(arrays, expected, limit=1e-12):
-    assert arrays.keys() == expected.keys()
-    for name in expected:
-        error = np.linalg.norm(arrays[name] - expected[name]) / np.linalg.norm(expected[name])
-        assert error < limit, (name, error)
-
-
 @pytest.mark.parametrize("make", [network, lambda config: resnet(config, seed=0)], ids=["functional", "subclassed"])
 def test_every_activation_is_shown_and_fed(weights, oracle, make):
     adapter = candidate(make(CONFIG), weights)
-    adapter.examine(IMAGES)
-    assert adapter.not_shown == {}
     before = adapter.canonical_state()
-    for train in (False, True):
-        arrays = adapter.record(IMAGES, train, layers=True)
-        assert_equal_to_rounding(arrays, oracle.record(IMAGES, train, layers=True))
+    assert_every_activation_is_shown(adapter, oracle, IMAGES)
     assert all(np.array_equal(before[name], array) for name, array in adapter.canonical_state().items())
     seen = {}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -80,15 +78,12 @@ OTHERS = tuple(name for name in CANDIDATES if name not in EVERYDAY)
 
 
 @pytest.fixture(scope="module")
-def red_run(conformance, small_weights, tmp_path_factory):
-    """Run candidates of the table; return the process and the report, of one run for each group of candidates."""
+def red_run(reported, small_weights):
+    """Run a group of candidates of the table; return the process and the report."""
 
-    @cache
-    def run(names):
-        report = tmp_path_factory.mktemp("report") / "report.json"
-        adapters = [f"--impl={name}={CANDIDATES[name][0]}" for name in names]
-        done = conformance("run", *adapters, "--weights", small_weights["v1.5"], *BOTH, "--report", report)
-        return done, json.loads(report.read_text())
+    def run(group):
+        candidates = [f"--impl={name}={CANDIDATES[name][0]}" for name in group]
+        return reported("run", *candidates, "--weights", small_weights["v1.5"], *BOTH)
 
     return run
 
@@ -111,11 +106,8 @@ def test_the_first_wrong_array_and_the_cause_are_named(red_run, name, group):
 
 
 @pytest.fixture(scope="module")
-def green_run(conformance, small_weights, tmp_path_factory):
-    report = tmp_path_factory.mktemp("report") / "report.json"
-    options = ("--impl=torch", "--weights", small_weights["keras"], "--variant=keras")
-    done = conformance("run", *options, *BOTH, "--report", report)
-    return done, json.loads(report.read_text())
+def green_run(reported, small_weights):
+    return reported("run", "--impl=torch", "--weights", small_weights["keras"], "--variant=keras", *BOTH)
 
 
 def test_pytorch_trains_as_the_oracle_does(green_run):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -25,15 +24,12 @@ CANDIDATES = tuple(
 
 
 @pytest.fixture(scope="module")
-def run_float32(conformance, small_weights, tmp_path_factory):
-    """Run candidates in float32; return the process and the report, of one run for each group of candidates."""
+def run_float32(reported, small_weights):
+    """Run candidates in float32; return the process and the report."""
 
-    @cache
     def run(*candidates):
-        report = tmp_path_factory.mktemp("report") / "report.json"
-        options = ("--weights", small_weights["v1.5"], "--task=gradients", "--task=steps", "--precision=float32")
-        done = conformance("run", *candidates, *options, "--report", report)
-        return done, json.loads(report.read_text())
+        tasks = ("--task=gradients", "--task=steps", "--precision=float32")
+        return reported("run", *candidates, "--weights", small_weights["v1.5"], *tasks)
 
     return run
 

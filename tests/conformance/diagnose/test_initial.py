@@ -22,12 +22,10 @@ OPTIONS = ("--variant=keras", "--task=initialisation")
 
 
 @pytest.fixture(scope="module")
-def drawn_run(conformance, small_weights, tmp_path_factory):
-    report = tmp_path_factory.mktemp("report") / "report.json"
+def drawn_run(reported, small_weights):
     candidates = ("--impl=torch", "--impl=broken=broken_training:InitialOfTheFramework")
     two = "--impl=two=torch+init-he-normal@network+init-classifier-keras@network"
-    done = conformance("run", *candidates, two, "--weights", small_weights["keras"], *OPTIONS, "--report", report)
-    return done, json.loads(report.read_text())
+    return reported("run", *candidates, two, "--weights", small_weights["keras"], *OPTIONS)
 
 
 def causes(divergence):
@@ -53,11 +51,10 @@ def test_every_array_is_compared_and_conforms(drawn_run):
 
 
 @pytest.mark.slow
-def test_every_array_of_the_other_frameworks_is_compared_and_conforms(conformance, small_weights, tmp_path):
-    report, candidates = tmp_path / "report.json", ("--impl=flax", "--impl=keras")
-    conformance("run", *candidates, "--weights", small_weights["keras"], *OPTIONS, "--report", report)
+def test_every_array_of_the_other_frameworks_is_compared_and_conforms(reported, small_weights):
+    _, report = reported("run", "--impl=flax", "--impl=keras", "--weights", small_weights["keras"], *OPTIONS)
     for name in ("flax", "keras"):
-        compare_every_array(json.loads(report.read_text()), name)
+        compare_every_array(report, name)
 
 
 def test_another_draw_is_red(drawn_run):

@@ -49,13 +49,10 @@ def test_all_that_an_adapter_lacks_is_told_at_once(broken_on_path):
 
 
 @pytest.fixture(scope="module")
-def least_run(conformance, small_weights, tmp_path_factory):
-    report = tmp_path_factory.mktemp("report") / "report.json"
+def least_run(reported, small_weights):
     ports = ("--impl=least=broken_capabilities:Least", "--impl=wrong=broken_capabilities:Wrong")
     tasks = ("--task=forward", "--task=gradients", "--task=steps", "--task=initialisation")
-    options = ("--weights", small_weights["v1.5"], "--precision=float64")
-    done = conformance("run", *ports, *tasks, *options, "--report", report)
-    return done, json.loads(report.read_text())
+    return reported("run", *ports, *tasks, "--weights", small_weights["v1.5"], "--precision=float64")
 
 
 def test_a_task_without_its_capability_is_not_compared_and_told_once(least_run):

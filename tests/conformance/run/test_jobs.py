@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from conformance.cases.case import Case
@@ -35,17 +33,14 @@ def test_a_worker_reads_the_job_that_was_written(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def mixed_run(conformance, small_weights, tmp_path_factory):
-    """One run with a correct implementation between broken ones."""
-    report = tmp_path_factory.mktemp("report") / "report.json"
+def mixed_run(reported, small_weights):
+    """A run of a correct implementation between broken ones."""
     names = ("Killed", "Chattering", "Crashing", "Exiting", "Imprecise")
     adapters = [f"--impl={name.lower()}=broken_processes:{name}" for name in names]
-    done = conformance(
-        *("run", *adapters, "--impl=absent=no_such_module:Adapter", "--weights", small_weights["v1.5"]),
-        *("--precision=float64", "--report", report),
-    )
+    adapters.append("--impl=absent=no_such_module:Adapter")
+    done, report = reported("run", *adapters, "--weights", small_weights["v1.5"], "--precision=float64")
     assert "Traceback" not in done.stdout
-    return done, json.loads(report.read_text())
+    return done, report
 
 
 @pytest.mark.parametrize(

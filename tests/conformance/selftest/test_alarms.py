@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
 
 import pytest
@@ -60,11 +59,9 @@ def test_every_build_is_right_and_none_is_accused():
 
 
 @pytest.fixture(scope="module")
-def red_run(conformance, tmp_path_factory):
-    report = tmp_path_factory.mktemp("report") / "report.json"
+def red_run(reported):
     candidates = ("--impl=wrong=broken_oracles:BiasedVariance", "--impl=right=conformance.run.adapters.numpy:TapByTap")
-    done = conformance("false-alarms", "--runs=4", "--variant=v1", *candidates, "--report", report)
-    return done, json.loads(report.read_text())
+    return reported("false-alarms", "--runs=4", "--variant=v1", *candidates)
 
 
 def test_a_wrong_build_is_an_alarm_and_exit_code_1(red_run):

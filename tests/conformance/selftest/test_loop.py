@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-
 import pytest
 from click.testing import CliRunner
 
@@ -41,15 +38,12 @@ OTHERS = ("config", "statistics", "input-weights-whole")
 
 
 @pytest.fixture(scope="module")
-def red_run(conformance, small_weights, tmp_path_factory):
-    """Run candidates of the table; return the process and the report, of one run for each group of candidates."""
+def red_run(reported, small_weights):
+    """Run a group of candidates of the table; return the process and the report."""
 
-    @cache
     def run(group):
-        report = tmp_path_factory.mktemp("report") / "report.json"
         candidates = [f"--impl={name}={FAMILIES[name][0]}" for name in group]
-        options = ("--weights", small_weights["v1.5"], "--precision=float64", "--report", report)
-        return conformance("run", *candidates, *options), json.loads(report.read_text())
+        return reported("run", *candidates, "--weights", small_weights["v1.5"], "--precision=float64")
 
     return run
 
