@@ -65,11 +65,14 @@ MODEL_ARGS: dict[str, Field] = {
 """The fields of `model_args`: the arguments of `timm.models.resnet.ResNet` and of timm's factory."""
 
 PRETRAINED_CFG: dict[str, Field] = {
+    "architecture": decides(
+        "the model that the weights were made for", *((name, V15) for name in (*ARCHITECTURES, None)), default=None
+    ),
     "label_offset": decides("classes that timm drops when it loads the file", (None, V15), (0, V15), default=None),
     "custom_load": decides("a format of its own", (False, V15), default=False),
     "global_pool": POOLING,
     **neutral("where the weights come from", "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"),
-    **neutral("where the weights come from", "architecture", "tag", "license", "description", "origin_url"),
+    **neutral("where the weights come from", "tag", "license", "description", "origin_url"),
     **neutral("where the weights come from", "paper_name", "paper_ids", "notes"),
     **neutral(
         "the images, which are prepared before the network",
