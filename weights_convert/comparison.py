@@ -40,13 +40,15 @@ def problems_of_names(canonical_names: Mapping[str, str], arrays: Mapping[str, n
 def fitting_networks(
     ours: Mapping[str, str],
     metadata: Mapping[str, str],
+    dialect: Dialect,
     shapes: Mapping[str, Shape],
     expected: ResNetConfig | None,
     stated: Judgement,
 ) -> tuple[tuple[ResNetConfig, ...], str]:
-    """Return the networks that arrays of these shapes may belong to, and, for a single one, how it is known.
+    """Return the networks that arrays of these shapes may belong to, and how it is known; empty if nothing tells.
 
-    There is none if a configuration beside the arrays states a network that no variant is.
+    There is none if a configuration beside the arrays states a network that no variant is. Biases of convolutions tell
+    a variant only under the names of its own library: elsewhere, strides and epsilons may be any.
 
     Raises:
         ValueError: If there is none, or our metadata is damaged.
@@ -60,7 +62,9 @@ def fitting_networks(
     if expected is not None:
         return (infer_sizes(shapes, expected),), "as given"
     fitting = [known for known in VARIANTS.values() if known.conv_bias == has_conv_bias(shapes)]
-    return tuple(infer_sizes(shapes, known) for known in fitting), "no other variant has such arrays"
+    is_librarys = [known.variant for known in fitting] == [dialect.published_variant]
+    known_by = "no other variant has such arrays" if is_librarys else ""
+    return tuple(infer_sizes(shapes, known) for known in fitting), known_by
 
 
 def _network_from_metadata(ours: Mapping[str, str], count: int) -> ResNetConfig:

@@ -40,7 +40,7 @@ class Inspection:
         dialect: The dialect of the names; None if it was not recognised.
         weights: The arrays that the dialect has a rule for and whose number of axes is right.
         networks: Every network that the weights may belong to: none, one, or several of the same shapes.
-        recognised_by: How the network is known, where there is one.
+        recognised_by: How the network is known; empty if nothing tells it.
         dropped: Names that are left out on purpose, each with the reason.
         problems: Everything that is wrong, one line each.
         changes: The changes of numbers that the file records.
@@ -70,15 +70,23 @@ class Inspection:
             ConversionError: With every problem; also if the weights may belong to several networks.
         """
         problems, advice = list(self.problems), self.advice
-        if len(self.networks) > 1:
+        if self.networks and self.variant is None:
             variants = ", ".join(network.variant for network in self.networks)
-            problems.append(f"it does not state its variant, and its arrays fit several: {variants}")
-            advice = "\n".join(filter(None, [advice, SAY_WHICH]))
+            several = len(self.networks) > 1
+            fitting = f"several: {variants}" if several else f"{variants} alone, whose strides nothing states"
+            problems.append(f"it does not state its variant, and its arrays fit {fitting}")
+            say = SAY_WHICH if several else f"If it computes what {variants} computes, say so: --variant {variants}."
+            advice = "\n".join(filter(None, [advice, say]))
         if problems or self.dialect is None:
             raise ConversionError(self.where, problems, advice)
         network, known_by = self.networks[0], self.recognised_by
         facts = (self.dropped, self.where, known_by, self.changes, self.notes, self.accepted)
         return Checkpoint(self.weights, self.dialect, network, *facts)
+
+    @property
+    def variant(self) -> str | None:
+        """The variant of the weights; None if nothing tells it."""
+        return self.networks[0].variant if len(self.networks) == 1 and self.recognised_by else None
 
     def canonical(self) -> Mapping[str, np.ndarray]:
         """Return the weights by canonical name; empty if the dialect was not recognised."""
@@ -244,7 +252,7 @@ def _compared(
     networks: tuple[ResNetConfig, ...] = ()
     recognised_by = ""
     try:
-        networks, recognised_by = fitting_networks(ours, metadata, shapes, expected, stated)
+        networks, recognised_by = fitting_networks(ours, metadata, dialect, shapes, expected, stated)
         problems += mismatches(networks[0], recognised_by, variant, config) if networks else []
         problems += stated.contradictions(networks[0]) if networks else []
     except ValueError as error:

@@ -268,9 +268,18 @@ class TestInspect:
         assert (facts["variant"], facts["recognised_by"]) == ("v1", "as given")
 
     def test_recognises_biases_of_convolutions(self, tmp_path: Path, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
-        save_file(dict(checkpoint_of(replace(tiny, conv_bias=True)).arrays), tmp_path / "a.safetensors")
+        checkpoint = checkpoint_of(replace(tiny, conv_bias=True), dialect="keras.applications")
+        save_file(dict(checkpoint.arrays), tmp_path / "a.safetensors")
         stdout = run("inspect", tmp_path / "a.safetensors").stdout
         assert "variant             keras\nrecognised by       no other variant has such arrays\n" in stdout
+
+    def test_asks_what_biases_of_convolutions_belong_to(
+        self, tmp_path: Path, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig
+    ):
+        save_file(dict(checkpoint_of(replace(tiny, conv_bias=True)).arrays), tmp_path / "a.safetensors")
+        facts = json.loads(run("inspect", tmp_path / "a.safetensors", "--json").stdout)
+        assert (facts["variant"], facts["recognised_by"], facts["possible_variants"]) == (None, None, ["keras"])
+        assert facts["advice"] == "give --variant"
 
     def test_reports_missing_and_extra_arrays(self, tmp_path: Path, checkpoint_of: MakeCheckpoint):
         arrays = {name: array for name, array in checkpoint_of().arrays.items() if not name.startswith("stage4.0.bn")}

@@ -71,6 +71,17 @@ class TestTheVariant:
         read = load(checkpoint_of(replace(tiny, conv_bias=True), dialect="keras.applications").arrays)
         assert (read.config.variant, read.recognised_by) == ("keras", "no other variant has such arrays")
 
+    @pytest.mark.parametrize("dialect", ["canonical", "flax", "keras"])
+    def test_is_asked_for_if_biases_stand_under_names_of_other_libraries(
+        self, dialect: str, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig
+    ):
+        """This network has the strides of v1.5, and is no variant."""
+        arrays = checkpoint_of(replace(tiny, conv_bias=True), dialect=dialect).arrays
+        with pytest.raises(ConversionError, match=r"fit keras alone, whose .* nothing states\nIf .* --variant keras"):
+            load(arrays)
+        assert inspect(arrays).variant is None
+        assert load(arrays, variant="keras").recognised_by == "as given"
+
     def test_is_that_of_the_model_if_the_source_states_none(self, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):
         model = replace(tiny, strided_layer="conv1", norm_eps=0.25)
         assert model.variant == "custom"

@@ -83,8 +83,8 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
         "container": inspection.container,
         "dialect": dialect.name if dialect else None,
         "used_by": dialect.used_by if dialect else None,
-        "variant": variants[0] if len(variants) == 1 else None,
-        "recognised_by": inspection.recognised_by if len(variants) == 1 else None,
+        "variant": inspection.variant,
+        "recognised_by": inspection.recognised_by if inspection.variant else None,
         "possible_variants": variants,
         "network": network_name(network) if network else None,
         "depths": list(network.depths) if network else None,
@@ -108,9 +108,9 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
         ],
     }
     advice = inspection.advice.splitlines()
-    if len(variants) > 1 and dialect and dialect.published_variant:
+    if networks and inspection.variant is None and dialect and dialect.published_variant:
         advice.append(f"give --variant; the weights that {dialect.name} publishes are {dialect.published_variant}")
-    elif len(variants) > 1:
+    elif networks and inspection.variant is None:
         advice.append("give --variant")
     return facts | ({"advice": "\n".join(advice)} if advice else {})
 
