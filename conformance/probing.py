@@ -36,7 +36,8 @@ def identify_candidate(
     def ask(probes: Sequence[Probe]) -> Mapping[str, Probed]:
         run = rerun([candidate], "float64", [] if runs else cases, network, probes=probes)[candidate.name]
         runs.append(run)
-        return run.probed
+        unanswered = Probed(failure=run.failure or "its worker ended before")
+        return {probe.name: run.probed.get(probe.name, unanswered) for probe in probes}
 
     arrays = network.weights.to("canonical").arrays
     identification = identify(network.config, arrays, suspects, ask)

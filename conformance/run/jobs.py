@@ -175,7 +175,7 @@ def _run_here(job: Job, events: queue.SimpleQueue[Event]) -> Event:
     def say(event: str, **facts: Any) -> None:
         (endings.append if event == "failed" else events.put)(Event(job, event, facts))
 
-    job.directory.mkdir(parents=True)
+    job.directory.mkdir(parents=True, exist_ok=bool(job.probes))  # which are there already
     assert job.implementation.here is not None
     job.implementation.here(job, say)
     return endings[0] if endings else Event(job, "done", {"seconds": time.monotonic() - started})

@@ -56,6 +56,15 @@ def test_a_wrong_live_module_diverges_and_the_report_says_why():
     assert "likely cause: `eps-keras` at stage3.0.bn2" in str(report)
 
 
+def test_the_wrong_layer_of_a_live_module_is_measured_where_no_known_fault_explains_it():
+    model = small_ports.port(width=4)
+    model.layer4[1].conv2.dilation = model.layer4[1].conv2.padding = (2, 2)
+    report = conformance.check(model, variant="v1.5", precisions=["float64"], inference=True)
+    text = " ".join(str(report).split())
+    assert "measured: stage4.1.conv2 computes a 3x3 convolution with dilation 2 and padding 2; 1 and 1 are" in text
+    assert "with this layer, the oracle reproduces your model's own run to" in text
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
