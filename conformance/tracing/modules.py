@@ -7,6 +7,7 @@ float64 is held against it by the limit of the suite; one in float32 by what the
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -54,8 +55,7 @@ class ModuleRecording:
     @property
     def precision(self) -> str:
         """Name of the dtype of what the network returned."""
-        outputs = [name for name in self.shapes if name.partition(".")[0] == "output"]
-        return self.arrays[outputs[0]].dtype.name
+        return self.arrays[next(filter(is_output, self.shapes))].dtype.name
 
     def save(self, path: Path) -> None:
         """Write the recording, completely or not at all."""
@@ -117,7 +117,11 @@ def record_modules(model: Any, path: Path, small: bool, layout: str) -> Iterator
             shapes[key] = turned.shape
             arrays[key] = shrunk(turned) if small and turned.dtype.kind == "f" and not is_input(key) else turned
 
-    handles = [model.register_forward_pre_hook(lambda module, inputs: store("input", first_of(inputs)))]
+    handles = [
+        model.register_forward_pre_hook(
+            lambda module, inputs, named: store("input", first_of((*inputs, *named.values()))), with_kwargs=True
+        )
+    ]
     for name, module in model.named_modules():
         handles.append(
             module.register_forward_hook(lambda module, inputs, output, name=name or "output": store(name, output))
@@ -127,18 +131,33 @@ def record_modules(model: Any, path: Path, small: bool, layout: str) -> Iterator
     finally:
         for handle in handles:
             handle.remove()
-    if not any(name.partition(".")[0] == "output" for name in arrays):
+    if not any(map(is_output, arrays)):
         raise TraceError("nothing was recorded: the model was not called, or no hook fires in it (a scripted module)")
     ModuleRecording(arrays, shapes, type(model).__name__).save(path)
 
 
 def is_input(name: str) -> bool:
     """Tell the inputs of a network, which are kept whole, from the arrays that it computes."""
-    return name.partition(".")[0] == "input"
+    return call_of(name) == "input"
+
+
+def is_output(name: str) -> bool:
+    """Tell what a network returns from what its modules return."""
+    return call_of(name) == "output"
+
+
+def call_of(name: str) -> str:
+    """Return the part of an array's name before the number of the call and the key in what was returned.
+
+    Example:
+        >>> call_of("input#2"), call_of("output.logits")
+        ('input', 'output')
+    """
+    return re.split(r"[.#]", name)[0]
 
 
 def first_of(inputs: tuple[Any, ...]) -> Any:
-    """Return the only input of a network, or all of them."""
+    """Return the only input of a network, or all of them, however they are passed."""
     return inputs[0] if len(inputs) == 1 else inputs
 
 
@@ -187,7 +206,7 @@ class ModuleReport(Judged):
 
     @property
     def verdict(self) -> str:
-        """The verdict: "diverges", "incomplete" where nothing could be judged, or "conforms"."""
+        """The verdict: "diverges", "incomplete" where something could not be judged, or "conforms"."""
         return "diverges" if self.first_divergence else "incomplete" if self.not_judged else "conforms"
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,7 +224,7 @@ class ModuleReport(Judged):
             lines.append(f"not judged: {self.not_judged}")
         if first := self.first_divergence:
             lines.append(f"first diverging layer: {first}: {self.verdicts[first].reason}")
-        elif not self.not_judged:
+        elif self.verdict == "conforms":
             lines.append(f"{self.precision}: {PASSED[self.precision]}")
         passed = sum(verdict.passed for verdict in self.verdicts.values())
         return "\n".join([*lines, f"{self.verdict}: {passed:,} of {len(self.verdicts):,} arrays passed", ""])
@@ -238,7 +257,9 @@ def compare_modules(
         reason = f"{candidate.name} is {candidate.precision}: a run of the reference in that precision shows its noise"
         return ModuleReport(reference.name, candidate.name, not_judged=f"{reason} (--noise FILE)", notes=notes)
     verdicts = {here: judge(reference, candidate, here, there, noise) for here, there in pairs.items()}
-    return ModuleReport(reference.name, candidate.name, verdicts, "", notes, candidate.precision)
+    seen = any(map(is_output, pairs))
+    unseen = "" if seen else "what the networks return: no output of the reference has a counterpart (--names FILE)"
+    return ModuleReport(reference.name, candidate.name, verdicts, unseen, notes, candidate.precision)
 
 
 def pair_names(reference: ModuleRecording, candidate: ModuleRecording, names: Mapping[str, str]) -> dict[str, str]:
@@ -258,9 +279,9 @@ def pair_names(reference: ModuleRecording, candidate: ModuleRecording, names: Ma
 
 def check_inputs(reference: ModuleRecording, other: ModuleRecording) -> None:
     """Check that two networks were given the same numbers."""
-    for name in filter(is_input, reference.shapes):
-        ours, theirs = reference.arrays[name], other.arrays.get(name)
-        if theirs is None or ours.shape != theirs.shape or not np.array_equal(ours.astype(theirs.dtype), theirs):
+    for name in filter(is_input, dict.fromkeys((*reference.shapes, *other.shapes))):
+        ours, theirs = reference.arrays.get(name), other.arrays.get(name)
+        if ours is None or theirs is None or not np.array_equal(ours.astype(theirs.dtype), theirs):
             raise TraceError(f"{reference.name} and {other.name} cannot be compared: they were given different inputs")
 
 

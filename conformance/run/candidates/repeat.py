@@ -67,7 +67,8 @@ def check_float64(candidate: Examined, images: np.ndarray, first: Arrays) -> Non
     """See that float64 is computed in float64 from the images to the end of the stem.
 
     Raises:
-        Unfit: If an output has another dtype, or if a change of the images that float32 cannot hold changes nothing.
+        Unfit: If an output has another dtype, or if a change of the images that float32 cannot hold, or any other one,
+            changes nothing.
     """
     name = next((name for name in ("stem", *shown(candidate.config, first)) if name in first), "")
     for output in (name, *shown(candidate.config, first)[-1:]):
@@ -75,6 +76,12 @@ def check_float64(candidate: Examined, images: np.ndarray, first: Arrays) -> Non
             raise Unfit(f"its {output} is {first[output].dtype} where float64 goes in", lacks="float64")
     shifted = candidate.record(images.astype(np.float64) * (1 + BELOW_FLOAT32), False, True)
     if name and np.array_equal(first[name], shifted[name]):
+        if np.array_equal(first[name], candidate.record(2 * images, False, True)[name]):
+            raise Unfit(
+                f"its {name} is the same for other images: it does not depend on them, or what is seen there last is "
+                "another call",
+                layer=name,
+            )
         raise Unfit(
             f"it computes in float32 inside: its {name} does not notice a change of the images by {BELOW_FLOAT32:.0e}",
             lacks="float64",

@@ -104,6 +104,12 @@ def single_images(model):
     model.forward = lambda x: forward(x.float().to(x.dtype))
 
 
+def blind(model):
+    """Computes the same of all images."""
+    forward = model.forward
+    model.forward = lambda x: forward(torch.ones_like(x))
+
+
 def drawing_logits(model):
     forward = model.forward
     model.forward = lambda x: forward(x) + torch.rand(())
@@ -169,6 +175,7 @@ BUGS = {
             without_gradient,
             single_inside,
             single_images,
+            blind,
             drawing_logits,
             talking,
             crashing,

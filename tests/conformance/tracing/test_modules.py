@@ -105,6 +105,31 @@ def test_names_are_mapped_by_a_file(reference, tmp_path):
     assert "first diverging layer: head: shape (2, 32, 22, 22) where (2, 5) is expected" in done.output
 
 
+def test_inputs_are_recorded_however_they_are_passed(reference, tmp_path):
+    model = network().double()
+    for name, images in (("right.trace", IMAGES.double()), ("other.trace", IMAGES.double() + 1e-3)):
+        with package.recording(model, tmp_path / name):
+            model(x=images)
+    assert package.compare_traces(reference, tmp_path / "right.trace").conforms
+    with pytest.raises(TraceError, match="they were given different inputs"):
+        package.compare_traces(reference, tmp_path / "other.trace")
+
+
+def test_networks_whose_outputs_are_not_compared_do_not_conform(reference, tmp_path):
+    class Plain(Network):
+        def forward(self, x):
+            return super().forward(x)["logits"]
+
+    torch.manual_seed(0)
+    report = package.compare_traces(reference, record(Plain().eval(), tmp_path / "plain.trace"))
+    assert all(verdict.passed for verdict in report.verdicts.values())
+    assert (report.verdict, report.exit_code) == ("incomplete", 3)
+    assert "not judged: what the networks return: no output of the reference has a counterpart" in str(report)
+    (tmp_path / "map.toml").write_text('[names]\nhead = "head"\n"output.logits" = "output"\n')
+    named = package.compare_traces(reference, tmp_path / "plain.trace", names=tmp_path / "map.toml")
+    assert named.conforms, named
+
+
 def test_axes_of_a_network_with_channels_last_are_turned(tmp_path):
     class Last(nn.Module):
         def __init__(self):
@@ -147,6 +172,15 @@ def test_what_cannot_be_compared_is_refused(reference, tmp_path, small_weights):
         model(IMAGES.double() + 1e-3)
     with pytest.raises(TraceError, match="they were given different inputs"):
         package.compare_traces(reference, tmp_path / "other.trace")
+    with package.recording(model, tmp_path / "fewer.trace"):
+        model(IMAGES[:1].double())
+    with package.recording(model, tmp_path / "twice.trace"):
+        model(IMAGES.double())
+        model(IMAGES.double())
+    for other in ("fewer.trace", "twice.trace"):
+        for pair in ((reference, tmp_path / other), (tmp_path / other, reference)):
+            with pytest.raises(TraceError, match="they were given different inputs"):
+                package.compare_traces(*pair)
     with pytest.raises(TraceError, match="weights are for recordings of a ResNet-50"):
         package.compare_traces(reference, reference, weights=small_weights["v1.5"])
     with pytest.raises(TraceError, match=r"v1\.5\.safetensors: it is no recording of modules"):
