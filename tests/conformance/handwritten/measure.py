@@ -2,6 +2,7 @@
 
     python -m tests.conformance.handwritten.measure                        # all of them
     python -m tests.conformance.handwritten.measure dilated-block --text   # one, with everything that is said of it
+    python -m tests.conformance.handwritten.measure --report report.jsonl  # go on where an earlier run ended
 
 Every model goes through the suite as a user's candidate does; its workers are run in this process, since most of a
 small network's time is the import of its framework.
@@ -181,6 +182,20 @@ def shares(verdicts: Sequence[Verdict], rows: Sequence[WrongModel]) -> str:
     return "\n".join(lines)
 
 
+def line_of(verdict: Verdict, row: WrongModel) -> str:
+    """Tell a verdict in one line."""
+    outcome = "named" if verdict.named else "stated" if verdict.stated else "-"
+    place = "placed" if verdict.placed else f"at {verdict.layer or 'nothing'}, not {row.layer}"
+    caught = "caught" if verdict.caught else "NOT CAUGHT"
+    return f"{row.id:38} {verdict.seconds:6.1f} s  {caught}  {place:8} {outcome:7} {' '.join(verdict.wrong)}"
+
+
+def read_report(path: Path) -> dict[str, Verdict]:
+    """Read the verdicts of an earlier run, by row; the last one of a row counts."""
+    records = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return {record["id"]: Verdict(**{**record, "wrong": tuple(record["wrong"])}) for record in records}
+
+
 def main() -> None:
     """Measure rows, print a line for each and the shares."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -188,7 +203,11 @@ def main() -> None:
     parser.add_argument("--task", action="append", help="only rows of this task")
     parser.add_argument("--library", action="append", help="only rows of this library")
     parser.add_argument("--text", action="store_true", help="print everything that is said")
-    parser.add_argument("--report", type=Path, help="write all verdicts to this JSON file")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="append each verdict to this file of JSON lines; rows that it holds are not run again",
+    )
     arguments = parser.parse_args()
     os.environ.update(switches("float64", "cpu", 1))
     rows = [
@@ -198,21 +217,18 @@ def main() -> None:
         and (not arguments.task or row.task in arguments.task)
         and (not arguments.library or row.library in arguments.library)
     ]
+    known = read_report(arguments.report) if arguments.report else {}
     verdicts = []
     for row in rows:
-        verdict = judge(row)
+        verdict = known.get(row.id) or judge(row)
         verdicts.append(verdict)
-        outcome = "named" if verdict.named else "stated" if verdict.stated else "-"
-        place = "placed" if verdict.placed else f"at {verdict.layer or 'nothing'}, not {row.layer}"
-        caught = "caught" if verdict.caught else "NOT CAUGHT"
-        click.echo(
-            f"{row.id:38} {verdict.seconds:6.1f} s  {caught}  {place:8} {outcome:7} {' '.join(verdict.wrong)}",
-        )
+        if arguments.report and row.id not in known:
+            with arguments.report.open("a") as report:
+                report.write(json.dumps(asdict(verdict)) + "\n")
+        click.echo(line_of(verdict, row))
         if arguments.text or not verdict.caught:
             click.echo("    " + verdict.text.replace("\n", "\n    "))
     click.echo(shares(verdicts, rows))
-    if arguments.report:
-        arguments.report.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1))
 
 
 if __name__ == "__main__":
