@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -16,13 +16,25 @@ from conformance.run.candidates.repeat import examine
 from conformance.run.candidates.survey import Unfit
 from conformance.run.capabilities import Arrays, ArrayTap, Capability, Examination
 from impls.config import ResNetConfig
-from weights_convert import load
+from impls.recipe import Recipe
+from weights_convert import Checkpoint, TrainingState, load
+from weights_convert.dialects import find_dialect
 from weights_convert.errors import first_line
 from weights_convert.sources import Source
 from weights_convert.table import RUNNING_STATISTICS, Framework
 
 if TYPE_CHECKING:
     from conformance.run.candidates.kinds import Kind
+
+
+class Run(Protocol):
+    """The part of a `Training` of `impls` that is the same in every framework."""
+
+    recipe: Recipe
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken."""
 
 
 class ModelCandidate(ABC):
@@ -38,10 +50,11 @@ class ModelCandidate(ABC):
         cannot: What it cannot do, by mode, task or precision, each with the reason.
         not_shown: Arrays that it cannot show, by canonical name, each with the reason.
         hooks: Where its activations are seen.
+        untrained: All arrays as they were before a run of training altered them; None where none did.
     """
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.PROBE, Capability.TAP, Capability.DIFFERENTIATE, Capability.EXAMINE}
+        {Capability.PROBE, Capability.TAP, Capability.DIFFERENTIATE, Capability.TRAIN, Capability.EXAMINE}
     )
     framework: Framework
     kind: Kind
@@ -56,6 +69,7 @@ class ModelCandidate(ABC):
         self.cannot: dict[str, str] = {}
         self.not_shown: dict[str, str] = {}
         self.hooks: list[Hook] = []
+        self.untrained: dict[str, np.ndarray] | None = None
 
     @abstractmethod
     def named_arrays(self) -> dict[str, np.ndarray]:
@@ -84,7 +98,7 @@ class ModelCandidate(ABC):
 
     def build(self, config: ResNetConfig, weights: Source) -> None:
         """Give the model the weights, and find its layers."""
-        self.config, own = config, self.named_arrays()
+        self.config, self.untrained, own = config, None, self.named_arrays()
         self.naming = read_names(own, self.framework, Path(self.options.names) if self.options.names else None)
         given = load(weights).to("canonical").arrays
         arrays = {
@@ -107,6 +121,22 @@ class ModelCandidate(ABC):
     def running_statistics(self) -> dict[str, np.ndarray]:
         """Copies of the running statistics by canonical name."""
         return {name: a for name, a in self.canonical_state().items() if name.endswith(RUNNING_STATISTICS)}
+
+    def keep_untrained(self) -> None:
+        """Keep all arrays, those before an earlier run of training, since a run trains the model itself."""
+        self.restore()
+        self.untrained = self.named_arrays()
+
+    def restore(self) -> None:
+        """Set all arrays to what they were before training."""
+        if self.untrained is not None:
+            self.set_arrays(self.untrained)
+        self.untrained = None
+
+    def training_state(self, run: Run, arrays: Arrays, slots: Mapping[str, Arrays]) -> TrainingState:
+        """Describe a run of training by canonical arrays: the model's, and the optimizer's by slot."""
+        checkpoint = Checkpoint(dict(arrays), find_dialect("canonical"), self.config)
+        return TrainingState.of(checkpoint, slots, run.steps, run.recipe)
 
     def examine(self, images: np.ndarray) -> Examination:
         """Run the smallest input twice; see `repeat.examine`. What is never called cannot be shown."""

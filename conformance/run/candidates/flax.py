@@ -7,6 +7,7 @@ time of a run, by one that calls it.
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,13 +21,14 @@ from flax.core import unfreeze
 from conformance.run.adapters.canonical import channels_first, channels_last
 from conformance.run.adapters.flax import FlaxAdapter
 from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
-from conformance.run.candidates.hooks import Hook, ValueTap
+from conformance.run.candidates.hooks import Hook, ValueTap, untapped
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey
-from conformance.run.capabilities import Arrays, ArrayTap
+from conformance.run.capabilities import Arrays, ArrayTap, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.flax import training
 from impls.recipe import Recipe
+from weights_convert import TrainingState
 
 TRAIN_ARGUMENTS = {
     "train": True,
@@ -86,6 +88,27 @@ class FlaxCandidate(ModelCandidate, FlaxAdapter):
             known[name][0]: self.naming.to_canonical(name, np.asarray(a)) for name, a in arrays.items() if name in known
         }
 
+    @abstractmethod
+    def trainable(self) -> Trainable:
+        """Make a copy of the model that can be trained."""
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """Train a copy by optax, set up as for our own model; the model itself stays as it is."""
+        run = training.Training(self.trainable(), recipe)  # type: ignore[arg-type]  # any NNX module will do
+
+        def step(images: np.ndarray, labels: np.ndarray) -> float:
+            return float(run.take_step(self.laid_out(images), jnp.asarray(labels), recipe))
+
+        def arrays(variables: Mapping[str, Any]) -> Arrays:
+            of_network = {name.removeprefix(Trainable.PREFIX): variable[...] for name, variable in variables.items()}
+            return self.to_canonical_arrays(of_network)
+
+        def read() -> TrainingState:
+            slots = {slot: arrays(variables) for slot, variables in run.slots().items()}
+            return self.training_state(run, arrays(by_path(run.model)), slots)
+
+        return step, read
+
     @contextmanager
     def leaving_as_it_was(self) -> Iterator[None]:
         """Compute float64 where it is asked for, in this block alone; modules are put back by a subclass."""
@@ -106,7 +129,6 @@ class LinenCandidate(FlaxCandidate):
                 f"its call has no argument that asks for train mode (it looks for {', '.join(TRAIN_ARGUMENTS)}; "
                 "--train-argument names another)"
             )
-        self.cannot["steps"] = "a Linen module is trained by its user's own loop"
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -201,6 +223,21 @@ class LinenCandidate(FlaxCandidate):
         gradients = self.to_canonical_arrays(flat({"params": params}))
         return float(value), gradients | {"input": np.asarray(image_gradient)}
 
+    def trainable(self) -> Trainable:
+        """Make an NNX module of the variables, by their paths, in which a call of the Linen module updates them."""
+        kinds = {name: nnx.Param if name.startswith("params.") else nnx.BatchStat for name in flat(self.variables)}
+        held = nnx.Dict({name: kinds[name](array) for name, array in flat(self.variables).items()})
+
+        def logits_of(held: Any, images: jax.Array) -> jax.Array:
+            variables = traverse_util.unflatten_dict({name: held[name][...] for name in kinds}, sep=".")
+            logits: jax.Array
+            logits, updated = self.apply(variables, images, True, untapped, ())
+            for name, array in flat(unfreeze(dict(updated))).items():
+                held[name][...] = array
+            return logits
+
+        return Trainable(held, logits_of)
+
     @contextmanager
     def leaving_as_it_was(self) -> Iterator[None]:
         """Keep the variables that there were."""
@@ -218,12 +255,6 @@ class NnxCandidate(FlaxCandidate):
     def __init__(self, model: Any, options: Any) -> None:
         super().__init__(nnx.clone(model), options)
         self.train_argument = find_train_argument(type(model).__call__, options.train_argument)
-        self.cannot["steps"] = "an NNX module is trained by its user's own loop"
-
-    def variables(self, module: Any) -> dict[str, Any]:
-        """Parameters and running statistics of a module, by path."""
-        pairs = nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
-        return {".".join(map(str, path)): variable for path, variable in pairs}
 
     def survey(self) -> Survey:
         """Describe the module without running it."""
@@ -231,7 +262,7 @@ class NnxCandidate(FlaxCandidate):
             from safetensors.numpy import save_file
 
             save_file(self.named_arrays(), self.options.own_weights)
-        shapes = {name: tuple(variable.shape) for name, variable in self.variables(self.module).items()}
+        shapes = {name: tuple(variable.shape) for name, variable in by_path(self.module).items()}
         norms = [module for _, module in nnx.iter_modules(self.module) if isinstance(module, nnx.BatchNorm)]
         decays = {norm.momentum for norm in norms}
         config = getattr(self.module, "config", None)
@@ -242,7 +273,7 @@ class NnxCandidate(FlaxCandidate):
 
     def named_arrays(self) -> dict[str, np.ndarray]:
         """Copies of parameters and running statistics."""
-        return {name: np.array(variable[...]) for name, variable in self.variables(self.module).items()}
+        return {name: np.array(variable[...]) for name, variable in by_path(self.module).items()}
 
     def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set variables, all of them in the precision asked for."""
@@ -272,7 +303,7 @@ class NnxCandidate(FlaxCandidate):
         """Run the module, in train mode a copy of it; its activations pass the tap."""
         module = nnx.clone(self.module) if train else self.module
         self.call(module, self.laid_out(images), train, self.array_tap(tap), hooks)
-        statistics = {name: v[...] for name, v in self.variables(module).items() if isinstance(v, nnx.BatchStat)}
+        statistics = {name: v[...] for name, v in by_path(module).items() if isinstance(v, nnx.BatchStat)}
         return self.to_canonical_arrays(statistics) if train else {}
 
     def gradients(
@@ -292,6 +323,35 @@ class NnxCandidate(FlaxCandidate):
         value, (found, image_gradient) = differentiate(parameters, jnp.asarray(images, self.precision))
         gradients = {".".join(map(str, path)): v[...] for path, v in nnx.to_flat_state(found)}
         return float(value), self.to_canonical_arrays(gradients) | {"input": np.asarray(image_gradient)}
+
+    def trainable(self) -> Trainable:
+        """Copy the module."""
+        return Trainable(nnx.clone(self.module), lambda module, images: self.call(module, images, True, untapped, ()))
+
+
+class Trainable(nnx.Module):
+    """A network as an NNX module from images, with the axes that it takes, to its logits in train mode.
+
+    Args:
+        network: Holds the variables.
+        logits: Computes the logits, given the network and images.
+    """
+
+    PREFIX = "network."
+
+    def __init__(self, network: Any, logits: Callable[[Any, jax.Array], jax.Array]) -> None:
+        self.network, self.logits = network, nnx.static(logits)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Return the logits."""
+        logits: jax.Array = self.logits(self.network, images)
+        return logits
+
+
+def by_path(module: Any) -> dict[str, Any]:
+    """Collect parameters and running statistics of an NNX module by path."""
+    pairs = nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
+    return {".".join(map(str, path)): variable for path, variable in pairs}
 
 
 class Tapped(nnx.Module):

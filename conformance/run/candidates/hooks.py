@@ -21,6 +21,10 @@ ValueTap = Callable[[str, Any], Any]
 """Sees a framework's tensor by canonical name; what it returns, unless None, takes the tensor's place."""
 
 
+def untapped(name: str, value: Any) -> None:
+    """See an activation, and let it be: a `ValueTap`."""
+
+
 @dataclass(frozen=True)
 class Hook:
     """A place in a model where an activation is seen.

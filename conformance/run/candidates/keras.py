@@ -19,15 +19,17 @@ import numpy as np
 from conformance.run.adapters.canonical import channels_first, channels_last
 from conformance.run.adapters.keras import DIFFERENTIATE, KerasAdapter, to_numpy
 from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
-from conformance.run.candidates.hooks import Hook, ValueTap, in_order
+from conformance.run.candidates.hooks import Hook, ValueTap, in_order, untapped
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey
-from conformance.run.capabilities import Arrays, ArrayTap
+from conformance.run.capabilities import Arrays, ArrayTap, ReadState, TakeStep
 from conformance.run.implementations import PARTS_IN_FLOAT32
 from impls.config import ResNetConfig
 from impls.keras import training
 from impls.recipe import Recipe
+from weights_convert import TrainingState
 from weights_convert.sources import Source
+from weights_convert.table import SLOTS
 
 
 class KerasCandidate(ModelCandidate, KerasAdapter):
@@ -37,7 +39,6 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
 
     def __init__(self, model: Any, options: Any) -> None:
         super().__init__(model, options)
-        self.cannot["steps"] = "a Keras model is trained by its user's own compile and fit"
         if keras.backend.backend() != "tensorflow":
             self.cannot["float64"] = PARTS_IN_FLOAT32
 
@@ -106,6 +107,8 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
         self.trained = {name: variables[name] for name in trained if variables[name].trainable}
         frozen = [canonical[name] for name in trained if not variables[name].trainable]
         self.not_shown |= {f"gradient.{name}": "it is frozen (trainable is False)" for name in frozen}
+        if frozen:
+            self.cannot["steps"] = f"{len(frozen)} variables are frozen (trainable is False), {frozen[0]} among them"
         if any("bn" in name for name in frozen):
             self.cannot["train"] = "norms that are frozen (trainable is False) stay in inference mode in Keras"
 
@@ -164,6 +167,7 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
             replacement = tap(name, self.canonical(name, value))
             return None if replacement is None else self.own_tensor(unpooled(replacement, len(value.shape)))
 
+        self.restore()
         with self.put_back(train):
             self.forward(self.own_tensor(images), train, pass_on, hooks)
             return self.running_statistics() if train else {}
@@ -185,11 +189,38 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
             return training.loss(self.forward(inputs, train, straight_through, hooks), labels, recipe)
 
         differentiate: Callable[..., Any] = partial(DIFFERENTIATE[keras.backend.backend()], loss, self.trained)
+        self.restore()
         with self.put_back(train):
             value, gradients, image_gradient = differentiate(self.own_tensor(images))
         known = self.naming.canonical_names()
         arrays = {known[name]: self.naming.to_canonical(name, to_numpy(g)) for name, g in gradients.items()}
         return float(value), arrays | {"input": self.canonical("input", image_gradient)}
+
+    def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
+        """Train the model by `train_on_batch`, compiled as our own model is; the next run starts afresh.
+
+        The model is trained inside another one, so that it stays compiled, or not, as its user has it.
+        """
+        self.keep_untrained()
+        network = LogitsOnly(self)
+        run = training.Training(network, recipe)
+        network.run_eagerly, network.jit_compile = self.eager, self.xla
+        known, variables = self.naming.canonical_names(), self.variables()
+        positions = {id(variable): number for number, variable in enumerate(network.trainable_variables)}
+
+        def step(images: np.ndarray, labels: np.ndarray) -> float:
+            return run.step(self.laid_out(images).astype(self.precision), labels)
+
+        def slot_arrays(slot: str) -> Arrays:
+            kept = getattr(run.optimizer, SLOTS[slot].keras)
+            arrays = {name: to_numpy(kept[positions[id(variables[name])]]) for name in self.trained}
+            return {known[name]: self.naming.to_canonical(name, array) for name, array in arrays.items()}
+
+        def read() -> TrainingState:
+            slots = {slot: slot_arrays(slot) for slot in recipe.slots}
+            return self.training_state(run, self.canonical_state(), slots)
+
+        return step, read
 
     @contextmanager
     def leaving_as_it_was(self) -> Iterator[None]:
@@ -201,6 +232,18 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
             keras.config.set_floatx(floatx)
             for variable, array in kept:
                 variable.assign(array)
+
+
+class LogitsOnly(keras.Model):  # type: ignore[misc]  # a keras.Model is Any
+    """A model that returns a candidate's logits alone, which is what training needs."""
+
+    def __init__(self, candidate: KerasCandidate) -> None:
+        super().__init__(dtype=candidate.precision)
+        self.candidate, self.module = candidate, candidate.module
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """Return the logits of images in the candidate's layout."""
+        return self.candidate.forward(images, training, untapped, ())
 
 
 def own_facts(model: Any) -> dict[str, Any]:

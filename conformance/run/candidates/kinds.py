@@ -91,7 +91,6 @@ KINDS: tuple[Kind, ...] = (
         "conformance.run.candidates.keras:KerasCandidate",
         ("keras", "tensorflow"),
         float64="yes, on TensorFlow, where a factory builds it",
-        gradients="gradients; not training steps",
     ),
     Kind(
         "Linen module",
@@ -99,14 +98,12 @@ KINDS: tuple[Kind, ...] = (
         "conformance.run.candidates.flax:LinenCandidate",
         ("flax", "jax"),
         train="yes, by an argument of its call",
-        gradients="gradients; not training steps",
     ),
     Kind(
         "NNX module",
         ("flax.nnx:Module",),
         "conformance.run.candidates.flax:NnxCandidate",
         ("flax", "jax"),
-        gradients="gradients; not training steps",
     ),
     Kind(
         "ONNX file",

@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from conformance.run.adapters.torch import TorchAdapter, to_numpy
 from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
-from conformance.run.candidates.hooks import Hook
+from conformance.run.candidates.hooks import Hook, untapped
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.capabilities import Arrays, ArrayTap, Capability, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.torch import training
-from weights_convert import Checkpoint, TrainingState
-from weights_convert.dialects import find_dialect
+from weights_convert import TrainingState
 from weights_convert.sources import Source
 
 TensorTap = Callable[[str, Tensor], Tensor | None]
@@ -34,7 +33,6 @@ TensorTap = Callable[[str, Tensor], Tensor | None]
 class TorchCandidate(ModelCandidate, TorchAdapter):
     """A `torch.nn.Module`, run as it is."""
 
-    capabilities = ModelCandidate.capabilities | {Capability.TRAIN}
     framework = "torch"
 
     @property
@@ -84,8 +82,6 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
     def build(self, config: ResNetConfig, weights: Source) -> None:
         """Give the module the weights, find its layers, and see which of its parameters are frozen."""
         super().build(config, weights)
-        self.initial_state = {name: tensor.clone() for name, tensor in self.state().items()}
-        self.trained_since = False
         parameters, canonical = dict(self.inner.named_parameters()), self.naming.canonical_names()
         self.trained = {canonical[name]: p for name, p in parameters.items() if name in canonical and p.requires_grad}
         frozen = [canonical[name] for name, p in parameters.items() if name in canonical and not p.requires_grad]
@@ -123,14 +119,6 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
         """Ask for train or inference mode, with the weights that the module was given."""
         self.restore()
         self.module.train(train)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Set all arrays to what they were before training."""
-        if self.trained_since:
-            for name, tensor in self.state().items():
-                tensor.copy_(self.initial_state[name])
-        self.trained_since = False
 
     def forward(self, images: Tensor, tap: TensorTap, hooks: Sequence[Hook]) -> Tensor:
         """Run the module; its activations at some hooks pass the tap, and its logits, which cannot be replaced.
@@ -179,23 +167,21 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """Train the module by PyTorch's own optimizer, set up as for our own model; the next run starts afresh."""
-        self.restore()
+        self.keep_untrained()
         run = training.Training(LogitsOnly(self), recipe)  # type: ignore[arg-type]  # any module will do
         canonical = {f"module.{name}": known for name, known in self.naming.canonical_names().items()}
 
         @torch.enable_grad()
         def step(images: np.ndarray, labels: np.ndarray) -> float:
-            self.trained_since = True
             loss: float = run.step(self.tensor(images), self.on_device(labels))
             return loss
 
-        def checkpoint(tensors: Mapping[str, Tensor]) -> Checkpoint:
-            arrays = {canonical[name]: to_numpy(tensor) for name, tensor in tensors.items() if name in canonical}
-            return Checkpoint(arrays, find_dialect("canonical"), self.config)
+        def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+            return {canonical[name]: to_numpy(tensor) for name, tensor in tensors.items() if name in canonical}
 
         def read() -> TrainingState:
-            slots = {slot: checkpoint(tensors).arrays for slot, tensors in run.slots().items()}
-            return TrainingState.of(checkpoint(run.model.state_dict()), slots, run.steps, recipe)
+            slots = {slot: arrays(tensors) for slot, tensors in run.slots().items()}
+            return self.training_state(run, arrays(run.model.state_dict()), slots)
 
         return step, read
 
@@ -259,7 +245,7 @@ class LogitsOnly(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of NCHW images."""
-        return self.candidate.forward(images, lambda name, value: None, [])
+        return self.candidate.forward(images, untapped, ())
 
 
 def model_facts(module: nn.Module) -> dict[str, Any]:

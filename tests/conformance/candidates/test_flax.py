@@ -11,7 +11,7 @@ from flax import linen
 
 from conformance.cases.inputs import noise
 from conformance.cases.names import parameter_names
-from conformance.cases.recipes import LOSS
+from conformance.cases.recipes import LOSS, RECIPES
 from conformance.cases.synthetic import synthetic_weights
 from conformance.run.adapters.numpy import Oracle
 from conformance.run.candidates.kinds import adapt
@@ -19,7 +19,11 @@ from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
 from impls.config import VARIANTS
 from tests.conformance.candidates import nnx_port
-from tests.conformance.candidates.agreement import assert_equal_to_rounding, assert_every_activation_is_shown
+from tests.conformance.candidates.agreement import (
+    assert_a_step_is_the_oracles,
+    assert_equal_to_rounding,
+    assert_every_activation_is_shown,
+)
 from tests.conformance.handwritten.linen_networks import ResNet
 
 CONFIG = replace(VARIANTS["flax"], depths=(1, 1, 1, 1), width=8, num_classes=10, norm_variance="biased")
@@ -94,6 +98,11 @@ def test_gradients_are_the_oracles_also_at_given_activations(candidate, oracle):
 
 
 @pytest.mark.slow
+def test_steps_of_a_linen_module_are_the_oracles(candidate, oracle):
+    assert_a_step_is_the_oracles(candidate(ResNet(**SIZE)), oracle, IMAGES, RECIPES["adamw"])
+
+
+@pytest.mark.slow
 def test_a_fixed_dtype_is_float32_inside(candidate):
     with pytest.raises(Unfit, match="its stem is float32 where float64 goes in"):
         candidate(ResNet(**SIZE, dtype="float32")).examine(IMAGES)
@@ -144,3 +153,11 @@ def test_gradients_of_an_nnx_module_are_the_oracles(candidate, files):
     loss_expected, expected = oracle.gradients(IMAGES, labels, LOSS, True, activations)
     assert loss == pytest.approx(loss_expected, rel=1e-12)
     assert_equal_to_rounding(gradients, expected, 1e-10)
+
+
+@pytest.mark.slow
+def test_steps_of_an_nnx_module_are_the_oracles_and_leave_it_as_it_is(candidate, files):
+    module, oracle = nnx_port.Port(), Oracle()
+    oracle.prepare("cpu", "float64")
+    oracle.build(SYMMETRIC, files[SYMMETRIC])
+    assert_a_step_is_the_oracles(candidate(module, SYMMETRIC), oracle, IMAGES, RECIPES["sgd"])

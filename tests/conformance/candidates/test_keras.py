@@ -10,7 +10,7 @@ import pytest
 
 from conformance.cases.inputs import noise
 from conformance.cases.names import parameter_names
-from conformance.cases.recipes import LOSS
+from conformance.cases.recipes import LOSS, RECIPES
 from conformance.cases.synthetic import synthetic_weights
 from conformance.run.adapters.numpy import Oracle
 from conformance.run.candidates.kinds import adapt
@@ -18,7 +18,11 @@ from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
 from impls.config import VARIANTS
 from impls.keras import resnet
-from tests.conformance.candidates.agreement import assert_equal_to_rounding, assert_every_activation_is_shown
+from tests.conformance.candidates.agreement import (
+    assert_a_step_is_the_oracles,
+    assert_equal_to_rounding,
+    assert_every_activation_is_shown,
+)
 from tests.conformance.handwritten.keras_networks import network
 
 CONFIG = replace(
@@ -90,11 +94,20 @@ def test_gradients_are_the_oracles_also_at_given_activations(weights, oracle):
     assert_equal_to_rounding(gradients, expected, 1e-10)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
+def test_steps_are_the_oracles_and_are_taken_back(weights, oracle, recipe):
+    model = network(CONFIG)
+    assert_a_step_is_the_oracles(candidate(model, weights), oracle, IMAGES, RECIPES[recipe])
+    assert not model.compiled
+
+
 def test_frozen_norms_are_told(weights):
     model = network(CONFIG)
     model.get_layer("conv1_bn").trainable = False
     adapter = candidate(model, weights)
     assert adapter.cannot["train"] == "norms that are frozen (trainable is False) stay in inference mode in Keras"
+    assert adapter.cannot["steps"] == "2 variables are frozen (trainable is False), bn1.weight among them"
     assert adapter.not_shown["gradient.bn1.weight"] == "it is frozen (trainable is False)"
 
 

@@ -18,7 +18,7 @@ from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
 from impls.config import VARIANTS
 from tests.conformance.candidates import small_ports
-from tests.conformance.candidates.agreement import assert_equal_to_rounding
+from tests.conformance.candidates.agreement import assert_a_step_is_the_oracles, assert_equal_to_rounding
 
 CONFIG = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2), width=8, num_classes=10)
 IMAGES = noise(64, 96, 2, 0).images
@@ -107,16 +107,7 @@ def test_gradients_are_the_oracles(candidate, oracle, given):
 
 @pytest.mark.parametrize("recipe", ["sgd", "adamw"])
 def test_steps_are_the_oracles_and_are_taken_back(candidate, oracle, recipe):
-    adapter, labels = candidate(small_ports.port()), np.array([3, 7])
-    before = adapter.record(IMAGES, False, layers=False)
-    (step, read), (step_expected, read_expected) = adapter.training(RECIPES[recipe]), oracle.training(RECIPES[recipe])
-    assert step(IMAGES, labels) == pytest.approx(step_expected(IMAGES, labels), rel=1e-12)
-    state, expected = read(), read_expected()
-    assert_equal_to_rounding(state.weights.arrays, expected.weights.to("canonical").arrays, 1e-10)
-    assert state.slots.keys() == expected.slots.keys()
-    assert set(state.weights.arrays) == {*parameter_names(CONFIG), *statistic_names(CONFIG)}
-    after = adapter.record(IMAGES, False, layers=False)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert_a_step_is_the_oracles(candidate(small_ports.port()), oracle, IMAGES, RECIPES[recipe])
 
 
 def test_frozen_parameters_have_no_gradient_and_are_not_trained(candidate):
