@@ -41,11 +41,10 @@ def check(
     timeout: float = 900.0,
     seed: int = 0,
 ) -> Report:
-    """Check models as they are: the command `conformance check` as a function.
+    """Check models as they are: the command `conformance check` as a function; `report.conforms` tells the verdict.
 
     Args:
-        models: Live objects, which are run in this process and left as they were, and targets as text
-            ("torchvision.models:resnet50"), which are run in workers.
+        models: Live objects, which are run in this process and left as they were; texts are targets for workers.
         variant: The variant that they are held against; None where they tell their own.
         weights: A checkpoint that they are given; None for synthetic weights.
         own_weights: Whether the oracle takes their own weights.
@@ -56,23 +55,19 @@ def check(
         names: A TOML file of path patterns, where a model has names of its own.
         output: Key, index or attribute of the logits in what they return.
         layout: Axes of the images that they take; empty for those that their framework is used to.
-        train_argument: The argument of their call that asks for train mode, where a Flax module's signature has none
-            that is known.
+        train_argument: The argument of a Flax module's call that asks for train mode, where it has no usual name.
         device: "cpu", "gpu" or "auto".
         timeout: Seconds that one worker may take; a live object has no limit.
         seed: Seed of synthetic weights and noise.
-
-    Returns:
-        A report: `report.conforms` tells the verdict, and `str(report)` is what the command prints.
 
     Raises:
         ValueError: If a target names nothing, a model's arrays or its variant cannot be told, or weights or pictures
             cannot be read or do not suit it.
     """
-    from conformance.run.live import random_states
-    from conformance.surveying import make_request
+    from conformance.checking import check_models
+    from conformance.surveying import Request
 
-    request = make_request(
+    request = Request(
         variant=variant,
         weights=weights,
         own_weights=own_weights,
@@ -88,10 +83,7 @@ def check(
         timeout=timeout,
         seed=seed,
     )
-    with random_states():  # rich, which prints reports, draws numbers when it is imported
-        from conformance.checking import check_models
-
-        return check_models(models, request)
+    return check_models(models, request)
 
 
 def record_trace(model: Any, path: str | Path, *, small: bool = False, **options: Any) -> Recording:
@@ -111,10 +103,10 @@ def record_trace(model: Any, path: str | Path, *, small: bool = False, **options
             not suit the model.
         NothingRecorded: If the model could not run in any precision.
     """
-    from conformance.surveying import make_request
+    from conformance.surveying import Request
     from conformance.tracing.runs import record_model
 
-    recording = record_model(model, make_request(**options), small)
+    recording = record_model(model, Request(**options), small)
     recording.save(Path(path))
     return recording
 

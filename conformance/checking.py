@@ -12,7 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from conformance.cases.case import PRECISIONS
+from conformance.cases.case import MODES, PRECISIONS, TASKS
 from conformance.cases.defaults import default_inputs
 from conformance.cases.inputs import Input, noise
 from conformance.cases.pictures import photograph, read_images
@@ -20,7 +20,6 @@ from conformance.options import trace_folder, with_pictures
 from conformance.outcome import Failure, Judged, Outcome
 from conformance.plan import Listener, NetworkPlan, Plan
 from conformance.report.record import Record, make_record
-from conformance.report.text import plain_console, print_record
 from conformance.run.implementations import Implementation
 from conformance.run.live import random_states
 from conformance.suite import run_suite
@@ -30,7 +29,7 @@ from impls.config import ResNetConfig
 
 @dataclass(frozen=True, repr=False)
 class Report(Judged):
-    """The outcome of a check.
+    """The outcome of a check; as text, it is what the command prints.
 
     Attributes:
         records: A record of each run, as `conformance run --report` writes it.
@@ -55,7 +54,9 @@ class Report(Judged):
 
     def __str__(self) -> str:
         text = StringIO()
-        with random_states():  # rich draws numbers for its styles
+        with random_states():  # rich draws numbers when it is imported, and for its styles
+            from conformance.report.text import plain_console, print_record
+
             for record in self.records:
                 print_record(record, plain_console(text, 110))
         return text.getvalue()
@@ -124,8 +125,8 @@ def plan_group(group: Sequence[Checked], request: Request, folder: Path) -> Plan
         {name: python for name, python in request.interpreters.items() if name in {c.candidate.name for c in group}},
         request.keep_traces is not None,
         request.seed,
-        request.tasks,
-        modes=request.modes,
+        request.tasks or TASKS[:1],
+        modes=MODES[:1] if request.inference else MODES,
     )
 
 
@@ -161,5 +162,7 @@ def by_reason(not_shown: Mapping[str, str]) -> dict[str, list[str]]:
 def failed_record(failures: Sequence[Failure], request: Request, folder: Path) -> Record:
     """Record models that could not be loaded, so that nothing was run."""
     candidates = [Implementation(failure.candidate, OPEN, ()) for failure in failures]
-    plan = Plan({}, candidates, request.precisions or PRECISIONS, folder, request.device, tasks=request.tasks)
+    plan = Plan(
+        {}, candidates, request.precisions or PRECISIONS, folder, request.device, tasks=request.tasks or TASKS[:1]
+    )
     return make_record(plan, Outcome(failures=list(failures)), [])

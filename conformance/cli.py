@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +12,21 @@ import click
 
 from conformance.cases.case import MODES, PRECISIONS, TASKS
 from conformance.options import (
+    MODEL_OPTIONS,
+    OUTPUT_OPTIONS,
+    PATH,
+    RUN_OPTIONS,
+    SEED,
     Candidates,
-    SeveralValues,
-    check_empty,
-    check_report,
+    Commands,
     choose_candidates,
     choose_networks,
     exit_on_bad_input,
-    model_options,
+    in_a_folder,
     not_installed,
-    parse_pairs,
+    report_option,
     trace_folder,
+    with_options,
 )
 from impls.config import VARIANTS
 
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Compare implementations of ResNet-50 with a float64 oracle, layer by layer, and say why one diverges."""
 
@@ -73,7 +77,7 @@ def exit_without_candidates(candidates: Candidates, console: Console) -> None:
         sys.exit(EXIT_CODES["incomplete"])
 
 
-@main.command(name="run", cls=SeveralValues, short_help="Compare candidates with the oracle; say why one diverges.")
+@main.command(name="run", short_help="Compare candidates with the oracle; say why one diverges.")
 @click.option(
     "--impl",
     "names",
@@ -83,19 +87,7 @@ def exit_without_candidates(candidates: Candidates, console: Console) -> None:
     "candidate.  [default: all installed]",
 )
 @click.option("--variant", "variants", multiple=True, metavar="NAME", help=f"{', '.join(VARIANTS)}.  [default: all]")
-@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]")
-@click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="What to compare.  [default: forward]")
-@click.option("--images", multiple=True, type=click.Path(path_type=Path), help="Your own pictures, not the photograph.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint, in place of synthetic weights.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]))
-@click.option(
-    "--timeout", default=900.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Seconds per worker."
-)
-@click.option("--report", type=click.Path(path_type=Path), help="Write the whole run to this JSON file.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Write a test for each case to this JUnit XML file.")
-@click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep the arrays of every run in this folder.")
-@click.option("--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another interpreter.")
+@with_options(*RUN_OPTIONS, *OUTPUT_OPTIONS)
 def run_command(
     names: Sequence[str],
     variants: Sequence[str],
@@ -106,10 +98,10 @@ def run_command(
     seed: int,
     device: str,
     timeout: float,
+    interpreters: Mapping[str, str],
     report: Path | None,
     junit: Path | None,
     keep_traces: Path | None,
-    interpreters: Sequence[str],
 ) -> None:
     """Run candidates beside the oracle and compare everything that they compute.
 
@@ -137,17 +129,13 @@ def run_command(
 
     console, precisions, tasks = plain_console(), precisions or PRECISIONS, tasks or TASKS[:1]
     with exit_on_bad_input():
-        pythons = parse_pairs(interpreters, "--python")
-        candidates = choose_candidates(names, IMPLEMENTATIONS, pythons)
+        candidates = choose_candidates(names, IMPLEMENTATIONS, interpreters)
         networks = choose_networks(variants, weights, images, seed)
-        check_report(report)
-        check_report(junit)
-        check_empty(keep_traces)
     exit_without_candidates(candidates, console)
     chosen, keep = candidates.runnable, keep_traces is not None
     not_compared = [f"{c.name} in float64: {c.float32_only}" for c in chosen if not {*precisions} <= {*c.precisions}]
     with trace_folder(keep_traces) as folder, progress() as notify:
-        plan = Plan(networks, chosen, precisions, folder, device, timeout, pythons, keep, seed, tasks)
+        plan = Plan(networks, chosen, precisions, folder, device, timeout, interpreters, keep, seed, tasks)
         outcome = run_suite(plan, notify)
     record = make_record(plan, outcome, [*candidates.left_out, *not_compared])
     print_record(record, console)
@@ -158,20 +146,10 @@ def run_command(
     sys.exit(EXIT_CODES[outcome.verdict] or (EXIT_CODES["incomplete"] if candidates.absent else 0))
 
 
-@main.command(name="check", cls=SeveralValues, short_help="Check models as they are, without an adapter.")
+@main.command(name="check", short_help="Check models as they are, without an adapter.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@model_options
-@click.option("--report", type=click.Path(path_type=Path), help="Write the whole run to this JSON file.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Write a test for each case to this JUnit XML file.")
-@click.option("--keep-traces", type=click.Path(path_type=Path), help="Keep the arrays of every run in this folder.")
-def check_command(
-    targets: Sequence[str],
-    report: Path | None,
-    junit: Path | None,
-    keep_traces: Path | None,
-    interpreters: Sequence[str],
-    **options: Any,
-) -> None:
+@with_options(*MODEL_OPTIONS, *OUTPUT_OPTIONS)
+def check_command(targets: Sequence[str], report: Path | None, junit: Path | None, **options: Any) -> None:
     """Check models as they are: the same cases, oracle and verdicts as `run`, without an adapter.
 
     A TARGET is MODULE:FACTORY or FILE.py:FACTORY, with literal arguments if need be. NAME=TARGET gives it a name.
@@ -191,16 +169,11 @@ def check_command(
     from conformance.report.progress import progress
     from conformance.report.record import write_json
     from conformance.report.text import plain_console, print_record
-    from conformance.surveying import make_request
+    from conformance.surveying import Request
 
     console = plain_console()
     with exit_on_bad_input(), progress() as notify:
-        check_report(report)
-        check_report(junit)
-        check_empty(keep_traces)
-        pythons = parse_pairs(interpreters, "--python")
-        request = make_request(interpreters=pythons, keep_traces=keep_traces, **options)
-        result = check_models(targets, request, notify)
+        result = check_models(targets, Request(**options), notify)
     for record in result.records:
         print_record(record, console)
     if report is not None:
@@ -210,12 +183,12 @@ def check_command(
     sys.exit(result.exit_code)
 
 
-@main.command(name="record", cls=SeveralValues, short_help="Run a model, and write what it computes to a file.")
+@main.command(name="record", short_help="Run a model, and write what it computes to a file.")
 @click.argument("target")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--out", required=True, type=PATH, callback=in_a_folder, help="The file to write.")
 @click.option("--small", is_flag=True, help="Keep sketches of large activations, not the activations.")
-@model_options
-def record_command(target: str, out: Path, small: bool, interpreters: Sequence[str], **options: Any) -> None:
+@with_options(*MODEL_OPTIONS)
+def record_command(target: str, out: Path, small: bool, **options: Any) -> None:
     """Run a model and write all that it computes to a file, which `compare` reads on any machine.
 
     TARGET is one as in `check`; or the name of one of our implementations or builds, or `oracle`.
@@ -231,14 +204,12 @@ def record_command(target: str, out: Path, small: bool, interpreters: Sequence[s
     """  # noqa: D301 (click's mark of lines to be kept)
     from conformance.outcome import EXIT_CODES
     from conformance.report.progress import progress
-    from conformance.surveying import make_request
+    from conformance.surveying import Request
     from conformance.tracing.runs import NothingRecorded, record_model
 
     with exit_on_bad_input(), progress() as notify:
-        check_report(out)
-        request = make_request(interpreters=parse_pairs(interpreters, "--python"), **options)
         try:
-            recording = record_model(target, request, small, notify)
+            recording = record_model(target, Request(**options), small, notify)
         except NothingRecorded as error:
             click.echo(f"nothing is recorded: {error}", err=True)
             sys.exit(EXIT_CODES["incomplete"])
@@ -253,12 +224,12 @@ def record_command(target: str, out: Path, small: bool, interpreters: Sequence[s
 
 
 @main.command(name="compare", short_help="Compare two files that `record` wrote; no framework is needed.")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-@click.option("--weights", type=click.Path(path_type=Path), help="The checkpoint that both were given, for float32.")
-@click.option("--names", type=click.Path(path_type=Path), help="Of any network: a TOML file that maps names.")
-@click.option("--noise", type=click.Path(path_type=Path), help="Of any network: the first, recorded in float32.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write every comparison to this JSON file.")
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@click.option("--weights", type=PATH, help="The checkpoint that both were given, for float32.")
+@click.option("--names", type=PATH, help="Of any network: a TOML file that maps names.")
+@click.option("--noise", type=PATH, help="Of any network: the first, recorded in float32.")
+@report_option("every comparison")
 def compare_command(
     first: Path, second: Path, weights: Path | None, names: Path | None, noise: Path | None, report: Path | None
 ) -> None:
@@ -280,7 +251,6 @@ def compare_command(
     from conformance.tracing.comparison import compare_files
 
     with exit_on_bad_input(), progress() as notify:
-        check_report(report)
         result = compare_files(first, second, weights, names, noise, notify)
     click.echo(str(result), nl=False)
     if report is not None:
@@ -288,13 +258,13 @@ def compare_command(
     sys.exit(result.exit_code)
 
 
-@main.command(name="selftest", cls=SeveralValues, short_help="Try the suite on injected faults.")
+@main.command(name="selftest", short_help="Try the suite on injected faults.")
 @click.option("--impl", "names", multiple=True, metavar="NAME", help="torch, flax or keras.  [default: all installed]")
 @click.option("--variant", default="v1.5", show_default=True, type=click.Choice(list(VARIANTS)))
 @click.option("--fault", "faults", multiple=True, metavar="ID", help="Fault of the catalogue.  [default: all]")
 @click.option("--everywhere", is_flag=True, help="Inject at every place, not at three of each kind.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write the whole self-test to this JSON file.")
+@SEED
+@report_option("the whole self-test")
 def selftest_command(
     names: Sequence[str], variant: str, faults: Sequence[str], everywhere: bool, seed: int, report: Path | None
 ) -> None:
@@ -321,7 +291,6 @@ def selftest_command(
     console = plain_console()
     with exit_on_bad_input():
         candidates = choose_candidates(names, IMPLEMENTATIONS)
-        check_report(report)
     exit_without_candidates(candidates, console)
     with exit_on_bad_input(), progress() as notify:
         result = run_selftest(candidates.runnable, variant, faults, seed=seed, everywhere=everywhere, notify=notify)
@@ -333,7 +302,7 @@ def selftest_command(
     sys.exit(EXIT_CODES["diverges"] if result.missed() else EXIT_CODES["incomplete"] if candidates.absent else 0)
 
 
-@main.command(name="false-alarms", cls=SeveralValues, short_help="Try the suite on correct builds.")
+@main.command(name="false-alarms", short_help="Try the suite on correct builds.")
 @click.option("--runs", default=1000, show_default=True, type=click.IntRange(1), help="At least so many runs.")
 @click.option("--impl", "names", multiple=True, metavar="NAME", help="Build.  [default: all that are installed]")
 @click.option(
@@ -341,7 +310,7 @@ def selftest_command(
 )
 @click.option("--full", is_flag=True, help="Run ResNet-50 at 224x224, not the small network.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first network.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write counts and alarms to this JSON file.")
+@report_option("counts and alarms")
 def false_alarms_command(
     runs: int, names: Sequence[str], variants: Sequence[str], full: bool, seed: int, report: Path | None
 ) -> None:
@@ -367,7 +336,6 @@ def false_alarms_command(
     console = plain_console()
     with exit_on_bad_input():
         candidates = choose_candidates(names, NAMED)
-        check_report(report)
     exit_without_candidates(candidates, console)
     for line in candidates.left_out:
         console.print(f"left out: {line}")

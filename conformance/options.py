@@ -24,9 +24,25 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 """Exit code of a command whose options are wrong."""
 
+Option = Callable[[Callable[..., None]], Callable[..., None]]
+"""A decorator that gives a command an option."""
+
+
+@contextlib.contextmanager
+def exit_on_bad_input() -> Iterator[None]:
+    """Turn a ValueError into one message and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        click.echo(f"conformance: {error}", err=True)
+        sys.exit(BAD_INPUT)
+
 
 class SeveralValues(click.Command):
-    """A command whose repeatable options also take several values in a row, as a shell makes of `--images *.jpg`."""
+    """A command whose repeatable options also take several values in a row, as a shell makes of `--images *.jpg`.
+
+    A value that is wrong is a ValueError, too, and ends the command with one message.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Spell `--images a b` as `--images a --images b`."""
@@ -40,22 +56,50 @@ class SeveralValues(click.Command):
                 values += 1
                 spelled += [name] * (values > 1)
             spelled.append(argument)
-        return super().parse_args(ctx, spelled)
+        with exit_on_bad_input():
+            return super().parse_args(ctx, spelled)
 
 
-MODEL_OPTIONS = (
-    click.option("--variant", metavar="NAME", help=f"{', '.join(VARIANTS)}.  [default: as the model tells]"),
+class Commands(click.Group):
+    """A group of such commands."""
+
+    command_class = SeveralValues
+
+
+def parse_pairs(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, str]:
+    """Read the values NAME=PATH of an option."""
+    pairs = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (name and separator and value):
+            raise ValueError(f"{option.opts[0]} takes NAME=PATH, not {text!r}")
+        pairs[name] = value
+    return pairs
+
+
+def in_a_folder(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    """Check before a long run that a file can be written: its folder must be there."""
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"{file}: there is no folder {file.parent} to write it into")
+    return file
+
+
+def new_or_empty(context: click.Context, option: click.Parameter, folder: Path | None) -> Path | None:
+    """Check that the folder in which traces are kept is new or empty."""
+    if folder is not None and folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: traces are kept in a new or empty folder only")
+    return folder
+
+
+PATH = click.Path(path_type=Path)
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise.")
+
+RUN_OPTIONS = (
     click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]"),
     click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="What to run.  [default: forward]"),
-    click.option("--inference", is_flag=True, help="Run inference mode alone."),
-    click.option("--images", multiple=True, type=click.Path(path_type=Path), help="Your pictures, not the photograph."),
-    click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint, in place of synthetic weights."),
-    click.option("--own-weights", is_flag=True, help="Give the model's own weights to the oracle."),
-    click.option("--names", type=click.Path(path_type=Path), help="A TOML file of path patterns: the model's names."),
-    click.option("--output", default="", metavar="KEY", help="Key, index or attribute of the logits in its output."),
-    click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the images that it takes."),
-    click.option("--train-argument", default="", metavar="NAME", help="Argument of its call that asks for train mode."),
-    click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise."),
+    click.option("--images", multiple=True, type=PATH, help="Your own pictures, not the photograph."),
+    click.option("--weights", type=PATH, help="A checkpoint, in place of synthetic weights."),
+    SEED,
     click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"])),
     click.option(
         "--timeout",
@@ -64,26 +108,54 @@ MODEL_OPTIONS = (
         type=click.FloatRange(0, min_open=True),
         help="Seconds per worker.",
     ),
-    click.option("--python", "interpreters", multiple=True, metavar="NAME=PATH", help="Run NAME by another Python."),
+    click.option(
+        "--python",
+        "interpreters",
+        multiple=True,
+        metavar="NAME=PATH",
+        callback=parse_pairs,
+        help="Run NAME by another interpreter.",
+    ),
+)
+"""Options of every command that runs candidates."""
+
+MODEL_OPTIONS = (
+    click.option("--variant", metavar="NAME", help=f"{', '.join(VARIANTS)}.  [default: as the model tells]"),
+    click.option("--inference", is_flag=True, help="Run inference mode alone."),
+    click.option("--own-weights", is_flag=True, help="Give the model's own weights to the oracle."),
+    click.option("--names", type=PATH, help="A TOML file of path patterns: the model's names."),
+    click.option("--output", default="", metavar="KEY", help="Key, index or attribute of the logits in its output."),
+    click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the images that it takes."),
+    click.option("--train-argument", default="", metavar="NAME", help="Argument of its call that asks for train mode."),
+    *RUN_OPTIONS,
 )
 """Options of commands that run a model as it is; their names are the arguments of `conformance.check`."""
 
 
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `MODEL_OPTIONS`, in that order."""
-    for option in reversed(MODEL_OPTIONS):
-        command = option(command)
-    return command
+def report_option(what: str) -> Option:
+    """Make the option `--report` of a command, whose help says what is written."""
+    return click.option("--report", type=PATH, callback=in_a_folder, help=f"Write {what} to this JSON file.")
 
 
-@contextlib.contextmanager
-def exit_on_bad_input() -> Iterator[None]:
-    """Turn a ValueError into one message and exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        click.echo(f"conformance: {error}", err=True)
-        sys.exit(BAD_INPUT)
+OUTPUT_OPTIONS = (
+    report_option("the whole run"),
+    click.option("--junit", type=PATH, callback=in_a_folder, help="Write a test for each case to this JUnit XML file."),
+    click.option(
+        "--keep-traces", type=PATH, callback=new_or_empty, help="Keep the arrays of every run in this folder."
+    ),
+)
+"""Options of commands that report a run."""
+
+
+def with_options(*options: Option) -> Option:
+    """Give a command options, in that order."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -137,7 +209,7 @@ def not_installed(candidate: Implementation) -> str:
 
 
 def choose_networks(
-    variants: Sequence[str], weights: Path | None, images: Sequence[Path], seed: int
+    variants: Sequence[str], weights: str | Path | None, images: Sequence[str | Path], seed: int
 ) -> dict[str, NetworkPlan]:
     """Choose the networks to run, by variant, each with weights and inputs.
 
@@ -182,45 +254,6 @@ def with_pictures(config: ResNetConfig, pictures: Sequence[Input], usual: Sequen
     if config.in_channels != 3:
         raise ValueError(f"pictures have 3 channels, and this network takes {config.in_channels}")
     return [*pictures, *(input for input in usual if input.name != "photograph")]
-
-
-def parse_pairs(texts: Sequence[str], option: str) -> dict[str, str]:
-    """Read the values NAME=PATH of an option.
-
-    Raises:
-        ValueError: If one is not of that form.
-
-    Example:
-        >>> parse_pairs(["flax=/opt/jax/bin/python"], "--python")
-        {'flax': '/opt/jax/bin/python'}
-    """
-    pairs = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not (name and separator and value):
-            raise ValueError(f"{option} takes NAME=PATH, not {text!r}")
-        pairs[name] = value
-    return pairs
-
-
-def check_report(report: Path | None) -> None:
-    """Check before a long run that its report can be written.
-
-    Raises:
-        ValueError: If its folder is not there.
-    """
-    if report is not None and not report.parent.is_dir():
-        raise ValueError(f"{report}: there is no folder {report.parent} to write the report into")
-
-
-def check_empty(folder: Path | None) -> None:
-    """Check that the folder in which traces are kept is new or empty.
-
-    Raises:
-        ValueError: If the folder holds anything.
-    """
-    if folder is not None and folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder}: traces are kept in a new or empty folder only")
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import weights_convert
-from conformance.cases.case import MODES, TASKS, Mode
 from conformance.cases.synthetic import synthetic_weights
 from conformance.outcome import Failure
 from conformance.plan import Listener
@@ -36,9 +35,9 @@ from weights_convert.errors import first_line
 OPEN = "conformance.run.candidates.kinds:open_candidate"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """The request of a check.
+    """The request of a check: the arguments of `conformance.check`, or the values of the command's options.
 
     Attributes:
         variant: The variant that every target is held against; None where targets tell their own.
@@ -46,66 +45,39 @@ class Request:
         own_weights: Whether the oracle takes the weights of each target instead.
         images: The user's own pictures.
         precisions: Precisions that were asked for by name; none for both, as far as a target can.
-        tasks: Of `conformance.cases.case.TASKS`.
-        modes: Modes that are compared.
+        tasks: Of `conformance.cases.case.TASKS`; none for the first.
+        inference: Whether inference mode alone is compared.
+        names: A TOML file of path patterns; None where the names of arrays are those of a known dialect.
+        output: Key, index or attribute of the logits in what models return.
+        layout: Axes of the images that models take; None or empty for those that their framework is used to.
+        train_argument: The argument of a model's call that asks for train mode.
         device: "cpu", "gpu" or "auto".
         timeout: Seconds that one worker may take.
         seed: Seed of weights and noise.
-        options: What the user says about the models.
         interpreters: Candidate name to a Python of another environment.
         keep_traces: Folder in which traces are kept; None for none.
     """
 
     variant: str | None = None
-    weights: Path | None = None
+    weights: str | Path | None = None
     own_weights: bool = False
-    images: Sequence[Path] = ()
+    images: Sequence[str | Path] = ()
     precisions: Sequence[str] = ()
-    tasks: Sequence[str] = TASKS[:1]
-    modes: Sequence[Mode] = MODES
+    tasks: Sequence[str] = ()
+    inference: bool = False
+    names: str | Path | None = None
+    output: str = ""
+    layout: Layout | Literal[""] | None = None
+    train_argument: str = ""
     device: str = "auto"
     timeout: float = 900.0
     seed: int = 0
-    options: Options = field(default_factory=Options)
     interpreters: Mapping[str, str] = field(default_factory=dict)
     keep_traces: Path | None = None
 
-
-def make_request(
-    *,
-    variant: str | None = None,
-    weights: str | Path | None = None,
-    own_weights: bool = False,
-    images: Sequence[str | Path] = (),
-    precisions: Sequence[str] = (),
-    tasks: Sequence[str] = (),
-    inference: bool = False,
-    names: str | Path | None = None,
-    output: str = "",
-    layout: Layout | Literal[""] | None = None,
-    train_argument: str = "",
-    device: str = "auto",
-    timeout: float = 900.0,
-    seed: int = 0,
-    interpreters: Mapping[str, str] | None = None,
-    keep_traces: Path | None = None,
-) -> Request:
-    """Make a request of the arguments of `conformance.check`, or of the values of the command's options."""
-    return Request(
-        variant,
-        None if weights is None else Path(weights),
-        own_weights,
-        [Path(image) for image in images],
-        precisions,
-        tasks or TASKS[:1],
-        MODES[:1] if inference else MODES,
-        device,
-        timeout,
-        seed,
-        Options(output, layout or "", str(names or ""), train_argument),
-        interpreters or {},
-        keep_traces,
-    )
+    def options(self, own_weights: str = "") -> Options:
+        """Return what the user says about the models, and the file that their own weights go to."""
+        return Options(self.output, self.layout or "", str(self.names or ""), self.train_argument, own_weights)
 
 
 @dataclass(frozen=True)
@@ -182,7 +154,7 @@ def survey_object(name: str, model: Any, request: Request, folder: Path) -> Chec
     folder.mkdir(parents=True, exist_ok=True)
     own = str(folder / f"{name}.safetensors") if request.own_weights else ""
     try:
-        adapter = adapt(model, replace(request.options, own_weights=own), (type(model).__module__.partition(".")[0],))
+        adapter = adapt(model, request.options(own), (type(model).__module__.partition(".")[0],))
     except Unfit as error:
         raise ValueError(str(error)) from error
     candidate = Implementation(name, type(model).__qualname__, (), here=LiveCandidate(adapter))
@@ -227,8 +199,8 @@ def survey_targets(
 def candidate_of(target: Target, request: Request, folder: Path) -> Implementation:
     """Make the candidate that a target is; its own weights go into a folder, where they are asked for."""
     own = str(folder / f"{target.name}.safetensors") if request.own_weights or target.is_file else ""
-    options = replace(request.options, own_weights=own)
-    return Implementation(target.name, OPEN, (), settings={"target": target.text, "options": options.to_dict()})
+    settings = {"target": target.text, "options": asdict(request.options(own))}
+    return Implementation(target.name, OPEN, (), settings=settings)
 
 
 def prepare(candidate: Implementation, target: Target | None, survey: Survey, request: Request) -> Checked:
@@ -285,7 +257,7 @@ def hold_against(target: Target | None, survey: Survey, request: Request) -> Hel
         return Held(weights.config, weights, weights.recognised_by)
     if keeps and not survey.shapes:
         raise VariantError(f"{keeps}: give those that it was made from by --weights (in Python weights=...)")
-    patterns = Path(request.options.names) if request.options.names else None
+    patterns = Path(request.names) if request.names else None
     variant, known_by = find_variant(request.variant, target, survey)
     try:
         naming = read_names(survey.shapes, survey.framework, patterns)

@@ -150,26 +150,34 @@ def load(
     if isinstance(source, Checkpoint):
         if averaged or entry or drop or head:
             raise ValueError("a checkpoint is one network; averaged, entry, drop and head choose in other sources")
-        checkpoint = source.without_head() if drop_head else source
-    else:
-        checkpoint = inspect(
-            source,
-            dialect=dialect,
-            variant=variant,
-            config=config,
-            averaged=averaged,
-            entry=entry,
-            drop=drop,
-            head=head,
-            drop_head=drop_head,
-            accept=accept,
-        ).checkpoint()
-        if unlikely := unlikely_numbers(checkpoint.to("canonical").arrays):
-            message = "".join(f"\n{checkpoint.where}: {line}" for line in unlikely)
-            warnings.warn(f"numbers that no trained network has:{message}", UnlikelyNumbers, stacklevel=2)
-        return checkpoint
+        return _fitting(source.without_head() if drop_head else source, variant, config)
+    inspection = inspect(
+        source,
+        dialect=dialect,
+        variant=variant,
+        config=config,
+        averaged=averaged,
+        entry=entry,
+        drop=drop,
+        head=head,
+        drop_head=drop_head,
+        accept=accept,
+    )
+    return _warned_of(inspection.checkpoint())
+
+
+def _fitting(checkpoint: Checkpoint, variant: str | None, config: ResNetConfig | None) -> Checkpoint:
+    """Return a checkpoint if it is of the expected network."""
     if problems := mismatches(checkpoint.config, checkpoint.recognised_by, variant, config):
         raise ConversionError(checkpoint.where, problems)
+    return checkpoint
+
+
+def _warned_of(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint, with a warning of the numbers in it that no trained network has."""
+    if unlikely := unlikely_numbers(checkpoint.to("canonical").arrays):
+        message = "".join(f"\n{checkpoint.where}: {line}" for line in unlikely)
+        warnings.warn(f"numbers that no trained network has:{message}", UnlikelyNumbers, stacklevel=3)
     return checkpoint
 
 

@@ -73,7 +73,7 @@ def photograph(size: int = 224) -> Input:
     return Input("photograph", images, f"Grace Hopper, the sample photograph {path.name} that matplotlib ships")
 
 
-def read_images(paths: Sequence[Path], size: int = 224) -> list[Input]:
+def read_images(paths: Sequence[str | Path], size: int = 224) -> list[Input]:
     """Read a user's own pictures, prepared as the photograph is.
 
     Returns:
@@ -105,7 +105,7 @@ def read_images(paths: Sequence[Path], size: int = 224) -> list[Input]:
     return [Input(name, image, f"the file {path}") for name, image, path in zip(names, images, paths, strict=True)]
 
 
-def unique_names(paths: Sequence[Path]) -> Iterator[str]:
+def unique_names(paths: Sequence[str | Path]) -> Iterator[str]:
     """Yield each path's file name, with a number where another path has taken it.
 
     Example:

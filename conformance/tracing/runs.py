@@ -93,7 +93,7 @@ def choose_implementation(name: str, request: Request) -> Checked:
         raise NothingRecorded(not_installed(candidate))
     if request.variant is None and request.weights is None:
         raise ValueError(f"{name} computes any variant: say which, as in --variant v1.5")
-    if request.own_weights or request.options.names:
+    if request.own_weights or request.names:
         raise ValueError(f"--own-weights and --names are for models of your own, and {name} is one of ours")
     variants = [] if request.variant is None else [request.variant]
     (network,) = choose_networks(variants, request.weights, request.images, request.seed).values()
