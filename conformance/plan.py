@@ -1,7 +1,7 @@
 """Plans: what a run consists of, the files that workers read, and the jobs that workers are given.
 
 Every run of a candidate goes through `make_jobs` and `run_jobs`: the cases of a run, the further runs that localisation
-and diagnosis ask for (`rerunner`), and the injections of the self-test.
+and diagnosis ask for (`Rerun`), and the injections of the self-test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -194,7 +194,12 @@ class Request(NamedTuple):
 
 
 Feed = Mapping[Case, Trace]
-"""The oracle's streamed activations by case; see `Rerun`."""
+"""The oracle's streamed activations by case: how activations of forward cases with `layers` leave a worker.
+
+None: as return value of the candidate's own function, in one file, as in an ordinary run. A mapping: streamed one by
+one into a folder, if the candidate has taps; in the cases that the mapping holds, each segment is fed the oracle's
+activation from that trace (`trace.origin.fed` tells). `{}` streams without feeding, which makes the traces that other
+runs are fed with."""
 
 
 def make_jobs(
@@ -212,7 +217,7 @@ def make_jobs(
         requests: One per worker.
         networks: Variant to files, of all variants of the cases.
         folder: Each worker gets a new folder in it.
-        feed: How activations of forward cases with `layers` are handed out; see `Rerun`.
+        feed: How activations of forward cases with `layers` leave the workers; see `Feed`.
         probes: Probes that each worker runs after its cases; they are written into its folder.
     """
     processors = os.cpu_count() or 1
@@ -263,21 +268,21 @@ def case_requests(plan: Plan, cases: Mapping[str, Sequence[Case]]) -> list[Reque
     ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class TracedRun:
     """The result of one candidate's further run.
 
     Attributes:
+        folder: The worker's folder; None if it stays.
         traces: Case to trace, of the cases that ran.
         failure: Why not all of them ran; empty where they did.
-        folder: The worker's folder; None if it stays.
         probed: Name of a probe to its result, whose arrays stay on disk until they are asked for.
     """
 
-    traces: Mapping[Case, Trace]
-    failure: str = ""
     folder: Path | None = None
-    probed: Mapping[str, Probed] = field(default_factory=dict)
+    traces: dict[Case, Trace] = field(default_factory=dict)
+    failure: str = ""
+    probed: dict[str, Probed] = field(default_factory=dict)
 
     def discard(self) -> None:
         """Remove the traces from disk, unless the plan keeps traces; streamed arrays cannot be read afterwards."""
@@ -285,8 +290,20 @@ class TracedRun:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Rerun(Protocol):
+class Rerun:
     """Run cases once more, in one worker per implementation: what localisation and diagnosis ask for runs by."""
+
+    def __init__(self, plan: Plan, files: Files, notify: Listener) -> None:
+        """Prepare further runs.
+
+        Args:
+            plan: Device, timeout, threads and interpreters; where traces go and whether they stay.
+            files: The plan's networks as `write_files` left them.
+            notify: Hears every event of the workers.
+        """
+        self.plan, self.notify, self.numbers = plan, notify, count(1)
+        # With its files a network is kept, so that no other one gets its id.
+        self.written = {id(network): (network, files[variant]) for variant, network in plan.networks.items()}
 
     def __call__(
         self,
@@ -307,11 +324,7 @@ class Rerun(Protocol):
             cases: All of one variant; none where there are probes.
             network: A network of the plan, or another one (a small network of the variant), whose files are then
                 written first.
-            feed: How activations of forward cases with `layers` leave the worker. None: as return value of the
-                candidate's own function, in one file, as in an ordinary run. A mapping: streamed one by one into a
-                folder, if the candidate has taps; in the cases that the mapping holds, each segment is fed the oracle's
-                activation from that trace (`trace.origin.fed` tells). `{}` streams without feeding, which makes the
-                traces that other runs are fed with.
+            feed: How activations of forward cases with `layers` leave the worker; see `Feed`.
             probes: Runs with activations of the suite's own choice in the place of the candidate's, after the cases.
 
         Returns:
@@ -323,49 +336,23 @@ class Rerun(Protocol):
                 truth = rerun([ORACLE], "float64", cases, network, feed={})[ORACLE.name]
                 fed = rerun([candidate], "float64", cases, network, feed=truth.traces)[candidate.name]
         """
-
-
-def rerunner(plan: Plan, files: Files, notify: Listener) -> Rerun:
-    """Make the function by which localisation and diagnosis run cases once more: see `Rerun`.
-
-    Args:
-        plan: Device, timeout, threads and interpreters; where traces go and whether they stay.
-        files: The plan's networks as `write_files` left them.
-        notify: Hears every event of the workers.
-    """
-    numbers = count(1)
-    written = {id(network): files[variant] for variant, network in plan.networks.items()}
-    kept: list[NetworkPlan] = []  # so that no other network gets the id of one whose files are written
-
-    def rerun(
-        implementations: Sequence[Implementation],
-        precision: str,
-        cases: Sequence[Case],
-        network: NetworkPlan,
-        feed: Feed | None = None,
-        probes: Sequence[Probe] = (),
-    ) -> dict[str, TracedRun]:
         (variant,) = {case.variant for case in cases} or {network.config.variant}
-        folder = plan.directory / f"rerun-{next(numbers)}"
-        if id(network) not in written:
-            kept.append(network)
-            written[id(network)] = write_network(network, folder / "network", variant)
+        folder = self.plan.directory / f"rerun-{next(self.numbers)}"
+        if id(network) not in self.written:
+            self.written[id(network)] = network, write_network(network, folder / "network", variant)
+        _, files = self.written[id(network)]
         requests = [Request(implementation, precision, cases) for implementation in implementations]
-        jobs = make_jobs(plan, requests, {variant: written[id(network)]}, folder, feed, probes)
-        probed: dict[str, dict[str, Probed]] = {job.implementation.name: {} for job in jobs}
-        traces: dict[str, dict[Case, Trace]] = {job.implementation.name: {} for job in jobs}
-        failures = dict.fromkeys(traces, "")
-        for event in run_jobs(jobs, plan.parallel(len(jobs))):
-            notify(event)
-            name = event.job.implementation.name
+        jobs = make_jobs(self.plan, requests, {variant: files}, folder, feed, probes)
+        folders = {job.implementation.name: None if self.plan.keep_traces else job.directory for job in jobs}
+        runs = {name: TracedRun(folder) for name, folder in folders.items()}
+        for event in run_jobs(jobs, self.plan.parallel(len(jobs))):
+            self.notify(event)
+            run = runs[event.job.implementation.name]
             if event.kind == "traced":
-                traces[name][event.case] = Trace.load(event.file)
+                run.traces[event.case] = Trace.load(event.file)
             elif event.kind == "probed":
                 arrays = ArrayFolder(Path(event.facts["folder"]))
-                probed[name][event.facts["probe"]] = Probed(arrays, event.facts["reason"])
+                run.probed[event.facts["probe"]] = Probed(arrays, event.facts["reason"])
             elif event.kind in ("failed", "skipped"):
-                failures[name] = event.facts["reason"]
-        folders = {job.implementation.name: None if plan.keep_traces else job.directory for job in jobs}
-        return {name: TracedRun(traces[name], failures[name], folders[name], probed[name]) for name in traces}
-
-    return rerun
+                run.failure = event.facts["reason"]
+        return runs

@@ -15,7 +15,7 @@ from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.localise import Localiser, localise
 from conformance.outcome import Divergence, Failure, Outcome
-from conformance.plan import ASKED_AS, Files, Listener, Plan, case_requests, make_jobs, rerunner, write_files
+from conformance.plan import ASKED_AS, Files, Listener, Plan, Rerun, case_requests, make_jobs, write_files
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.jobs import Event, Job, run_jobs
 from conformance.trace import Trace
@@ -33,7 +33,7 @@ def run_suite(plan: Plan, notify: Listener) -> Outcome:
     cases = {precision: cases for precision in plan.precisions if (cases := plan.cases(precision))}
     outcome = run_cases(plan, files, cases, notify)
     candidates = {candidate.name: candidate for candidate in plan.implementations}
-    localiser = Localiser(plan.networks, candidates, plan.tasks, plan.seed, rerunner(plan, files, notify), plan.modes)
+    localiser = Localiser(plan.networks, candidates, plan.tasks, plan.seed, Rerun(plan, files, notify), plan.modes)
     divergences = localise(localiser, first_failures(outcome.comparisons))
     outcome.divergences = [with_arrays(divergence, outcome.comparisons) for divergence in divergences]
     outcome.seconds = time.monotonic() - started

@@ -4,29 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from impls.config import ResNetConfig
-from weights_convert.dialects import find_dialect
-from weights_convert.shapes import expected_shapes
-
-
-def named_variables(model: Any, config: ResNetConfig, dialect: str) -> dict[str, Any]:
-    """Collect every array of a model by its attribute path.
-
-    Args:
-        model: A model of `impls`.
-        config: The model's configuration; it says which arrays there are.
-        dialect: Name of the dialect whose names are the model's attribute paths: "canonical" for NumPy, else the
-            framework's name.
-
-    Returns:
-        Path to NumPy array, `torch.Tensor`, `nnx.Variable` or `keras.Variable`, in canonical order.
-
-    Raises:
-        AttributeError: If the model lacks a layer that the configuration promises.
-    """
-    paths = find_dialect(dialect).write_names(expected_shapes(config)).values()
-    return {path: follow(model, path) for path, _ in paths}
-
 
 def follow(model: Any, path: str) -> Any:
     """Return the object at a dotted path of attributes and indices.

@@ -13,7 +13,7 @@ from weights_convert.errors import first_line
 from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, known_from
 from weights_convert.naming import Dialect
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
-from weights_convert.table import permutation
+from weights_convert.table import reorder_shape
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes that weights may have; each container holds all of them, bit for bit."""
@@ -84,10 +84,10 @@ def _network_from_metadata(ours: Mapping[str, str], count: int) -> ResNetConfig:
 def wrong_arrays(dialect: Dialect, shapes: Mapping[str, Shape], network: ResNetConfig) -> list[str]:
     """Return a problem for every array that is missing, extra, or of another shape than the network's."""
     canonical_shapes = expected_shapes(network)
-    expected = {}
-    for canonical, (name, rule) in dialect.write_names(canonical_shapes).items():
-        order = permutation(rule.leaf("torch").axes, rule.leaf(dialect.framework).axes)
-        expected[name] = tuple(canonical_shapes[canonical][axis] for axis in order)
+    expected = {
+        name: reorder_shape(canonical_shapes[canonical], rule, "torch", dialect.framework)
+        for canonical, (name, rule) in dialect.write_names(canonical_shapes).items()
+    }
     missing = [f"{name!r} is missing" for name in expected if name not in shapes]
     extra = [f"{name!r} has no place in this network" for name in shapes if name not in expected]
     wrong = [

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from impls.config import ResNetConfig
+from impls.paths import follow
 from weights_convert.dialects import find_dialect
 from weights_convert.shapes import expected_shapes
 from weights_convert.tensors import to_numpy, to_torch
@@ -142,21 +143,29 @@ def open_model(model: Any) -> LiveModel | None:
         if backend.is_model(framework, model):
             config = getattr(model, "config", None)
             if type(model).__module__.startswith("impls.") and isinstance(config, ResNetConfig):
-                return LiveModel(_our_variables(model, config), config, framework, backend)
+                dialect = OUR_DIALECTS[type(model).__module__.split(".")[1]]
+                return LiveModel(named_variables(model, config, dialect), config, framework, backend)
             return LiveModel(backend.variables(framework, model), None, framework, backend)
     return None
 
 
-def _our_variables(model: Any, config: ResNetConfig) -> dict[str, Variable]:
-    """Return the variables of a model of `impls` by attribute path."""
-    dialect = find_dialect(OUR_DIALECTS[type(model).__module__.split(".")[1]])
-    found = {}
-    for path, _ in dialect.write_names(expected_shapes(config)).values():
-        value = model
-        for step in path.split("."):
-            value = value[int(step)] if step.isdigit() else getattr(value, step)
-        found[path] = value
-    return found
+def named_variables(model: Any, config: ResNetConfig, dialect: str) -> dict[str, Any]:
+    """Collect every array of a model by its attribute path.
+
+    Args:
+        model: A model of `impls`.
+        config: The model's configuration; it says which arrays there are.
+        dialect: Name of the dialect whose names are the model's attribute paths: "canonical" for NumPy, else the
+            framework's name.
+
+    Returns:
+        Path to NumPy array, `torch.Tensor`, `nnx.Variable` or `keras.Variable`, in canonical order.
+
+    Raises:
+        AttributeError: If the model lacks a layer that the configuration promises.
+    """
+    paths = find_dialect(dialect).write_names(expected_shapes(config)).values()
+    return {path: follow(model, path) for path, _ in paths}
 
 
 def array_leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:

@@ -130,3 +130,13 @@ def reorder(array: np.ndarray, rule: Rule, source: Framework, target: Framework)
         ValueError: If the array has another number of axes than the rule.
     """
     return array.transpose(permutation(rule.leaf(source).axes, rule.leaf(target).axes))
+
+
+def reorder_shape(shape: tuple[int, ...], rule: Rule, source: Framework, target: Framework) -> tuple[int, ...]:
+    """Return the shape that an array of this shape has after `reorder`.
+
+    Example:
+        >>> reorder_shape((64, 3, 7, 7), RULES[0], "torch", "flax")
+        (7, 7, 3, 64)
+    """
+    return tuple(shape[axis] for axis in permutation(rule.leaf(source).axes, rule.leaf(target).axes))

@@ -7,6 +7,7 @@ one segment in a few milliseconds. Weights are widened, and segments are built, 
 from __future__ import annotations
 
 import contextlib
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -26,31 +27,18 @@ Array = np.ndarray
 ORACLE_MODULE = "impls.numpy.resnet"
 
 
+MOST_RECENT = 24
+"""Arrays that are kept in another dtype: a projecting block has 20, without the biases of its convolutions."""
+
+
 class WidenedArrays(Mapping[str, Array]):
-    """Canonical arrays converted to another dtype when they are read; those in `changed` are returned in their place.
+    """Canonical arrays converted to another dtype when they are read; the last ones, about a segment's, are kept.
 
     Example:
         >>> widened = WidenedArrays({"fc.bias": np.zeros(2, np.float32)}, "float64")
         >>> widened["fc.bias"].dtype
         dtype('float64')
     """
-
-    def __init__(self, arrays: Arrays, dtype: str) -> None:
-        self.arrays, self.dtype = arrays, dtype
-        self.changed: dict[str, Array] = {}
-
-    def __getitem__(self, name: str) -> Array:
-        return self.changed[name] if name in self.changed else self.arrays[name].astype(self.dtype, copy=False)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-
-class RecentArrays(Mapping[str, Array]):
-    """Canonical arrays converted to another dtype when they are read; the last ones, about a segment's, are kept."""
 
     def __init__(self, arrays: Arrays, dtype: str) -> None:
         self.arrays = arrays
@@ -73,18 +61,12 @@ class RecentArrays(Mapping[str, Array]):
         return len(self.arrays)
 
 
-MOST_RECENT = 24
-"""Arrays that are kept in another dtype: a projecting block has 20, without the biases of its convolutions."""
-
-
-def faulty_weights(
-    arrays: Arrays, injections: Sequence[Injection], config: ResNetConfig, dtype: str
-) -> Mapping[str, Array]:
-    """Apply the faults of the weights, one after the other, to a network's canonical arrays, in the given dtype."""
-    widened = WidenedArrays(arrays, dtype)
+def faulty_weights(arrays: Arrays, injections: Sequence[Injection], config: ResNetConfig) -> ChainMap[str, Array]:
+    """Apply the faults of the weights, one after the other, to a network's canonical arrays, which stay as they are."""
+    changed: ChainMap[str, Array] = ChainMap({}, arrays)  # type: ignore[arg-type]  # only the first is written to
     for injection in injections:
-        widened.changed.update(injection.weights(widened, config))
-    return widened
+        changed.update(injection.weights(changed, config))
+    return changed
 
 
 def build_network(
@@ -182,9 +164,9 @@ class SegmentedOracle:
         return arrays
 
     @cached_property
-    def recent(self) -> RecentArrays:
+    def widened(self) -> WidenedArrays:
         """The network's arrays in the dtype to compute in."""
-        return RecentArrays(self.arrays, self.dtype)
+        return WidenedArrays(self.arrays, self.dtype)
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
@@ -196,7 +178,7 @@ class SegmentedOracle:
 
     def build(self, segment: str, injections: Sequence[Injection] = ()) -> Any:
         """Build the oracle's network with the faults in place; only the arrays of the segment are set."""
-        arrays = faulty_weights(self.recent, injections, self.config, self.dtype)
+        arrays = faulty_weights(self.widened, injections, self.config)
         names = self.names[segment] + (self.names["stem"] if segment == "head" else [])  # reached through the stem
 
         def faulty(graft: Graft) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from conformance.faults import Injection, edited_module, find_fault, grafts, initial_edits, places, training_edits
-from conformance.oracle.forward import become, faulty_weights
+from conformance.oracle.forward import WidenedArrays, become, faulty_weights
 from conformance.oracle.gradients import recipe_with
 from conformance.run.adapters.blueprint import Blueprint, BlueprintAdapter
 from impls.config import ResNetConfig
@@ -46,9 +46,9 @@ def faulty_adapter(
         if not injection.fault.can_be_in(framework):
             raise ValueError(f"{injection.fault.id} cannot be in {framework}: it has no such line")
     checkpoint = load(weights, config=config)
-    wrong = faulty_weights(checkpoint.arrays, injections, config, adapter.precision)
+    wrong = faulty_weights(WidenedArrays(checkpoint.arrays, adapter.precision), injections, config)
     faulty = replace(adapter, blueprint=faulty_blueprint(adapter.blueprint, injections, adapter.precision))
-    faulty.build(config, replace(checkpoint, arrays={name: wrong[name] for name in wrong}))
+    faulty.build(config, replace(checkpoint, arrays=dict(wrong)))
     return faulty
 
 

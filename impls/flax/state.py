@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from impls.paths import named_variables
 from weights_convert import Checkpoint, Source, fit
 from weights_convert.dialects import find_dialect
 from weights_convert.fine_tuning import Head, Stem
+from weights_convert.live import named_variables
 
 if TYPE_CHECKING:
     from impls.flax.resnet import ResNet

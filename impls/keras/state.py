@@ -13,10 +13,10 @@ import ml_dtypes  # noqa: F401 (makes NumPy know the name "bfloat16")
 import numpy as np
 from keras import ops
 
-from impls.paths import named_variables
 from weights_convert import Checkpoint, Source, fit
 from weights_convert.dialects import find_dialect
 from weights_convert.fine_tuning import Head, Stem
+from weights_convert.live import named_variables
 
 if TYPE_CHECKING:
     from impls.keras.resnet import ResNet

@@ -16,9 +16,9 @@ from keras import ops
 
 from impls.keras.resnet import ResNet, registered
 from impls.keras.state import read_variables, read_weights, write_variables, write_weights
-from impls.paths import named_variables
 from impls.recipe import Recipe
 from weights_convert import Checkpoint, TrainingState, load_training
+from weights_convert.live import named_variables
 from weights_convert.table import SLOTS
 
 

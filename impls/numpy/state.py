@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from impls.paths import named_variables, put
+from impls.paths import put
 from weights_convert import Checkpoint, Source, fit
 from weights_convert.dialects import find_dialect
 from weights_convert.fine_tuning import Head, Stem
+from weights_convert.live import named_variables
 
 if TYPE_CHECKING:
     from impls.numpy.resnet import ResNet

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
 
-from impls.paths import named_variables
-from weights_convert import Checkpoint, Source, fit
+from weights_convert import Checkpoint, Source, fit, tensors
 from weights_convert.dialects import find_dialect
 from weights_convert.fine_tuning import Head, Stem
+from weights_convert.live import named_variables
 
 if TYPE_CHECKING:
     from impls.torch.resnet import ResNet
@@ -78,14 +77,10 @@ def numpy_dtype(variable: Tensor) -> np.dtype[Any]:
 
 def to_numpy(variable: Tensor) -> np.ndarray:
     """Copy a tensor, from any device, into an array."""
-    tensor = variable.detach().cpu().contiguous().clone()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+    return tensors.to_numpy(torch, variable.detach().cpu().contiguous().clone())
 
 
 @torch.no_grad()
 def assign(variable: Tensor, array: np.ndarray) -> None:
     """Copy an array of the same dtype into a tensor, on any device."""
-    is_bfloat16 = array.dtype == ml_dtypes.bfloat16
-    variable.copy_(torch.tensor(array.view(np.int16)).view(torch.bfloat16) if is_bfloat16 else torch.tensor(array))
+    variable.copy_(tensors.to_torch(torch, array))

@@ -26,7 +26,7 @@ class Runs:
 
     def __call__(self, implementations, precision, cases, network, feed=None):
         self.asked.append(([i.name for i in implementations], precision, list(cases), network, feed))
-        return {i.name: TracedRun({}, self.failure) for i in implementations}
+        return {i.name: TracedRun(failure=self.failure) for i in implementations}
 
 
 def localiser(runs, tasks=("forward",)):

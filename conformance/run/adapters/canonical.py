@@ -14,7 +14,7 @@ from conformance.run.capabilities import ArrayTap
 from impls.paths import follow
 from impls.taps import Tap, untapped
 from weights_convert.dialects import find_dialect
-from weights_convert.table import permutation, reorder
+from weights_convert.table import reorder, reorder_shape
 
 Tensor = TypeVar("Tensor")
 
@@ -33,13 +33,9 @@ def canonical_shapes(shapes: Mapping[str, tuple[int, ...]], dialect: str) -> dic
     """Canonical names and shapes of a dialect's arrays; a name that the dialect does not know is kept."""
     spoken, canonical = find_dialect(dialect), {}
     for name, shape in shapes.items():
-        reading = spoken.read_name(name)
-        if reading is None:
-            canonical[name] = shape
-        else:
-            canonical_name, rule = reading
-            order = permutation(rule.leaf(spoken.framework).axes, rule.leaf("torch").axes)
-            canonical[canonical_name] = tuple(shape[axis] for axis in order)
+        if reading := spoken.read_name(name):
+            name, shape = reading[0], reorder_shape(shape, reading[1], spoken.framework, "torch")
+        canonical[name] = shape
     return canonical
 
 

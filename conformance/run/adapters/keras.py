@@ -25,9 +25,9 @@ from conformance.run.adapters.canonical import (
 from conformance.run.capabilities import Arrays, DeviceMissing
 from impls.config import ResNetConfig
 from impls.keras import read_training, read_weights, resnet, training
-from impls.paths import named_variables
 from impls.recipe import Recipe
 from impls.taps import Tap
+from weights_convert.live import named_variables
 from weights_convert.sources import Source
 
 CORRECT = Blueprint("keras", resnet, training)

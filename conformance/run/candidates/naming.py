@@ -28,7 +28,7 @@ from impls.config import ResNetConfig
 from weights_convert.dialects import BATCH_COUNTER, DIALECTS
 from weights_convert.naming import CANONICAL_LAYERS, FLAT, PLACEHOLDERS, Dialect
 from weights_convert.shapes import Shape, infer_sizes
-from weights_convert.table import Framework, Rule, permutation
+from weights_convert.table import Framework, Rule, reorder, reorder_shape
 
 SHARE_OF_PREFIX = 0.5
 """A prefix is looked for among those that at least this share of all names begins with."""
@@ -65,9 +65,8 @@ class Naming:
         """Return the canonical name and shape of every array; one that is not read, or has other axes, as it is."""
         canonical: dict[str, Shape] = {}
         for name, (canonical_name, rule) in self.arrays.items():
-            axes, shape = rule.leaf(self.framework).axes, tuple(shapes[name])
-            order = permutation(axes, rule.leaf("torch").axes)
-            canonical[canonical_name] = tuple(shape[axis] for axis in order) if len(shape) == len(axes) else shape
+            shape, fits = tuple(shapes[name]), len(shapes[name]) == len(rule.leaf(self.framework).axes)
+            canonical[canonical_name] = reorder_shape(shape, rule, self.framework, "torch") if fits else shape
         return canonical | {name: tuple(shapes[name]) for name in self.unread}
 
     def canonical_names(self) -> dict[str, str]:
@@ -86,15 +85,11 @@ class Naming:
 
     def from_canonical(self, name: str, array: np.ndarray) -> np.ndarray:
         """Return a canonical array in the axis order of the model's array of that name."""
-        _, rule = self.arrays[name]
-        order = permutation(rule.leaf("torch").axes, rule.leaf(self.framework).axes)
-        return np.ascontiguousarray(array.transpose(order))
+        return np.ascontiguousarray(reorder(array, self.arrays[name][1], "torch", self.framework))
 
     def to_canonical(self, name: str, array: np.ndarray) -> np.ndarray:
         """Return the model's array of that name in canonical axis order."""
-        _, rule = self.arrays[name]
-        order = permutation(rule.leaf(self.framework).axes, rule.leaf("torch").axes)
-        return np.ascontiguousarray(array.transpose(order))
+        return np.ascontiguousarray(reorder(array, self.arrays[name][1], self.framework, "torch"))
 
     def config(self, shapes: Mapping[str, Shape], variant: ResNetConfig) -> ResNetConfig:
         """Return the network of a variant with depths, width, classes and input channels of the model.

@@ -11,7 +11,7 @@ import pytest
 from conformance import plan as planning
 from conformance.cases.case import MODES, Case
 from conformance.identify.identification import Identification
-from conformance.plan import Plan, rerunner, write_files
+from conformance.plan import Plan, Rerun, write_files
 from conformance.probing import identify_candidate
 from conformance.report.text import identification_lines
 from conformance.run.implementations import Implementation
@@ -43,7 +43,7 @@ def identified(name, folder) -> Identification:
     plan = Plan({network.config.variant: network}, [candidate], ["float64"], folder, device="cpu", threads=1)
     cases = [Case(network.config.variant, network.batch.name, mode) for mode in MODES]
     with mock.patch.object(planning, "run_jobs", run_here):
-        rerun = rerunner(plan, write_files(plan), lambda event: None)
+        rerun = Rerun(plan, write_files(plan), lambda event: None)
         return identify_candidate(rerun, candidate, network, cases, {})
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from conformance.cases.probe import Probe
 from conformance.localise import small_network
-from conformance.plan import Plan, rerunner, write_files
+from conformance.plan import Plan, Rerun, write_files
 from conformance.run.adapters.numpy import Oracle
 from conformance.run.implementations import IMPLEMENTATIONS
 from conformance.run.probes import run_probe
@@ -71,7 +71,7 @@ def test_a_worker_runs_probes_without_cases_and_says_why_one_failed(tmp_path):
         Probe("right", IMAGES, {"stage1.0.bn1": LARGER}, "stage1.0.conv2"),
         Probe("wrong", IMAGES, {"stage1.0.bn1": LARGER[:, :3]}, "stage1.0.conv2"),
     ]
-    rerun = rerunner(plan, write_files(plan), lambda event: None)
+    rerun = Rerun(plan, write_files(plan), lambda event: None)
     run = rerun([torch], "float64", [], NETWORK, probes=probes)["torch"]
     assert run.probed["right"].arrays["stage1.0.conv2"].shape == (5, 4, 9, 7)
     assert "channels" in run.probed["wrong"].failure
