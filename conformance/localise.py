@@ -179,12 +179,6 @@ def _by_mode(run: TracedRun, layers: bool = True) -> dict[Mode, Trace]:
     return {case.mode: trace for case, trace in run.traces.items() if case.layers == layers}
 
 
-def localise_gradients(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
-    """Localise in gradients of the smallest batch or, where they are right, of the diverging case itself."""
-    for first in firsts:
-        yield diagnose_gradients(localiser, first)
-
-
 def diagnose_gradients(localiser: Localiser, first: Comparison) -> Divergence:
     """Diagnose gradients; where no fault of training explains a wrong loss, examine the forward pass."""
     network = localiser.network(first)
@@ -205,15 +199,17 @@ def diagnose_gradients(localiser: Localiser, first: Comparison) -> Divergence:
     return unlocalised(first, findings, note="" if findings else "when it is run once more, its gradients are right")
 
 
-def localise_steps(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
-    """Localise in training steps of a small network or, if it trains as it should, in gradients of the whole one."""
-    for first in firsts:
-        divergence = diagnose_small_network(localiser, first)
-        if not divergence.findings and "gradients" not in localiser.tasks:
-            whole = diagnose_gradients(localiser, first)
-            note = f"{divergence.note}; diagnosed by the gradients of the whole network"
-            divergence = unlocalised(first, whole.findings, note) if whole.findings else divergence
-        yield divergence
+def diagnose_steps(localiser: Localiser, first: Comparison) -> Divergence:
+    """Diagnose training steps on a small network; where that trains as it should, by the gradients of the whole one.
+
+    Gradients that are compared, too, are diagnosed already.
+    """
+    divergence = diagnose_small_network(localiser, first)
+    if not divergence.findings and "gradients" not in localiser.tasks:
+        whole = diagnose_gradients(localiser, first)
+        note = f"{divergence.note}; diagnosed by the gradients of the whole network"
+        divergence = unlocalised(first, whole.findings, note) if whole.findings else divergence
+    return divergence
 
 
 def diagnose_small_network(localiser: Localiser, first: Comparison) -> Divergence:
@@ -236,30 +232,33 @@ def diagnose_small_network(localiser: Localiser, first: Comparison) -> Divergenc
     return unlocalised(first, findings, note=note if findings else f"{note}, where it trains as it should")
 
 
-def localise_initialisation(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
-    """Localise in the initial weights of the whole network, drawn once more."""
-    for first in firsts:
-        network = localiser.network(first)
-        case = Case(first.case.variant, network.batch.name, "train", task="initialisation")
-        run = localiser.run_again(first, [case], network)
-        if run.failure:
-            yield unlocalised(first, note=_could_not_run(run))
-            continue
-        findings = examine_initial(network, run.traces[case].arrays)
-        yield unlocalised(first, findings, note="" if findings else "when they are drawn once more, they are right")
+def diagnose_initialisation(localiser: Localiser, first: Comparison) -> Divergence:
+    """Diagnose the initial weights of the whole network, drawn once more."""
+    network = localiser.network(first)
+    case = Case(first.case.variant, network.batch.name, "train", task="initialisation")
+    run = localiser.run_again(first, [case], network)
+    if run.failure:
+        return unlocalised(first, note=_could_not_run(run))
+    findings = examine_initial(network, run.traces[case].arrays)
+    return unlocalised(first, findings, note="" if findings else "when they are drawn once more, they are right")
 
 
-def localise_nothing(localiser: Localiser, firsts: Sequence[Comparison]) -> Iterator[Divergence]:
-    """Examine nothing further: the comparison that failed is all that is known."""
-    yield from map(unlocalised, firsts)
+Localise = Callable[[Localiser, Sequence[Comparison]], Iterator[Divergence]]
+"""A function that localises the failures in a task."""
 
 
-LOCALISERS: dict[str, Callable[[Localiser, Sequence[Comparison]], Iterator[Divergence]]] = {
+def one_by_one(diagnose: Callable[[Localiser, Comparison], Divergence]) -> Localise:
+    """Localise each divergence by itself."""
+    return lambda localiser, firsts: (diagnose(localiser, first) for first in firsts)
+
+
+LOCALISERS: dict[str, Localise] = {
     "forward": localise_forward,
-    "gradients": localise_gradients,
-    "backward": localise_nothing,  # rounding hides what a fault does to gradients; float64 has named the fault by then
-    "steps": localise_steps,
-    "initialisation": localise_initialisation,
+    "gradients": one_by_one(diagnose_gradients),
+    # Rounding hides what a fault does to gradients in float32; float64 has named the fault by then.
+    "backward": one_by_one(lambda localiser, first: unlocalised(first)),
+    "steps": one_by_one(diagnose_steps),
+    "initialisation": one_by_one(diagnose_initialisation),
 }
 """The function that localises in each task, given the failures in it."""
 
@@ -282,7 +281,7 @@ def small_network(config: ResNetConfig, seed: int, **size: Any) -> NetworkPlan:
         size: Fields of the configuration that are to differ from `TRAINED_SIZE`.
     """
     config = replace(small_config(config), **size)
-    height, width, _ = noise_sides(config.head_pool)[1]
+    height, width, _ = noise_sides(config.head_pool)[1]  # even: SAME padding shows
     images = noise(height, width, 2, seed, config.in_channels)
     return NetworkPlan(config, synthetic_weights(config, seed), [images])
 

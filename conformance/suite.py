@@ -86,12 +86,8 @@ class Comparing:
         worker = self.outcome.workers.setdefault(f"{candidate} {precision}", {"seconds": None})
         if event.kind == "traced":
             self._take_trace(event.job, event.case, event.file)
-        elif event.kind == "failed":
-            facts = {key: event.facts.get(key, "") for key in ("layer", "lacks")}
-            self.outcome.failures.append(Failure(candidate, precision, event.facts["reason"], **facts))
-        elif event.kind == "skipped":
-            task = ASKED_AS.get(event.case.task, event.case.task)
-            failure = Failure(candidate, precision, event.facts["reason"], task)
+        elif event.kind in ("failed", "skipped"):
+            failure = failure_of(event)
             if failure not in self.outcome.failures:  # a missing capability is reported once, not for each case
                 self.outcome.failures.append(failure)
         else:
@@ -143,6 +139,13 @@ class Comparing:
         if not self.plan.keep_traces:
             for file in files:
                 file.unlink()
+
+
+def failure_of(event: Event) -> Failure:
+    """Make the failure that an event of a worker tells: of all that it was to run, or of one task."""
+    facts = {key: event.facts.get(key, "") for key in ("layer", "lacks")}
+    task = ASKED_AS.get(event.case.task, event.case.task) if event.kind == "skipped" else ""
+    return Failure(event.job.implementation.name, event.job.precision, event.facts["reason"], task, **facts)
 
 
 def with_arrays(divergence: Divergence, comparisons: Sequence[Comparison]) -> Divergence:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,10 +24,6 @@ class Difference:
     what: str
     relative_l2: float | None = None
     largest: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary of plain values."""
-        return asdict(self)
 
 
 def differences(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> list[Difference]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 from zlib import crc32
 
 Mode = Literal["inference", "train"]
@@ -51,10 +51,6 @@ class Case:
     def words(self) -> str:
         """Task and recipe in words; empty for a forward run."""
         return "" if self.task == "forward" else " ".join(filter(None, [self.task, self.recipe]))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 REPORTED_IN_FLOAT32 = ("gradients", "steps")

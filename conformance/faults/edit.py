@@ -13,11 +13,11 @@ Example:
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
+from itertools import count
 from types import ModuleType
 from typing import NamedTuple
 
@@ -117,22 +117,15 @@ QUARANTINE = Substitution("@registered\n", '@keras.saving.register_keras_seriali
 """Keras keeps a register of classes by name: the wrong ones must not take the right ones' place in it."""
 
 
-def module_path(module: str) -> Path:
-    """The file of a module of `impls`; nothing is imported.
+def model_text(module: str) -> str:
+    """Read the text of a model's file, or of its training's; no framework is imported.
 
     Example:
-        >>> module_path("impls.torch.resnet").parts[-3:]
-        ('impls', 'torch', 'resnet.py')
+        >>> "class Bottleneck(nn.Module):" in model_text("impls.torch.resnet")
+        True
     """
-    spec = importlib.util.find_spec("impls")
-    if spec is None or spec.origin is None:
-        raise EditError("the package impls has no files")
-    return Path(spec.origin).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
-
-
-def model_text(module: str) -> str:
-    """The text of a model's file, or of its training's; nothing is imported."""
-    return module_path(module).read_text()
+    package, *folders, file = module.split(".")
+    return files(package).joinpath(*folders, f"{file}.py").read_text()
 
 
 @cache
@@ -145,11 +138,10 @@ def edited_module(module: str, edits: Edits) -> ModuleType:
     if not edits:
         return importlib.import_module(module)
     text = edited(model_text(module), edits, module).replace(QUARANTINE.old, QUARANTINE.new)
-    wrong = ModuleType(f"{module}_with_fault_{len(_WRONG)}")
-    _WRONG.append(wrong)
+    wrong = ModuleType(f"{module}_with_fault_{next(_NUMBERS)}")
     sys.modules[wrong.__name__] = wrong  # classes are looked up there by their module's name
     exec(compile(text, f"<{module} with a fault>", "exec"), wrong.__dict__)
     return wrong
 
 
-_WRONG: list[ModuleType] = []
+_NUMBERS = count()

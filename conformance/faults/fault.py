@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from conformance.faults.edit import FRAMEWORKS, HERE, VALUE, Edits, FrameworkEdits, Pairs, by_framework, replaced
-from conformance.faults.place import TRAINING, Place, Scope, Where, networks_without, places
+from conformance.faults.place import TRAINING, Place, Where, networks_without, places
 from conformance.faults.remedies import Remedies
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
@@ -110,11 +110,6 @@ class Fault:
         """The number in it that is not known beforehand."""
         values = (self.unknown, *self.config.values(), *self.recipe.values())
         return next((value for value in values if isinstance(value, Parameter)), None)
-
-    @property
-    def scopes(self) -> tuple[Scope, ...]:
-        """The kinds of place that the fault can be at."""
-        return self.where.scopes
 
     @property
     def condition(self) -> Where:

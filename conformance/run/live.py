@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,19 +15,13 @@ from conformance.run.jobs import Job, Say
 from conformance.run.worker import attempt, work_through
 
 
-class LeavesAsItWas(Protocol):
-    """The part of an adapter that a live object needs, beside the interface of every adapter."""
-
-    def leaving_as_it_was(self) -> AbstractContextManager[None]:
-        """Put back, at the end, weights, mode, dtype and gradients of the model, and its framework's switches."""
-
-
 @dataclass(frozen=True)
 class LiveCandidate:
     """Runs the jobs of a live object, one at a time: `Implementation.here`.
 
     Attributes:
-        adapter: The adapter of the object.
+        adapter: The adapter of the object. Beside the interface of every adapter it has `leaving_as_it_was`, a context
+            that puts back, at the end, weights, mode, dtype and gradients of the model, and its framework's switches.
     """
 
     adapter: Any

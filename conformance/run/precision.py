@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
+
+from conformance.run.capabilities import Probed
 
 COARSEST_ERROR = {"float64": 1e-13, "float32": 1e-6, "tf32": 2e-3, "bfloat16": 1.0}
 """Precision to the largest relative error that its products show on the probe; TF32 has 10 bits, bfloat16 has 7."""
@@ -16,17 +17,7 @@ BEYOND_FLOAT16 = 2.0**17
 Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Multiplier(Protocol):
-    """The part of an adapter that the probe uses."""
-
-    def multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """The matrix product, as the framework computes it."""
-
-    def convolve(self, images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        """The unpadded convolution of NCHW images with an OIHW kernel, as the framework computes it."""
-
-
-def measure_precision(multiplier: Multiplier, dtype: str) -> dict[str, str]:
+def measure_precision(multiplier: Probed, dtype: str) -> dict[str, str]:
     """Measure what matrix products and convolutions are really computed in: operation to name of a precision.
 
     Example:

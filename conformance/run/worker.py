@@ -19,7 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def work(job: Job, say: Say) -> None:
     adapter = load_adapter(job.implementation.adapter, settings and {**settings, "precision": job.precision})
     gc.freeze()
     if not job.cases and not job.probes:
-        say(event="surveyed", **adapter.survey().to_dict())
+        say(event="surveyed", **asdict(adapter.survey()))
         return
     work_through(adapter, job, say)
 
@@ -109,7 +109,7 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
         for case in [case for case in job.cases if case.variant == variant]:
             started = time.perf_counter()
             if reason := missing_capability(candidate, case, examination):
-                say(event="skipped", case=case.to_dict(), reason=reason)
+                say(event="skipped", case=vars(case), reason=reason)
                 continue
             images = np.load(network.inputs[case.input])
             origin = Origin(
@@ -128,10 +128,10 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
                 file = run_case(job, candidate, images, network, origin)
             except Unfit as error:  # in this case alone: it took the first look
                 log_traceback()
-                say(event="skipped", case=case.to_dict(), reason=str(error))
+                say(event="skipped", case=vars(case), reason=str(error))
                 continue
             seconds = time.perf_counter() - started
-            say(event="traced", case=case.to_dict(), file=str(file), seconds=seconds)
+            say(event="traced", case=vars(case), file=str(file), seconds=seconds)
         run_probes(job, candidate, say)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from conformance.cases.case import MODES, Case
-from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.segments import input_name, promised_names, segment_names
-from conformance.cases.synthetic import synthetic_weights
 from conformance.compare.comparison import Comparison
 from conformance.compare.limits import ACTIVATIONS_FLOAT64
 from conformance.compare.noise import NoiseFloors, noise_floors
@@ -18,9 +16,9 @@ from conformance.compare.traces import compare_traces
 from conformance.diagnose.finding import Finding
 from conformance.diagnose.search import distance
 from conformance.faults import Injection
-from conformance.localise import examine_layers
+from conformance.localise import examine_layers, small_network
 from conformance.oracle.forward import SegmentedOracle
-from conformance.plan import NetworkPlan, write_network
+from conformance.plan import write_network
 from conformance.run.capabilities import load_adapter
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.stream import write_stream
@@ -51,17 +49,15 @@ class ForwardBench(Bench):
     @classmethod
     def make(cls, variant: str, seed: int, directory: Path) -> Self:
         """Make the network, and run the oracle and the reference builds on it in this process."""
-        config = replace(VARIANTS[variant], **FORWARD_SIZE)
-        height, width, _ = noise_sides(config.head_pool)[1]  # even: SAME padding shows
-        images = noise(height, width, 2, seed, config.in_channels)
-        network = NetworkPlan(config, synthetic_weights(config, seed), [images])
+        network = small_network(VARIANTS[variant], seed, **FORWARD_SIZE)
+        (images,) = network.inputs
         files = write_network(network, directory, "network")
         cases = [Case(CORRECT, images.name, mode, layers) for layers in (False, True) for mode in MODES]
         traces: dict[str, dict[Case, Trace]] = {}
         for build, precision in ((ORACLE, "float64"), *((build, "float32") for build in REFERENCE_BUILDS)):
             adapter = load_adapter(build.adapter)
             adapter.prepare("cpu", precision)
-            adapter.build(config, files.weights)
+            adapter.build(network.config, files.weights)
             traces[build.name] = {}
             for case in cases:
                 train, origin = case.mode == "train", Origin(case, build.name, precision)

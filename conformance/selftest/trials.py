@@ -120,7 +120,7 @@ def injection_name(injection: Injection) -> str:
 def chosen_places(fault: Fault, config: ResNetConfig, everywhere: bool = False) -> list[Place]:
     """Choose where a fault is injected: at the first, the middle and the last place of each scope, or everywhere."""
     chosen = []
-    for scope in fault.scopes:
+    for scope in fault.where.scopes:
         places = [place for place in fault.places(config) if place.scope == scope]
         chosen += (
             places if everywhere else [places[i] for i in sorted({0, len(places) // 2, len(places) - 1}) if places]

@@ -6,7 +6,6 @@ float64 is held against it by the limit of the suite; one in float32 by what the
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections import Counter
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from conformance.cases.sketch import SUMS, sketch
 from conformance.compare.comparison import Verdict, judge_absolute
@@ -27,9 +25,8 @@ from conformance.compare.measure import Incomparable, Measurement, measure
 from conformance.compare.noise import NoiseFloor, two_digits
 from conformance.outcome import Judged
 from conformance.trace import TraceError
-from conformance.tracing.recording import ArraysOfFile, hash_of
+from conformance.tracing.recording import naming_the_file, read_hashed, write_hashed
 from conformance.tracing.text import PASSED
-from weights_convert.containers.atomic import write_atomically
 
 MODULES_VERSION = 1
 """Version of the file's metadata; a recording of another version is refused."""
@@ -59,11 +56,8 @@ class ModuleRecording:
 
     def save(self, path: Path) -> None:
         """Write the recording, completely or not at all."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
         facts = {"format_version": MODULES_VERSION, "name": self.name, "shapes": list(self.shapes.items())}
-        text = json.dumps(facts)
-        metadata = {KEY: text, "sha256": hash_of(text, sorted(arrays.items()))}
-        write_atomically(path, lambda partial: save_file(arrays, partial, metadata))
+        write_hashed(path, KEY, facts, self.arrays)
 
     @classmethod
     def load(cls, path: Path) -> ModuleRecording:
@@ -72,23 +66,10 @@ class ModuleRecording:
         Raises:
             TraceError: If the file is damaged, of another version, or no such recording; the message names it.
         """
-        try:
-            file: Any = safe_open(path, framework="numpy")
-            metadata = file.metadata() or {}
-            arrays = ArraysOfFile(file, {name: name for name in sorted(file.keys())})
-            if KEY not in metadata:
-                raise TraceError("it is no recording of modules: a file of `conformance.recording` is expected")
-            if hash_of(metadata[KEY], arrays.items()) != metadata.get("sha256"):
-                raise TraceError("it is damaged: its arrays are not those that were written; record it again")
-            facts = json.loads(metadata[KEY])
-        except (OSError, SafetensorError, ValueError) as error:
-            raise TraceError(f"{path}: {error}") from error
-        if facts["format_version"] != MODULES_VERSION:
-            raise TraceError(
-                f"{path}: the recording has format version {facts['format_version']}, and this release reads version "
-                f"{MODULES_VERSION}: record it again with this release"
-            )
-        return cls(arrays, {name: tuple(shape) for name, shape in facts["shapes"]}, path.name)
+        with naming_the_file(path):
+            none = "it is no recording of modules: a file of `conformance.recording` is expected"
+            facts, arrays = read_hashed(path, KEY, MODULES_VERSION, none)
+            return cls(arrays, {name: tuple(shape) for name, shape in facts["shapes"]}, path.name)
 
 
 def holds_modules(path: Path) -> bool:

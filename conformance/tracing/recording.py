@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,10 +93,8 @@ class Recording:
         """
         arrays = {f"inputs/{number}": input.images for number, input in enumerate(self.inputs)}
         for key, trace in self.traces.items():
-            arrays |= {f"{key}/{name}": np.ascontiguousarray(array) for name, array in trace.arrays.items()}
-        text = json.dumps(self._facts())
-        metadata = {"recording": text, "sha256": hash_of(text, sorted(arrays.items()))}
-        write_atomically(path, lambda partial: save_file(arrays, partial, metadata))
+            arrays |= {f"{key}/{name}": array for name, array in trace.arrays.items()}
+        write_hashed(path, "recording", self._facts(), arrays)
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -120,13 +119,9 @@ class Recording:
             TraceError: If there is no such file, or if it is damaged, of another version, or no recording; the message
                 names the file.
         """
-        try:
-            file: Any = safe_open(path, framework="numpy")
-            metadata = file.metadata() or {}
-            facts = read_facts(metadata)
-            arrays = ArraysOfFile(file, {name: name for name in sorted(file.keys())})
-            if hash_of(metadata["recording"], arrays.items()) != metadata.get("sha256"):
-                raise TraceError("it is damaged: its arrays are not those that were written; record it again")
+        with naming_the_file(path):
+            none = "it is no recording: a file that `conformance record` wrote is expected"
+            facts, arrays = read_hashed(path, "recording", RECORDING_VERSION, none)
             origins = [Origin.from_json(text) for text in facts["traces"]]
             traces = {
                 key: Trace(arrays.below(f"{key}/"), origin, path)
@@ -146,29 +141,55 @@ class Recording:
                 path,
             )
             check_recording(recording)
-        except (OSError, SafetensorError) as error:
-            raise TraceError(f"{path}: it cannot be read as a recording: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            reason = str(error) if isinstance(error, TraceError) else f"its metadata cannot be read: {error!r}"
-            raise TraceError(f"{path}: {reason}") from error
         return recording
 
 
-def read_facts(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Read the metadata of a recording.
+def write_hashed(path: Path, key: str, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays and facts with a hash of both, completely or not at all."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = json.dumps(facts)
+    metadata = {key: text, "sha256": hash_of(text, sorted(contiguous.items()))}
+    write_atomically(path, lambda partial: save_file(contiguous, partial, metadata))
+
+
+def read_hashed(path: Path, key: str, version: int, none: str) -> tuple[dict[str, Any], ArraysOfFile]:
+    """Read what `write_hashed` wrote; arrays stay on disk until they are asked for.
+
+    Args:
+        path: The file.
+        key: The key of the facts in the file's metadata.
+        version: The version that the facts must state.
+        none: What to say of a file without the key.
 
     Raises:
-        TraceError: If they are those of no recording, or of one of another version.
+        TraceError: If the file lacks the key, is of another version, or is damaged.
     """
-    if "recording" not in metadata:
-        raise TraceError("it is no recording: a file that `conformance record` wrote is expected")
-    facts: dict[str, Any] = json.loads(metadata["recording"])
-    if (version := facts.get("format_version")) != RECORDING_VERSION:
+    file: Any = safe_open(path, framework="numpy")
+    metadata = file.metadata() or {}
+    if key not in metadata:
+        raise TraceError(none)
+    facts: dict[str, Any] = json.loads(metadata[key])
+    if (found := facts.get("format_version")) != version:
         raise TraceError(
-            f"the recording has format version {version}, and this release reads version {RECORDING_VERSION}: record "
-            "it again with this release"
+            f"the recording has format version {found}, and this release reads version {version}: record it again with "
+            "this release"
         )
-    return facts
+    arrays = ArraysOfFile(file, {name: name for name in sorted(file.keys())})
+    if hash_of(metadata[key], arrays.items()) != metadata.get("sha256"):
+        raise TraceError("it is damaged: its arrays are not those that were written; record it again")
+    return facts, arrays
+
+
+@contextmanager
+def naming_the_file(path: Path) -> Iterator[None]:
+    """Turn the errors of a file that is missing, damaged or of another kind into a TraceError that names it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TraceError(f"{path}: it cannot be read as a recording: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, TraceError) else f"its metadata cannot be read: {error!r}"
+        raise TraceError(f"{path}: {reason}") from error
 
 
 def check_recording(recording: Recording) -> None:

@@ -15,7 +15,8 @@ from conformance.outcome import Failure
 from conformance.plan import Listener, Plan, make_jobs, write_files
 from conformance.plan import Request as Run
 from conformance.run.implementations import NAMED, ORACLE, Implementation, find_implementation
-from conformance.run.jobs import Event, run_jobs
+from conformance.run.jobs import run_jobs
+from conformance.suite import failure_of
 from conformance.surveying import Checked, Request, survey_models
 from conformance.trace import Trace
 from conformance.tracing.recording import Key, Recording, sketched
@@ -131,13 +132,6 @@ def run_candidate(plan: Plan, small: bool, notify: Listener) -> tuple[dict[Key, 
 def precisions_of(candidate: Implementation) -> Sequence[str]:
     """Precisions in which a candidate can be recorded; the oracle is defined in float64."""
     return ("float64",) if candidate.adapter == ORACLE.adapter else candidate.precisions
-
-
-def failure_of(event: Event) -> Failure:
-    """Make the failure that an event of a worker tells of."""
-    facts = {key: event.facts.get(key, "") for key in ("layer", "lacks")}
-    task = event.case.task if event.kind == "skipped" else ""
-    return Failure(event.job.implementation.name, event.job.precision, event.facts["reason"], task, **facts)
 
 
 def could_not(failure: Failure) -> str:

@@ -272,7 +272,7 @@ def diff_command(first: str, second: str, variant: str | None, as_json: bool) ->
     other_variant = bool(variants[0] and variants[1]) and not set(variants[0]) & set(variants[1])
     if as_json:
         facts = {"first": first, "second": second, "arrays": len(arrays[0]), "variants": variants}
-        click.echo(json.dumps(facts | {"differences": [difference.to_dict() for difference in different]}, indent=2))
+        click.echo(json.dumps(facts | {"differences": [asdict(difference) for difference in different]}, indent=2))
     else:
         for side, names in zip(sides, variants, strict=True):
             dialect = side.dialect.name if side.dialect else None

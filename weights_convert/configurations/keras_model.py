@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from impls.config import STAGE_STRIDES, VARIANTS
-from weights_convert.configurations.fields import ALL, Fact, Findings, as_json, read_fields
+from impls.config import STAGE_STRIDES
+from weights_convert.configurations.fields import ALL, Field, Findings, as_json, decides, fact, read_fields
 from weights_convert.configurations.keras_graph import Graph, Layer, UnreadableGraph, class_of, read_graph
 from weights_convert.configurations.keras_layers import CONTAINERS, EVERY_LAYER, HEAD_ACTIVATION, LAYERS, variants_by
 from weights_convert.dialects import DIALECTS
@@ -25,6 +25,10 @@ NAMED = ("keras.applications", "keras-hub")
 
 FIRST_VARIABLE = {"Conv2D": "kernel", "Dense": "kernel", "BatchNormalization": "gamma"}
 """The variable by whose name a layer is looked up in a dialect."""
+
+
+Values = Sequence[tuple[Any, tuple[str, ...]]]
+"""Values of a field, each with the variants that have it."""
 
 
 def is_ours(config: Mapping[str, Any]) -> bool:
@@ -148,8 +152,8 @@ class _Walk:
                 _pair(layer.config.get("strides") or size) == size and layer.config.get("padding", "valid") == "valid"
             )
             window = size[0] if same and size == [size[0]] * 2 else as_json(dict(layer.config))
-        variants = {as_json(value): names for value, names in variants_by("head_pool")}
-        self.note(layer, "window", window, "the window of the pooling at the end; null is the whole map", variants)
+        what = "the window of the pooling at the end; null is the whole map"
+        self.note(layer, "window", window, decides(what, *variants_by("head_pool")))
         return layer.inputs[0]
 
     def before(self, layer: Layer) -> Layer:
@@ -220,12 +224,13 @@ class _Walk:
             raise UnreadableGraph(f"its layer {layer.name!r} is of class {layer.kind}, {where}")
         self.take(key, "the image; what comes before it must be left out, and done to the images", "InputLayer")
         self.places |= {"conv1": unit.convolution, "bn1": unit.norm}
-        self.note_convolution(unit, 7, {as_json([2, 2]): ALL}, strided=False)
+        self.note_convolution(unit, 7, [([2, 2], ALL)], strided=False)
         size = _pair(pool.config.get("pool_size"))
-        self.note(pool, "pool_size", size, "the pooling of the stem", {as_json([3, 3]): ALL})
+        self.note(pool, "pool_size", size, decides("the pooling of the stem", ([3, 3], ALL)))
         strides = _pair(pool.config.get("strides") or size)
-        self.note(pool, "strides", strides, "the pooling of the stem", {as_json([2, 2]): ALL})
-        self.note(pool, "padding", _padding(pool, padding, 3, strides), "the padding of the stem's pooling", PADDINGS)
+        self.note(pool, "strides", strides, decides("the pooling of the stem", ([2, 2], ALL)))
+        given = _padding(pool, padding, 3, strides)
+        self.note(pool, "padding", given, decides("the padding of the stem's pooling", *PADDINGS))
 
     # Notes: what the layers say, given their place.
 
@@ -249,14 +254,11 @@ class _Walk:
         if block.shortcut is not None:
             self.places[f"{path}.downsample_conv"] = block.shortcut.convolution
             self.places[f"{path}.downsample_bn"] = block.shortcut.norm
-            self.note_convolution(block.shortcut, 1, {as_json([stride, stride]): ALL}, strided=False)
-        last = block.units[2]
-        variants = {as_json(value): names for value, names in variants_by("relu_before_addition")}
-        self.note(last.norm, "relu_after", last.activated, "whether a ReLU follows the last norm of a block", variants)
+            self.note_convolution(block.shortcut, 1, [([stride, stride], ALL)], strided=False)
+        last, what = block.units[2], "whether a ReLU follows the last norm of a block"
+        self.note(last.norm, "relu_after", last.activated, decides(what, *variants_by("relu_before_addition")))
 
-    def note_convolution(
-        self, unit: _Unit, kernel: int, strides: Mapping[str, tuple[str, ...]], strided: bool, where: str = ""
-    ) -> None:
+    def note_convolution(self, unit: _Unit, kernel: int, strides: Values, strided: bool, where: str = "") -> None:
         """Note kernel, strides and padding of a convolution.
 
         Args:
@@ -269,19 +271,15 @@ class _Walk:
         layer = unit.convolution
         given = _pair(layer.config.get("strides", 1))
         size = _pair(layer.config.get("kernel_size"))
-        self.note(layer, "kernel_size", size, "the kernel", {as_json([kernel, kernel]): ALL})
-        self.note(layer, f"strides{where}" if len(strides) > 1 else "strides", given, "the stride", strides)
-        paddings = PADDINGS if strided and given != [1, 1] else {as_json("symmetric"): ALL}
-        self.note(layer, "padding", _padding(layer, unit.padding, kernel, given), "the padding", paddings)
+        self.note(layer, "kernel_size", size, decides("the kernel", ([kernel, kernel], ALL)))
+        stated = f"strides{where}" if len(strides) > 1 else "strides"
+        self.note(layer, stated, given, decides("the stride", *strides))
+        paddings = PADDINGS if strided and given != [1, 1] else [("symmetric", ALL)]
+        self.note(layer, "padding", _padding(layer, unit.padding, kernel, given), decides("the padding", *paddings))
 
-    def note(self, layer: Layer, name: str, value: Any, what: str, variants: Mapping[str, tuple[str, ...]]) -> None:
-        """Note a field whose value depends on the place of its layer, given the variants of each value in JSON."""
-        expected = " or ".join(f"{text} ({', '.join(names)})" for text, names in variants.items())
-        apart = len({*variants.values()}) > 1
-        names = variants.get(as_json(value), ())
-        self.findings.facts.append(
-            Fact(self.place(layer), f"{layer.kind}.{name}", value, what, names, expected, tells_apart=apart)
-        )
+    def note(self, layer: Layer, name: str, value: Any, row: Field) -> None:
+        """Note a field whose row depends on the place of its layer."""
+        self.findings.facts.append(fact(self.place(layer), f"{layer.kind}.{name}", value, row))
 
     def place(self, layer: Layer) -> str:
         """Return the place of a layer, for messages."""
@@ -304,20 +302,16 @@ class _Walk:
                 yield canonical.rpartition(".")[0]
 
 
-PADDINGS = {
-    as_json("symmetric"): tuple(name for name, config in VARIANTS.items() if not config.same_padding),
-    as_json("same"): tuple(name for name, config in VARIANTS.items() if config.same_padding),
-}
+PADDINGS: Values = [("same" if same else "symmetric", names) for same, names in variants_by("same_padding")]
 """The variants that have each padding of a strided 3x3 convolution and of the max pool."""
 
 
-def _strides(layer: str, stride: int) -> dict[str, tuple[str, ...]]:
+def _strides(layer: str, stride: int) -> Values:
     """Return the variants that have each value of the strides of a convolution in a block of a stride."""
     if stride == 1 or layer == "conv3":
-        return {as_json([1, 1]): ALL}
-    carrying = tuple(name for name, config in VARIANTS.items() if config.strided_layer == layer)
-    others = tuple(name for name in VARIANTS if name not in carrying)
-    return {as_json([stride, stride]): carrying, as_json([1, 1]): others}
+        return [([1, 1], ALL)]
+    carrying = dict(variants_by("strided_layer"))[layer]
+    return [([stride, stride], carrying), ([1, 1], tuple(name for name in ALL if name not in carrying))]
 
 
 def _pair(size: Any) -> Any:

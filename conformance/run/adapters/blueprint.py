@@ -49,7 +49,6 @@ class BlueprintAdapter(Probed):
 
     Attributes:
         read_weights: `read_weights` of the framework's implementation.
-        read_training: `read_training` of the framework's implementation.
         blueprint: Where networks and training come from.
         precision: The dtype of parameters and images, from `prepare` on.
         built_from: The configuration and the weights that `build` was given.
@@ -58,7 +57,6 @@ class BlueprintAdapter(Probed):
 
     capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
     read_weights: ClassVar[Any]
-    read_training: ClassVar[Any]
     blueprint: Blueprint
     precision: str = "float64"
     built_from: tuple[ResNetConfig, Source] = field(init=False)
@@ -128,7 +126,7 @@ class BlueprintAdapter(Probed):
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """Begin a run of training from the weights of the file."""
         run = self.begin_training(self.blueprint.recipe(recipe))
-        return partial(self.step, run), lambda: self.read_training(run).to("canonical")
+        return partial(self.step, run), lambda: self.blueprint.training.read_training(run).to("canonical")
 
     def begin_training(self, recipe: Recipe) -> Any:
         """Build the network to train, and its optimizer."""

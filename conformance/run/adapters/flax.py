@@ -20,7 +20,7 @@ from conformance.run.adapters.canonical import (
     replacing,
 )
 from conformance.run.capabilities import Arrays, DeviceMissing
-from impls.flax import ResNet, read_training, read_weights, resnet, training
+from impls.flax import ResNet, read_weights, resnet, training
 from impls.recipe import Recipe
 from impls.taps import Tap
 
@@ -31,7 +31,7 @@ CORRECT = Blueprint("flax", resnet, training)
 class FlaxAdapter(BlueprintAdapter):
     """The Flax model; subclasses run it in another way."""
 
-    read_weights, read_training = staticmethod(read_weights), staticmethod(read_training)
+    read_weights = staticmethod(read_weights)
     blueprint: Blueprint = CORRECT
 
     def prepare(self, device: str, precision: str) -> str:

@@ -24,7 +24,7 @@ from conformance.run.adapters.canonical import (
 )
 from conformance.run.capabilities import Arrays, DeviceMissing
 from impls.config import ResNetConfig
-from impls.keras import read_training, read_weights, resnet, training
+from impls.keras import read_weights, resnet, training
 from impls.recipe import Recipe
 from impls.taps import Tap
 from weights_convert.live import named_variables
@@ -42,7 +42,7 @@ class KerasAdapter(BlueprintAdapter):
         functions: The function from images to activations, as this adapter runs functions, by train mode and layers.
     """
 
-    read_weights, read_training = staticmethod(read_weights), staticmethod(read_training)
+    read_weights = staticmethod(read_weights)
     eager: ClassVar[bool] = True
     xla: ClassVar[bool] = False
     blueprint: Blueprint = CORRECT

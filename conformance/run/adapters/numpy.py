@@ -13,7 +13,7 @@ from conformance.run.adapters.canonical import RunningStatistics
 from conformance.run.capabilities import Arrays, DeviceMissing
 from conformance.run.precision import multiply_as_convolution
 from impls.config import ResNetConfig
-from impls.numpy import read_training, read_weights, resnet, training
+from impls.numpy import read_weights, resnet, training
 from impls.numpy.resnet import BatchNorm, Convolution, Linear, ResNet, convolve, moments, multiply, normalise, windows
 from impls.recipe import Recipe
 from impls.taps import Tap
@@ -39,7 +39,7 @@ CORRECT = Blueprint("numpy", resnet, training)
 class Oracle(BlueprintAdapter):
     """The NumPy implementation in the precision asked for: in float64 the oracle, in float32 one correct build."""
 
-    read_weights, read_training = staticmethod(read_weights), staticmethod(read_training)
+    read_weights = staticmethod(read_weights)
     arithmetic: ClassVar[Arithmetic] = Arithmetic()
     blueprint: Blueprint = CORRECT
 

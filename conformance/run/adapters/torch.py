@@ -15,7 +15,7 @@ from conformance.run.capabilities import Arrays, ArrayTap, DeviceMissing
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.taps import Tap
-from impls.torch import ResNet, read_training, read_weights, resnet, training
+from impls.torch import ResNet, read_weights, resnet, training
 from weights_convert.sources import Source
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ class TorchAdapter(BlueprintAdapter):
         device: Where it runs, from `prepare` on.
     """
 
-    read_weights, read_training = staticmethod(read_weights), staticmethod(read_training)
+    read_weights = staticmethod(read_weights)
     blueprint: Blueprint = CORRECT
     device: torch.device = CPU
 

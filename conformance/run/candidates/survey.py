@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from weights_convert.shapes import Shape
@@ -35,10 +35,6 @@ class Survey:
     cannot: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
     sides: tuple[int, int] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Survey:
