@@ -152,20 +152,10 @@ class Checkpoint:
             "content_hash": self.content_hash(),
             **({"changes": "; ".join(self.changes)} if self.changes else {}),
             **({"found": "; ".join(self.notes)} if self.notes else {}),
-            **({"left_out": "; ".join(self.left_out())} if self.dropped else {}),
+            **({"left_out": "; ".join(left_out(self.dropped))} if self.dropped else {}),
             **({KNOWN_BY: known_by} if (known_by := known_first_by(self.recognised_by)) else {}),
             **({ACCEPTED: "\n".join(self.accepted)} if self.accepted else {}),
         }
-
-    def left_out(self) -> list[str]:
-        """Return what was left out of the source, one line for each reason, with the number of names if not one.
-
-        Example:
-            >>> dropped = {"queue": "left out on request"}
-            >>> Checkpoint({}, find_dialect("canonical"), ResNetConfig(), dropped).left_out()
-            ['queue (left out on request)']
-        """
-        return left_out(self.dropped)
 
     def dtypes(self) -> list[str]:
         """Return the names of the dtypes that occur, sorted."""
@@ -182,7 +172,12 @@ class Checkpoint:
 
 
 def left_out(dropped: Mapping[str, str]) -> list[str]:
-    """Return one line for each reason of leaving names out: the names, or their number if they are many."""
+    """Return one line for each reason of leaving names out: the names, or their number if they are many.
+
+    Example:
+        >>> left_out({"queue": "left out on request"})
+        ['queue (left out on request)']
+    """
     names: dict[str, list[str]] = {}
     for name, reason in dropped.items():
         names.setdefault(reason, []).append(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SHOWN = 12
 """Number of problems that a message shows; the error keeps all of them."""
@@ -42,3 +42,14 @@ def first_line(error: BaseException) -> str:
     text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+
+
+def listed(names: Iterable[object], most: int = 4) -> str:
+    """Write the first of some names, separated by commas, and count the rest.
+
+    Example:
+        >>> listed(["stage1.0", "stage1.1"]), listed([f"stage3.{n}" for n in range(6)])
+        ('stage1.0, stage1.1', 'stage3.0, stage3.1, stage3.2, stage3.3 and 2 more')
+    """
+    words = list(map(str, names))
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-LISTED = 4
-"""The number of arrays that a line names."""
+from weights_convert.errors import listed
 
 UNTOUCHED = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 """The number that fills each array of a norm before any training."""
@@ -48,14 +47,8 @@ def unlikely_numbers(arrays: Mapping[str, np.ndarray]) -> list[str]:
         for kind, count in KINDS.items():
             counts = {name: number for name, array in arrays.items() if (number := count(name, array))}
             if counts:
-                lines.append(f"{sum(counts.values()):,} {kind}: {_listed(counts)}")
+                lines.append(f"{sum(counts.values()):,} {kind}: {listed(map(repr, counts))}")
         norms = {name: array for name, array in arrays.items() if _is_norm(name)}
         if norms and all(np.all(array == UNTOUCHED[name.rpartition(".")[2]]) for name, array in norms.items()):
             lines.append("all norms are as before training: scales and variances of 1, offsets and means of 0")
     return lines
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - LISTED} more arrays" if len(names) > LISTED else ""
-    return ", ".join(map(repr, names[:LISTED])) + more

@@ -23,14 +23,12 @@ from conformance.faults.edit import FRAMEWORKS, Edits, edited, model_text
 from conformance.faults.fault import Fault, Injection
 from conformance.faults.rows import SUBJECTS
 from impls.config import VARIANTS, ResNetConfig
+from weights_convert.errors import listed
 from weights_convert.shapes import expected_shapes
 from weights_convert.table import Framework, Kind, find_rule
 
 WIDTH = 110
 COLUMN = 12
-MOST_NAMES = 4
-"""Places or arrays that are named one by one; of more, the first ones."""
-
 CONVERTED: tuple[Framework, ...] = ("torch", "flax", "keras")
 
 
@@ -96,23 +94,12 @@ def whereabouts(fault: Fault) -> list[str]:
     """The condition on places in words, and the places in each variant."""
     variants: dict[str, list[str]] = {}
     for variant, config in VARIANTS.items():
-        names = named([place.name for place in fault.places(config)]) or "nowhere"
+        names = listed([place.name for place in fault.places(config)]) or "nowhere"
         variants.setdefault(names, []).append(variant)
     alike = [
         f"{', '.join(group) if len(variants) > 1 else 'all variants'}: {names}" for names, group in variants.items()
     ]
     return [*textwrap.wrap(str(fault.condition), WIDTH, break_on_hyphens=False), *alike]
-
-
-def named(names: Sequence[str]) -> str:
-    """Names separated by commas; the first of many.
-
-    Example:
-        >>> named(["stage1.0", "stage1.1"]), named([f"stage3.{n}" for n in range(6)])
-        ('stage1.0, stage1.1', 'stage3.0, stage3.1, stage3.2, stage3.3 and 2 more')
-    """
-    rest = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def wrong_arrays(injection: Injection, config: ResNetConfig) -> Iterator[str]:
@@ -123,7 +110,7 @@ def wrong_arrays(injection: Injection, config: ResNetConfig) -> Iterator[str]:
     if names := list(injection.weights(ones, config)):
         yield f"Weights that differ, with the fault at {injection.place.name}:"
         for framework in CONVERTED:
-            yield from entry(framework, named([spelled(name, framework) for name in names]))
+            yield from entry(framework, listed([spelled(name, framework) for name in names]))
 
 
 def spelled(name: str, framework: Framework) -> str:
@@ -157,7 +144,7 @@ def wrong_settings(injection: Injection, variant: str) -> Iterator[str]:
         for framework in FRAMEWORKS:
             text = model_text(f"impls.{framework}.{file}").splitlines()
             readers = [line.strip() for line in text if any(f"{owner}.{name}" in line for name in names)]
-            yield from listed({tuple(readers): [f"impls/{framework}/{file}.py"]} if readers else {})
+            yield from file_lines({tuple(readers): [f"impls/{framework}/{file}.py"]} if readers else {})
 
 
 def wrong_lines(injection: Injection) -> Iterator[str]:
@@ -172,12 +159,12 @@ def wrong_lines(injection: Injection) -> Iterator[str]:
             if edits:
                 lines = difference(f"impls.{framework}.{file}", edits)
                 alike.setdefault(lines, []).append(f"impls/{framework}/{file}.py")
-    yield from listed(alike)
+    yield from file_lines(alike)
     if missing := [framework for framework in FRAMEWORKS if not fault.can_be_in(framework)]:
         yield f"{' and '.join(missing)} cannot have this fault: there is no such line."
 
 
-def listed(files: Mapping[tuple[str, ...], Sequence[str]]) -> Iterator[str]:
+def file_lines(files: Mapping[tuple[str, ...], Sequence[str]]) -> Iterator[str]:
     """Lines under the names of the files that they are in."""
     for lines, names in files.items():
         yield ", ".join(names)

@@ -62,7 +62,7 @@ def test_many_places_are_counted(normal: dict[str, np.ndarray]):
         damage(normal, name, np.inf)
     (told,) = unlikely_numbers(normal)
     assert told.startswith(f"{len(normal)} NaN or infinite: 'conv1.weight', 'bn1.weight', ")
-    assert told.endswith(f" and {len(normal) - 4} more arrays")
+    assert told.endswith(f" and {len(normal) - 4} more")
 
 
 def test_untouched_norms_are_told(normal: dict[str, np.ndarray]):

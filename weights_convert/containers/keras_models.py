@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,9 @@ def _write_application(path: Path, ending: str, arrays: Arrays, metadata: Metada
     # A model with a classifier needs a fixed size. Any will do, since the feature map is averaged.
     side = 224 if config.num_classes else None
     sizes = {"classes": config.num_classes} if config.num_classes else {"include_top": False, "pooling": "avg"}
-    with _dtype_policy(keras, dtype):
+    with ExitStack() as put_back:
+        put_back.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        keras.config.set_dtype_policy(dtype)
         build = getattr(keras.applications, APPLICATIONS[config.depths])
         model = build(weights=None, input_shape=(side, side, config.in_channels), **sizes)
     fill(model.layers, arrays, path)
@@ -111,17 +113,6 @@ def common_dtype(arrays: Arrays, path: Path) -> str:
         problem = f"the arrays are {' and '.join(dtypes)}, and Keras builds a model in one dtype"
         raise ConversionError(str(path), [problem], "Choose one with --dtype (weights_convert.cast).")
     return dtypes[0]
-
-
-@contextmanager
-def _dtype_policy(keras: Any, dtype: str) -> Iterator[None]:
-    """Set the dtype of new layers within a context."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def fill(layers: Iterable[Any], arrays: Arrays, path: Path) -> None:

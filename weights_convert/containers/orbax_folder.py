@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from weights_convert.containers.contents import Arrays, Contents, Metadata
 from weights_convert.containers.trees import flatten, nest, unique_dict
-from weights_convert.errors import ConversionError
+from weights_convert.errors import ConversionError, listed
 from weights_convert.metadata import pack, unpack
 from weights_convert.packages import import_optional
 
@@ -52,7 +52,10 @@ def read(path: Path) -> Contents:
     """
     ocp = import_optional("orbax.checkpoint", "flax", str(path))
     folder = _only_checkpoint(path).resolve()
-    with _patient_event_loops(), warnings.catch_warnings():
+    with ExitStack() as put_back, warnings.catch_warnings():
+        # Orbax makes its own event loop and accepts none, so that it is made patient by the policy.
+        put_back.callback(asyncio.set_event_loop_policy, asyncio.get_event_loop_policy())
+        asyncio.set_event_loop_policy(_PatientPolicy())
         warnings.simplefilter("ignore", UserWarning)  # no sharding is given, since there is one host
         warnings.simplefilter("ignore", RuntimeWarning)  # Orbax drops coroutines if _METADATA is damaged
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
@@ -72,9 +75,8 @@ def _only_checkpoint(path: Path) -> Path:
     """
     found = checkpoints(path)
     if len(found) > 1:
-        listed = ", ".join(str(place.relative_to(path)) for place in found[:LISTED])
-        more = f", and {len(found) - LISTED} more" if len(found) > LISTED else ""
-        problem = f"it holds {len(found)} checkpoints, by step and item: {listed}{more}"
+        places = listed((place.relative_to(path) for place in found), LISTED)
+        problem = f"it holds {len(found)} checkpoints, by step and item: {places}"
         raise ConversionError(str(path), [problem], f"Give the folder of one of them, such as {found[-1]}.")
     return found[0] if found else path
 
@@ -107,17 +109,6 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         return _PatientLoop()
-
-
-@contextmanager
-def _patient_event_loops() -> Iterator[None]:
-    """Make new event loops patient within a context, since Orbax makes its own loop and accepts none."""
-    before = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(_PatientPolicy())
-    try:
-        yield
-    finally:
-        asyncio.set_event_loop_policy(before)
 
 
 def _map_leaves(tree: Any, function: Any) -> Any:

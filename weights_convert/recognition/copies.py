@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from weights_convert.errors import listed
 from weights_convert.recognition.subtrees import Subtree
 
 UNEQUAL = "average them over the devices and save one: flax.jax_utils.unreplicate(sync_batch_stats(state))"
@@ -31,8 +32,8 @@ def without_copies(
     (count,) = counts
     unequal = [name for name in axes if any(not _same_bits(copy, arrays[name][0]) for copy in arrays[name][1:])]
     if unequal:
-        listed = ", ".join(map(repr, unequal[:4])) + (f" and {len(unequal) - 4} more" if len(unequal) > 4 else "")
-        return arrays, [], [f"each array holds {count} copies, and those of {listed} differ; {UNEQUAL}"]
+        names = listed(map(repr, unequal))
+        return arrays, [], [f"each array holds {count} copies, and those of {names} differ; {UNEQUAL}"]
     single = {name: array[0] if name in axes else array for name, array in arrays.items()}
     return single, [f"each array held {count} equal copies, of which one is read"], []
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weights_convert.dialects import DIALECTS
+from weights_convert.errors import listed
 from weights_convert.recognition.account import Account
 from weights_convert.recognition.beside import AVERAGED_WEIGHTS, LAST_WEIGHTS
 from weights_convert.recognition.heads import linear_rules, with_head, without_head
@@ -159,9 +160,8 @@ def _several(networks: Sequence[Subtree], dropped: Mapping[str, str], problems: 
     if len({frozenset(tree.readings) for tree in networks}) == 1:
         return Selection(None, dropped, (*problems, unclear_dialect(networks[0].readings, networks)))
     places = [tree.entry or "the top" for tree in networks]
-    listed = [f"{place!r} ({tree.dialect.name})" for place, tree in zip(places, networks, strict=True)]
-    more = [f"and {len(listed) - LISTED} more"] * (len(listed) > LISTED)
-    problem = f"it holds {len(networks)} networks: {', '.join([*listed[:LISTED], *more])}"
+    described = [f"{place!r} ({tree.dialect.name})" for place, tree in zip(places, networks, strict=True)]
+    problem = f"it holds {len(networks)} networks: {listed(described, LISTED)}"
     options = " or ".join(f"--entry {tree.entry}" for tree in networks[:LISTED] if tree.entry)
     return Selection(None, dropped, (*problems, problem), f"Say which one to read: {options} (in Python, entry=...).")
 
