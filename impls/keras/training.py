@@ -27,17 +27,21 @@ def loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
 
     The labels are smoothed as the recipe states.
     """
-    targets = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    classes = ops.cast(labels, "int32")  # a Loss converts labels to its own dtype
+    targets = ops.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
     smoothing = recipe.label_smoothing
     return ops.mean(keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=smoothing))
 
 
 @registered
 class Loss(keras.losses.Loss):
-    """Loss of a recipe, in the form that `compile` takes; it computes `loss`."""
+    """Loss of a recipe, in the form that `compile` takes; it computes `loss`, in float32 or in float64.
+
+    Keras converts labels to the dtype of the loss, and bfloat16 has no whole number between 256 and 258.
+    """
 
     def __init__(self, recipe: Recipe, dtype: str | None = None) -> None:
-        super().__init__(dtype=dtype)
+        super().__init__(dtype=keras.backend.result_type(dtype or keras.config.floatx(), "float32"))
         self.recipe = recipe
 
     def call(self, labels: Tensor, logits: Tensor) -> Tensor:
