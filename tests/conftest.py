@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from conformance.run.switches import THREADS
+from conformance.run.switches import THREADS, compilation_cache
 
 # Tests run side by side, and NumPy's threads would fight for the processors: ten times as slow on small networks.
 for variable in THREADS:
@@ -13,3 +13,11 @@ for variable in THREADS:
 # on its own for the meta device and for torch.compile, ends the process. The other order works.
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
+
+# Compiling took most of the time of the tests of Flax. Each program is compiled once for all tests and, in the
+# processes of the tests, hardly optimised, since it runs once or twice; workers compile as they do for a user.
+os.environ.update(compilation_cache())
+with contextlib.suppress(ImportError):
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
