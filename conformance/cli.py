@@ -101,6 +101,7 @@ def run_command(
     interpreters: Mapping[str, str],
     report: Path | None,
     junit: Path | None,
+    annotations: bool,
     keep_traces: Path | None,
 ) -> None:
     """Run candidates beside the oracle and compare everything that they compute.
@@ -120,6 +121,7 @@ def run_command(
     """  # noqa: D301 (click's mark of lines to be kept)
     from conformance.outcome import EXIT_CODES
     from conformance.plan import Plan
+    from conformance.report.github import annotations_of
     from conformance.report.junit import write_junit
     from conformance.report.progress import progress
     from conformance.report.record import make_record, write_json
@@ -143,13 +145,17 @@ def run_command(
         write_json(record, report)
     if junit is not None:
         write_junit([record], junit)
+    for line in annotations_of([record]) if annotations else ():
+        click.echo(line)
     sys.exit(EXIT_CODES[outcome.verdict] or (EXIT_CODES["incomplete"] if candidates.absent else 0))
 
 
 @main.command(name="check", short_help="Check models as they are, without an adapter.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @with_options(*MODEL_OPTIONS, *OUTPUT_OPTIONS)
-def check_command(targets: Sequence[str], report: Path | None, junit: Path | None, **options: Any) -> None:
+def check_command(
+    targets: Sequence[str], report: Path | None, junit: Path | None, annotations: bool, **options: Any
+) -> None:
     """Check models as they are: the same cases, oracle and verdicts as `run`, without an adapter.
 
     A TARGET is MODULE:FACTORY or FILE.py:FACTORY, with literal arguments if need be. NAME=TARGET gives it a name.
@@ -165,6 +171,7 @@ def check_command(targets: Sequence[str], report: Path | None, junit: Path | Non
     conformance check "mine=./port.py:make_model(num_classes=10)" --variant v1.5
     """  # noqa: D301 (click's mark of lines to be kept)
     from conformance.checking import check_models
+    from conformance.report.github import annotations_of
     from conformance.report.junit import write_junit
     from conformance.report.progress import progress
     from conformance.report.record import write_json
@@ -180,6 +187,8 @@ def check_command(targets: Sequence[str], report: Path | None, junit: Path | Non
         write_json(result.to_dict(), report)
     if junit is not None:
         write_junit(result.records, junit)
+    for line in annotations_of(result.records) if annotations else ():
+        click.echo(line)
     sys.exit(result.exit_code)
 
 

@@ -141,6 +141,12 @@ OUTPUT_OPTIONS = (
     report_option("the whole run"),
     click.option("--junit", type=PATH, callback=in_a_folder, help="Write a test for each case to this JUnit XML file."),
     click.option(
+        "--annotations/--no-annotations",
+        envvar="GITHUB_ACTIONS",
+        show_envvar=True,
+        help="Print the outcome as annotations of GitHub Actions, too.",
+    ),
+    click.option(
         "--keep-traces", type=PATH, callback=new_or_empty, help="Keep the arrays of every run in this folder."
     ),
 )

@@ -29,3 +29,13 @@ def brief_text(records: Sequence[Record], lines: int = LINES) -> str:
     if len(written) > lines:
         written = [*written[: lines - 1], f"... and {len(written) - lines + 1} more lines, in print(report)"]
     return "\n".join(written)
+
+
+def only(record: Record, candidate: str, variant: str) -> Record:
+    """Select the divergences of one candidate and variant in a record."""
+    chosen = [
+        each
+        for each in record["first_divergences"]
+        if (each["implementation"], each["variant"]) == (candidate, variant)
+    ]
+    return record | {"first_divergences": chosen, "failures": [], "notes": []}

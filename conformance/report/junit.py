@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from conformance.report.brief import brief_text
+from conformance.report.brief import brief_text, only
 from conformance.report.record import Record, write_text
 
 NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -59,16 +59,6 @@ def case_tests(record: Record) -> Iterator[Element]:
                 lines.append(brief_text([only(record, candidate, variant)]))
             add(test, "failure", message, "\n".join(lines))
         yield test
-
-
-def only(record: Record, candidate: str, variant: str) -> Record:
-    """Select the divergences of one candidate and variant in a record."""
-    chosen = [
-        each
-        for each in record["first_divergences"]
-        if (each["implementation"], each["variant"]) == (candidate, variant)
-    ]
-    return record | {"first_divergences": chosen, "failures": [], "notes": []}
 
 
 def failed_tests(record: Record) -> Iterator[Element]:

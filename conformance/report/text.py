@@ -161,14 +161,18 @@ REPRODUCED = 1e-11
 
 def could_not_run(failure: Record) -> Text:
     """Make the line about a candidate that could not run, or not do a task."""
+    return Text.assemble((f"{what_failed(failure)}:", "bold red"), f" {failure['reason']}")
+
+
+def what_failed(failure: Record) -> str:
+    """Say which candidate could not run, or not do a task, without the reason."""
     what = f"{failure['task']} not compared" if failure["task"] else "could not run"
     if failure.get("lacks"):
         what = "is not compared"
     if layer := failure.get("layer"):
         what = f"diverges before anything is compared; first at {layer}"
     precision = f" ({failure['precision']})" if failure["precision"] else ""
-    subject = f"{failure['implementation']}{precision} {what}:"
-    return Text.assemble((subject, "bold red"), f" {failure['reason']}")
+    return f"{failure['implementation']}{precision} {what}"
 
 
 def mathematics_table(record: Record) -> Table:
