@@ -112,19 +112,21 @@ def record_trace(model: Any, path: str | Path, *, small: bool = False, **options
 
 
 def recording(
-    model: Any, path: str | Path, *, small: bool = False, layout: Literal["NCHW", "NHWC"] = "NCHW"
+    model: Any, path: str | Path, *, small: bool = False, layout: Literal["NCHW", "NHWC", ""] = ""
 ) -> AbstractContextManager[None]:
-    """Record what every module of a PyTorch network returns, whatever the network is, while it is run.
+    """Record what every module of a network returns, whatever the network is, while it is run.
 
     Args:
-        model: The network, whose hooks fire: an eager `torch.nn.Module`.
+        model: The network: a `torch.nn.Module`, a Keras model, a Linen module (its `apply` is recorded) or an NNX
+            module. It is run eagerly: inside a compiled function its modules show no numbers.
         path: The file, which is written at the end of the `with` block, unless that raises an error.
         small: Whether large arrays are kept as sketches.
-        layout: Axes of its arrays of four axes; NHWC is turned into NCHW.
+        layout: Axes of its arrays of four axes, empty for those that its framework is used to; NHWC is turned into
+            NCHW, so that recordings of different frameworks can be compared.
 
     Raises:
-        TypeError: If the model is no `torch.nn.Module`.
-        ValueError: If the model was not called.
+        TypeError: If the model is of no such framework.
+        ValueError: If the model was not called, or is being compiled while it is called.
 
     Example:
         Record a run in float64, which another network is held against::

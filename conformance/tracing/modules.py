@@ -27,6 +27,8 @@ from conformance.outcome import Judged
 from conformance.trace import TraceError
 from conformance.tracing.recording import naming_the_file, read_hashed, write_hashed
 from conformance.tracing.text import PASSED
+from conformance.tracing.watchers import find_watcher
+from weights_convert.errors import first_line
 
 MODULES_VERSION = 1
 """Version of the file's metadata; a recording of another version is refused."""
@@ -83,9 +85,9 @@ def holds_modules(path: Path) -> bool:
 
 @contextmanager
 def record_modules(model: Any, path: Path, small: bool, layout: str) -> Iterator[None]:
-    """Record what the modules of a PyTorch network return while it is run; see `conformance.recording`."""
-    if not hasattr(model, "register_forward_hook"):
-        raise TypeError(f"a torch.nn.Module is recorded, and this is a {type(model).__name__}")
+    """Record what the modules of a network return while it is run; see `conformance.recording`."""
+    watcher = find_watcher(model)
+    last = (layout or watcher.layout) == "NHWC"
     arrays: dict[str, np.ndarray] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     calls: Counter[str] = Counter()
@@ -93,27 +95,18 @@ def record_modules(model: Any, path: Path, small: bool, layout: str) -> Iterator
     def store(name: str, value: Any) -> None:
         calls[name] += 1
         numbered = name if calls[name] == 1 else f"{name}#{calls[name]}"
-        for key, array in tensors_of(numbered, value):
-            turned = array.transpose(0, 3, 1, 2) if layout == "NHWC" and array.ndim == 4 else array
+        for key, array in tensors_of(numbered, first_of(value) if is_input(name) else value):
+            turned = array.transpose(0, 3, 1, 2) if last and array.ndim == 4 else array
             shapes[key] = turned.shape
             arrays[key] = shrunk(turned) if small and turned.dtype.kind == "f" and not is_input(key) else turned
 
-    handles = [
-        model.register_forward_pre_hook(
-            lambda module, inputs, named: store("input", first_of((*inputs, *named.values()))), with_kwargs=True
-        )
-    ]
-    for name, module in model.named_modules():
-        handles.append(
-            module.register_forward_hook(lambda module, inputs, output, name=name or "output": store(name, output))
-        )
-    try:
+    with watcher.watch(model, store):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     if not any(map(is_output, arrays)):
-        raise TraceError("nothing was recorded: the model was not called, or no hook fires in it (a scripted module)")
+        raise TraceError(
+            "nothing was recorded: the network was not called, or not so that its modules show what they return (a "
+            "scripted module, a call through nnx.jit)"
+        )
     ModuleRecording(arrays, shapes, type(model).__name__).save(path)
 
 
@@ -138,21 +131,52 @@ def call_of(name: str) -> str:
 
 
 def first_of(inputs: tuple[Any, ...]) -> Any:
-    """Return the only input of a network, or all of them, however they are passed."""
-    return inputs[0] if len(inputs) == 1 else inputs
+    """Return the only input of a network that holds tensors, or all such inputs, however they are passed."""
+    tensors = [value for value in inputs if any(is_tensor(leaf) for _, leaf in leaves_of("", value))]
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def leaves_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a value of nested mappings and sequences holds, each under the name and its keys."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from leaves_of(f"{name}.{key}", each)
+    elif isinstance(value, tuple | list):
+        for number, each in enumerate(value):
+            yield from leaves_of(f"{name}.{number}", each)
+    else:
+        yield name, value
+
+
+def is_tensor(value: Any) -> bool:
+    """Tell a tensor of any framework, or an array of NumPy, from every other value."""
+    return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def tensors_of(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield copies of the tensors in a value, under the name, or the name and their keys where there are several."""
-    if hasattr(value, "detach"):
-        tensor = value.detach().cpu()
-        yield name, (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy().copy()
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from tensors_of(f"{name}.{key}", each)
-    elif isinstance(value, tuple | list):
-        for number, each in enumerate(value):
-            yield from tensors_of(f"{name}.{number}", each)
+    """Yield copies of the tensors in a value, under the name, or the name and their keys where there are several.
+
+    Raises:
+        TraceError: If a tensor has no numbers: the network is being compiled.
+    """
+    for key, leaf in leaves_of(name, value):
+        if is_tensor(leaf):
+            try:
+                yield key, to_array(leaf)
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise TraceError(
+                    f"{key} has no numbers while the network is compiled: run it eagerly (in JAX without jax.jit, in "
+                    f"Keras by calling the model, not by predict): {first_line(error)}"
+                ) from error
+
+
+def to_array(tensor: Any) -> np.ndarray:
+    """Copy a tensor of any framework into an array; bfloat16, which NumPy has not, becomes float32."""
+    if hasattr(tensor, "detach"):
+        tensor = tensor.detach().cpu()
+        return np.array((tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy())
+    array = np.array(tensor)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def shrunk(array: np.ndarray) -> np.ndarray:
