@@ -11,8 +11,8 @@ from conformance.report.brief import brief_text, only
 from conformance.report.record import Record
 from conformance.report.text import what_failed
 
-IN_MESSAGES = {"%": "%25", "\r": "%0D", "\n": "%0A"}
-IN_TITLES = {**IN_MESSAGES, ":": "%3A", ",": "%2C"}
+IN_MESSAGES = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
+IN_TITLES = IN_MESSAGES | str.maketrans({":": "%3A", ",": "%2C"})
 """Characters that a command is parsed by, and what stands for them in its message and in its properties."""
 
 
@@ -36,9 +36,4 @@ def annotation(level: str, title: str, message: str) -> str:
         >>> annotation("error", "mine: diverges, by 50%", "first at stem\nlimit 1e-12")
         '::error title=mine%3A diverges%2C by 50%25::first at stem%0Alimit 1e-12'
     """
-    return f"::{level} title={escaped(title, IN_TITLES)}::{escaped(message, IN_MESSAGES)}"
-
-
-def escaped(text: str, escapes: dict[str, str]) -> str:
-    """Replace the characters that have an escape, each once."""
-    return text.translate(str.maketrans(escapes))
+    return f"::{level} title={title.translate(IN_TITLES)}::{message.translate(IN_MESSAGES)}"

@@ -41,7 +41,7 @@ def watch_linen(model: Any, store: Store) -> Iterator[None]:
 def watch_nnx(model: Any, store: Store) -> Iterator[None]:
     """Store what every module returns; for that time the classes of the modules call through a function of ours."""
     names = {id(module): ".".join(map(str, path)) or "output" for path, module in nnx.iter_modules(model)}
-    classes = {type(module) for _, module in nnx.iter_modules(model) if callable(module)}
+    classes: set[Any] = {type(module) for _, module in nnx.iter_modules(model) if callable(module)}
     own = {each: vars(each).get("__call__") for each in classes}
 
     def around(watched: type, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,11 +60,11 @@ def watch_nnx(model: Any, store: Store) -> Iterator[None]:
     calls = {each: around(each, each.__call__) for each in classes}  # all are made before any is set: some inherit
     try:
         for each, call in calls.items():
-            each.__call__ = call  # type: ignore[operator]  # a method of any class
+            each.__call__ = call
         yield
     finally:
-        for each, call in own.items():
-            if call is None:
+        for each, before in own.items():
+            if before is None:
                 del each.__call__
             else:
-                each.__call__ = call
+                each.__call__ = before
