@@ -297,6 +297,8 @@ NAMED_FRAMEWORKS = OWN | {
     "conformance.run.candidates.flax": {"flax", "jax"},
     "conformance.run.candidates.keras": {"keras"},
     "conformance.run.candidates.onnx": {"onnx"},
+    "conformance.tracing.watchers.torch": {"torch"},
+    "conformance.tracing.watchers.flax": {"flax"},
     "conformance.run.adapters.flax": {"flax", "jax"},
     "conformance.run.adapters.keras": {"keras", "tensorflow", "jax", "torch"},  # Keras runs on each of the three
 }
