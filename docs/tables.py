@@ -28,7 +28,7 @@ from weights_convert.configurations.fields import Field
 from weights_convert.containers import CONTAINERS
 from weights_convert.dialects import ALIASES, DIALECTS
 from weights_convert.recognition.beside import BESIDE
-from weights_convert.recognition.families import FAMILIES
+from weights_convert.recognition.families import FAMILIES, statement
 from weights_convert.recognition.heads import BACKBONE_HEADS, SPELLINGS
 from weights_convert.recognition.relatives import RELATIVES
 
@@ -128,12 +128,14 @@ def families() -> list[str]:
         (
             family.name,
             "<br>".join(f"`{variant}`: {when}" for variant, when in family.functions.items()),
-            family.others,
+            "<br>".join([family.others, *(f"`{statement(config)}`: {who}" for who, config in family.custom.items())]),
             family.source,
         )
         for family in FAMILIES
     ]
-    return table(["library", "variants", "functions that no variant has", "source"], rows)
+    return table(
+        ["library", "variants", "functions that no variant has, and the `config` that states them", "source"], rows
+    )
 
 
 def relatives() -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from impls.config import VARIANTS, ResNetConfig, named_config
 from weights_convert.configurations import Judgement
 from weights_convert.errors import first_line
-from weights_convert.metadata import FORMAT_VERSION, KNOWN_BY, known_from
+from weights_convert.metadata import BY_ORDER, FORMAT_VERSION, KNOWN_BY, known_from
 from weights_convert.naming import Dialect
 from weights_convert.shapes import Shape, expected_shapes, has_conv_bias, infer_sizes
 from weights_convert.table import reorder_shape
@@ -48,7 +48,8 @@ def fitting_networks(
     """Return the networks that arrays of these shapes may belong to, and how it is known; empty if nothing tells.
 
     There is none if a configuration beside the arrays states a network that no variant is. Biases of convolutions tell
-    a variant only under the names of its own library: elsewhere, strides and epsilons may be any.
+    a variant only under the names of its own library, which the file must state: elsewhere, strides and epsilons may be
+    any.
 
     Raises:
         ValueError: If there is none, or our metadata is damaged.
@@ -63,7 +64,7 @@ def fitting_networks(
         return (infer_sizes(shapes, expected),), "as given"
     fitting = [known for known in VARIANTS.values() if known.conv_bias == has_conv_bias(shapes)]
     is_librarys = [known.variant for known in fitting] == [dialect.published_variant]
-    known_by = "no other variant has such arrays" if is_librarys else ""
+    known_by = "no other variant has such arrays" if is_librarys and BY_ORDER not in metadata else ""
     return tuple(infer_sizes(shapes, known) for known in fitting), known_by
 
 

@@ -19,6 +19,11 @@ TRAINING_STATE = {
     r"opt_state\..*": "the state of the optimizer",
     r"(step|dynamic_scale\..*)": "the state of the training loop: step and loss scale",
 }
+SLIM_STATE = {
+    r".*\.(Momentum|RMSProp(_\d+)?|Adam(_\d+)?|Adagrad|Ftrl(_\d+)?)": "the state of the optimizer",
+    r".*\.ExponentialMovingAverage": "averaged weights, beside the last ones",
+    r"mean_rgb": "the mean of the images, which belongs to the preprocessing",
+}
 TRANSFORMERS = {
     "conv1": "{root}embedder.embedder.convolution",
     "bn1": "{root}embedder.embedder.normalization",
@@ -168,9 +173,44 @@ DIALECTS: dict[str, Dialect] = {
             "flax",
             collections=("params.", "batch_stats."),
         ),
+        Dialect(
+            "tf-slim",
+            "slim",
+            {
+                "conv1": "conv1",
+                "bn1": "conv1.BatchNorm",
+                "stage{stage}.{block}.conv{k}": "block{stage}.unit_{block1}.bottleneck_v1.conv{k}",
+                "stage{stage}.{block}.bn{k}": "block{stage}.unit_{block1}.bottleneck_v1.conv{k}.BatchNorm",
+                "stage{stage}.{block}.downsample_conv": "block{stage}.unit_{block1}.bottleneck_v1.shortcut",
+                "stage{stage}.{block}.downsample_bn": "block{stage}.unit_{block1}.bottleneck_v1.shortcut.BatchNorm",
+                "fc": "logits",
+            },
+            "resnet_v1_50 of TF-Slim (research/slim/nets/resnet_v1.py)",
+            SLIM_STATE,
+            is_written=False,
+        ),
+        Dialect(
+            "keras-2",
+            "keras",
+            {
+                "conv1": "conv1",
+                "bn1": "bn_conv1",
+                "stage{stage}.{block}.conv{k}": "res{stage1}{block_letter}_branch2{k_letter}",
+                "stage{stage}.{block}.bn{k}": "bn{stage1}{block_letter}_branch2{k_letter}",
+                "stage{stage}.{block}.downsample_conv": "res{stage1}{block_letter}_branch1",
+                "stage{stage}.{block}.downsample_bn": "bn{stage1}{block_letter}_branch1",
+                "fc": "fc1000",
+            },
+            "ResNet50 of keras-applications until 1.0.6 (resnet50.py), and keras-resnet: Caffe's names of the layers",
+            KERAS_STATE,
+            is_written=False,
+        ),
     )
 }
 """Every dialect, by name."""
+
+WRITTEN = {name: dialect for name, dialect in DIALECTS.items() if dialect.is_written}
+"""The dialects that files may be written in."""
 
 ALIASES = {"torch": "canonical", "timm": "torchvision"}
 """Further names of dialects: impls.torch uses the canonical names, and timm uses those of torchvision."""

@@ -125,7 +125,7 @@ def _linear(source: Source) -> tuple[str, np.ndarray, np.ndarray]:
             arrays = {
                 canonical: reorder(opened.arrays[name], rule, framework, "torch")
                 for name, (canonical, rule) in readings.items()
-                if opened.arrays[name].ndim == len(rule.leaf(framework).axes)
+                if rule.leaf(framework).fits(opened.arrays[name].shape)
             }
         else:
             inspection = inspect(source)

@@ -19,7 +19,7 @@ from weights_convert.comparison import fitting_networks, mismatches, problems_of
 from weights_convert.configurations import Judgement, judge
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
-from weights_convert.metadata import ACCEPTED, is_ours, other_values
+from weights_convert.metadata import ACCEPTED, BY_ORDER, is_ours, other_values
 from weights_convert.naming import Dialect
 from weights_convert.recognition import Request, Subtree, family_of, relative_of, select, without_copies
 from weights_convert.sources import Source, open_source
@@ -27,6 +27,8 @@ from weights_convert.table import reorder
 from weights_convert.unlikely import UnlikelyNumbers, unlikely_numbers
 
 SAY_WHICH = "Give the variant (--variant or variant=...): the ResNet-50 of torchvision, timm and transformers is v1.5."
+
+UNNAMED = "the file does not name its layers, and their order alone tells which is which"
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +225,7 @@ def inspect(
         dropped=selection.dropped,
         problems=(*opened.problems, *stated.problems, *selection.problems),
         advice=selection.advice,
-        notes=selection.notes,
+        notes=(*selection.notes, *([UNNAMED] if BY_ORDER in metadata else [])),
         changes=(ours["changes"],) if "changes" in ours else (),
         accepted=tuple(dict.fromkeys([*ours.get(ACCEPTED, "").splitlines(), *stated.accepted])),
     )
@@ -254,7 +256,7 @@ def _compared(
     problems += problems_of_names(tree.canonical, sources)
     shapes, weights = {}, {}
     for name, (canonical, rule) in readings.items():
-        if arrays[name].ndim == len(rule.leaf(dialect.framework).axes):
+        if rule.leaf(dialect.framework).fits(arrays[name].shape):
             weights[name] = arrays[name]
             shapes[canonical] = reorder(arrays[name], rule, dialect.framework, "torch").shape
     networks: tuple[ResNetConfig, ...] = ()
@@ -272,8 +274,11 @@ def _compared(
     if not ours and (relative := relative_of(tree.names.values(), shapes)) and (problems or opened.problems):
         opened, problems, advice = replace(opened, problems=()), [relative], ""
     elif not ours and (family := family_of(tree, opened.arrays)):
-        if family.refusal:
-            opened, networks, problems, advice = replace(opened, problems=()), (), [family.refusal], ""
+        # What lies beside a network outweighs its configuration; names alone do not.
+        is_read = bool(stated.known_by or stated.problems) and not family.entry
+        if (refusal := family.refusal(config)) and not is_read:
+            statements = family.statements(networks[0]) if networks else ""
+            opened, networks, problems, advice = replace(opened, problems=()), (), [refusal], statements
         elif len(networks) > 1:
             advice = "\n".join(filter(None, [advice, family.advice]))
     inspection = replace(

@@ -26,6 +26,9 @@ CONFIGURATIONS = "library_configurations"
 ACCEPTED = "accepted"
 """The key under which a file records, one FIELD=VALUE a line, what was accepted as harmless."""
 
+BY_ORDER = "layers_by_order"
+"""The key under which a reader says that the file does not name its layers, so that their order alone tells them."""
+
 OTHER_VALUES = "other_values"
 """The key under which a reader states, as JSON, the names and types of a file's values that are no arrays."""
 
@@ -76,7 +79,7 @@ def metadata_of(entries: Mapping[str, Any]) -> dict[str, str]:
 
     The entries do not include those by which readers speak to their callers, whatever the file says.
     """
-    reserved = (KNOWN_BY, CONFIGURATIONS, OTHER_VALUES)
+    reserved = (KNOWN_BY, CONFIGURATIONS, OTHER_VALUES, BY_ORDER)
     if is_ours(entries):
         return {name: value for name, value in entries.items() if name not in reserved[1:]}
     return unpack(entries) or {str(name): str(value) for name, value in entries.items() if name not in reserved}

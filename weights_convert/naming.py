@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise, takewhile
+from string import ascii_lowercase
 
 from impls.config import VARIANTS
 from weights_convert.table import RUNNING_STATISTICS, Framework, Kind, Rule, find_rule
@@ -36,11 +37,16 @@ PLACEHOLDERS: dict[str, tuple[str, int, str]] = {
     "block1": ("block", 1, "[1-9][0-9]*"),
     "k": ("k", 0, "[1-3]"),
     "k0": ("k", -1, "[0-2]"),
+    "block_letter": ("block", 0, "[a-z]|b(?:2[6-9]|[3-9][0-9]|[1-9][0-9]{2,3})"),
+    "k_letter": ("k", -1, "[a-c]"),
 }
 """The placeholders that stand for a number: which number, what is added to it in a path, and a regular expression.
 
 Canonically, `stage` counts from 1, `block` from 0 within its stage, and `k` from 1 within its block.
 """
+
+LETTERS = ("block_letter", "k_letter")
+"""The placeholders that are letters: "a" for 0; behind "z" follow "b26", "b27" and so on, as Caffe numbers blocks."""
 
 FLAT = "flat"
 """The placeholder for the number of a block counted from 0 through all stages; its stage depends on the depths."""
@@ -125,6 +131,7 @@ class Dialect:
         published_variant: The variant of the library's own published weights. It is shown as advice, never assumed.
         collections: The prefix of the names of parameters, and that of running statistics.
         root: The text for `{root}` in a network with a classifier, and in one without.
+        is_written: Whether files may be written in it; false if its libraries build no variant under these names.
     """
 
     name: str
@@ -135,6 +142,7 @@ class Dialect:
     published_variant: str | None = None
     collections: tuple[str, str] = ("", "")
     root: tuple[str, str] = ("", "")
+    is_written: bool = True
 
     @property
     def bias_free(self) -> bool:
@@ -263,15 +271,27 @@ def _numbers(match: re.Match[str], topology: Topology) -> dict[str, int]:
     for name, text in match.groupdict().items():
         if name in PLACEHOLDERS:
             key, offset, _ = PLACEHOLDERS[name]
-            numbers[key] = int(text) - offset
+            numbers[key] = (_from_letter(text) if name in LETTERS else int(text)) - offset
         elif name == FLAT:
             numbers |= topology.stage_and_block(int(text))
     return numbers
 
 
+def _letter(number: int) -> str:
+    return ascii_lowercase[number] if number < len(ascii_lowercase) else f"b{number}"
+
+
+def _from_letter(text: str) -> int:
+    return ascii_lowercase.index(text) if len(text) == 1 else int(text[1:])
+
+
 def _fill(pattern: str, numbers: Mapping[str, int], texts: Mapping[str, object] | None = None) -> str:
     """Write canonical numbers, and the texts of other placeholders, into a pattern."""
-    values = {name: numbers[key] + offset for name, (key, offset, _) in PLACEHOLDERS.items() if key in numbers}
+    values: dict[str, object] = {
+        name: _letter(numbers[key] + offset) if name in LETTERS else numbers[key] + offset
+        for name, (key, offset, _) in PLACEHOLDERS.items()
+        if key in numbers
+    }
     return pattern.format_map(values | dict(texts or {}))
 
 

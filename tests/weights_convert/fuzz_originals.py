@@ -25,7 +25,7 @@ from tests.weights_convert.conftest import DTYPES, TINY, make_random_bits
 from weights_convert import Checkpoint
 from weights_convert.comparison import NOT_WEIGHTS
 from weights_convert.containers import CONTAINERS, msgpack_file, safetensors_file
-from weights_convert.dialects import DIALECTS, find_dialect
+from weights_convert.dialects import WRITTEN, find_dialect
 from weights_convert.metadata import PACKED
 from weights_convert.shapes import expected_shapes
 
@@ -177,7 +177,7 @@ def make_originals(folder: Path, rows: Collection[str] | None = None) -> list[Or
     originals = []
     for container in CONTAINERS:
         for ending in container.endings[:1]:
-            for dialect in [name for name in container.dialects or DIALECTS if name not in container.library_only]:
+            for dialect in [name for name in container.dialects or WRITTEN if name not in container.library_only]:
                 checkpoint = make_checkpoint(dialect, next(dtypes), next(seeds))
                 for form in FORMS:
                     if form.container == container.name and (rows is None or form.container in rows):

@@ -19,7 +19,7 @@ from impls.config import VARIANTS, ResNetConfig
 from weights_convert import Checkpoint, load
 from weights_convert.cli import main
 from weights_convert.containers import safetensors_file
-from weights_convert.dialects import ALIASES, DIALECTS
+from weights_convert.dialects import ALIASES, DIALECTS, WRITTEN
 
 MakeCheckpoint = Callable[..., Checkpoint]
 BitsOf = Callable[..., object]
@@ -91,7 +91,7 @@ class TestConvert:
     def test_a_name_without_a_dialect_is_refused(self, name: str, flax_file: Path):
         message = refused("convert", flax_file, flax_file.with_name(name))
         assert "its name states no dialect; give --to" in message
-        assert f"The dialects are {', '.join([*DIALECTS, *ALIASES])}." in message
+        assert f"The dialects are {', '.join([*WRITTEN, *ALIASES])}." in message
         assert not flax_file.with_name(name).exists()
 
     def test_the_option_overrides_the_name(self, flax_file: Path):
@@ -225,7 +225,7 @@ class TestInspect:
             "changes             none",
             "accepted            none",
             "problems            none",
-            f"converts to         {', '.join(DIALECTS)}",
+            f"converts to         {', '.join(WRITTEN)}",
         ]
 
     def test_lists_the_possible_variants_of_a_file_that_states_none(self, torchvision_file: Path):
@@ -259,7 +259,7 @@ class TestInspect:
             "changes": [],
             "accepted": [],
             "problems": [],
-            "converts_to": list(DIALECTS),
+            "converts_to": list(WRITTEN),
             "advice": "give --variant; the weights that torchvision publishes are v1.5",
         }
 

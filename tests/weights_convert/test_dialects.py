@@ -80,6 +80,13 @@ def test_every_layer_has_a_row(name: str):
         ("flax-linen", "params.BottleneckResNetBlock_3.Conv_1.kernel", "stage2.0.conv2.weight"),
         ("flax-linen", "params.BottleneckResNetBlock_15.BatchNorm_2.scale", "stage4.2.bn3.weight"),
         ("flax-linen", "params.BottleneckResNetBlock_7.norm_proj.bias", "stage3.0.downsample_bn.bias"),
+        ("tf-slim", "block1.unit_1.bottleneck_v1.shortcut.weights", "stage1.0.downsample_conv.weight"),
+        ("tf-slim", "block4.unit_3.bottleneck_v1.conv2.BatchNorm.moving_variance", "stage4.2.bn2.running_var"),
+        ("tf-slim", "logits.biases", "fc.bias"),
+        ("keras-2", "res2a_branch1.kernel", "stage1.0.downsample_conv.weight"),
+        ("keras-2", "bn4f_branch2c.moving_mean", "stage3.5.bn3.running_mean"),
+        ("keras-2", "bn_conv1.gamma", "bn1.weight"),
+        ("keras-2", "fc1000.kernel", "fc.weight"),
     ],
 )
 def test_names_are_those_of_the_libraries(dialect: str, name: str, canonical: str):
@@ -112,6 +119,11 @@ def test_names_are_those_of_the_libraries(dialect: str, name: str, canonical: st
         ("flax-linen", "batch_stats.bn_init.scale"),
         ("flax-linen", "bn_init.scale"),
         ("flax-linen", "params.ResNetBlock_0.Conv_0.kernel"),
+        ("tf-slim", "block1.unit_0.bottleneck_v1.conv1.weights"),
+        ("tf-slim", "block1.unit_1.bottleneck_v2.conv1.weights"),
+        ("keras-2", "res2a_branch2d.kernel"),
+        ("keras-2", "res4b1_branch2a.kernel"),
+        ("keras-2", "res6a_branch2a.kernel"),
     ],
 )
 def test_other_names_are_not_read(dialect: str, name: str):

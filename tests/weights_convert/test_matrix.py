@@ -12,13 +12,13 @@ from impls.config import ResNetConfig
 from weights_convert import Checkpoint, load
 from weights_convert.comparison import FLOATS
 from weights_convert.containers import CONTAINERS
-from weights_convert.dialects import DIALECTS
+from weights_convert.dialects import DIALECTS, WRITTEN
 
 MATRIX = [
     (dialect, ending)
     for container in CONTAINERS
     for ending in container.endings[:1]
-    for dialect in (container.dialects or DIALECTS)
+    for dialect in (container.dialects or WRITTEN)
     if dialect not in container.library_only  # those are tested with their libraries
 ]
 EVERY_DTYPE = [

@@ -18,12 +18,13 @@ from impls.config import VARIANTS
 from weights_convert import ConversionError, changes, containers, differences, inspect, load
 from weights_convert.cli import text
 from weights_convert.comparison import FLOATS
-from weights_convert.dialects import ALIASES, DIALECTS, find_dialect
+from weights_convert.dialects import ALIASES, DIALECTS, WRITTEN, find_dialect
 from weights_convert.errors import SHOWN
 from weights_convert.naming import Dialect
 from weights_convert.unlikely import UnlikelyNumbers
 
 DIALECT = click.Choice([*DIALECTS, *ALIASES])
+TARGET_DIALECT = click.Choice([*WRITTEN, *ALIASES])
 VARIANT = click.Choice(list(VARIANTS))
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
@@ -155,7 +156,7 @@ def main() -> None:
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--from", "source_dialect", type=DIALECT, help="Dialect of SOURCE.  [default: recognised by its names]")
-@click.option("--to", "target_dialect", type=DIALECT, help="Dialect of TARGET.  [default: from its file name]")
+@click.option("--to", "target_dialect", type=TARGET_DIALECT, help="Dialect of TARGET.  [default: from its file name]")
 @click.option("--variant", type=VARIANT, help="Variant of the network, if SOURCE does not state it.")
 @reading_options
 @change_options
@@ -209,7 +210,7 @@ def dialect_of_name(target: Path) -> Dialect:
         >>> dialect_of_name(Path("resnet50.keras.applications.safetensors")).name
         'keras.applications'
     """
-    for name in DIALECT.choices:
+    for name in TARGET_DIALECT.choices:
         if f".{containers.without_ending(target)}".endswith(f".{name}"):
             return find_dialect(name)
     if (container := containers.for_name(target)) and container.default_dialect:
@@ -218,7 +219,7 @@ def dialect_of_name(target: Path) -> Dialect:
     raise ConversionError(
         str(target),
         [f"its name states no dialect; give --to, or put the dialect before the ending ({example})"],
-        f"The dialects are {', '.join(DIALECT.choices)}.",
+        f"The dialects are {', '.join(TARGET_DIALECT.choices)}.",
     )
 
 

@@ -14,7 +14,7 @@ from impls.config import ResNetConfig
 from weights_convert import Checkpoint, Difference, Inspection
 from weights_convert.checkpoint import left_out
 from weights_convert.containers import Container
-from weights_convert.dialects import DIALECTS
+from weights_convert.dialects import WRITTEN
 from weights_convert.errors import SHOWN
 from weights_convert.naming import Dialect
 from weights_convert.published import Published
@@ -103,7 +103,7 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
         "problems": list(inspection.problems),
         "converts_to": [
             target.name
-            for target in DIALECTS.values()
+            for target in WRITTEN.values()
             if network and not inspection.problems and not (network.conv_bias and target.bias_free)
         ],
     }

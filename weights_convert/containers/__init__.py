@@ -17,9 +17,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from weights_convert.containers import tensorflow_file
 from weights_convert.containers.atomic import write_atomically
 from weights_convert.containers.contents import Arrays, Contents, Metadata
 from weights_convert.containers.trial import read_on_trial
+from weights_convert.dialects import DIALECTS, WRITTEN
 from weights_convert.errors import ConversionError, first_line
 
 MAGIC_LENGTH = 16
@@ -48,6 +50,7 @@ class Container:
         default_dialect: The dialect of a target whose name does not state one.
         library_only: The dialects among them that only their library can write, by building its own model.
         on_trial: Whether to read it in a process of its own first, since a damaged file can crash its library.
+        packages: The packages to import before the limits of a trial begin.
         entries: For a folder, patterns (as of `fnmatch`) of the names in it. A folder that holds anything else is not
             replaced.
         has_files: Whether it consists of files of other containers: the reader takes `read_file`.
@@ -66,6 +69,7 @@ class Container:
     default_dialect: str | None = None
     library_only: tuple[str, ...] = ()
     on_trial: bool = False
+    packages: tuple[str, ...] = ()
     entries: tuple[str, ...] = ()
     has_files: bool = False
     has_shards: bool = False
@@ -157,6 +161,14 @@ CONTAINERS = (
         dialects=("flax", "flax-linen", "transformers-flax"),
     ),
     Container(
+        "TensorFlow checkpoint",
+        endings=(),
+        module="tensorflow_file",
+        matches=lambda path, head: _module("tensorflow_file").is_table(path),
+        on_trial=True,
+        packages=("tensorflow",),
+    ),
+    Container(
         "Orbax",
         endings=(".orbax",),
         module="orbax_folder",
@@ -199,15 +211,6 @@ LOOKALIKES = {
 }
 """The first bytes of files that are often taken for checkpoints, and what such a file is."""
 
-TENSORFLOW_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
-"""The endings of the files of a TensorFlow checkpoint, which have no first bytes in common."""
-
-SAVE_NPZ = (
-    "Save its arrays by name: reader = tf.train.load_checkpoint(path); "
-    "np.savez('a.npz', **{name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()})."
-)
-"""The lines that turn a TensorFlow checkpoint into a file that is read."""
-
 
 def recognise(path: Path) -> Container:
     """Return the container of a file or folder, recognised by its content.
@@ -215,6 +218,7 @@ def recognise(path: Path) -> Container:
     Raises:
         ConversionError: If it cannot be opened, or is of no known kind.
     """
+    path = tensorflow_file.resolved(path)
     is_folder = path.is_dir()
     try:
         check_regular(path)
@@ -231,8 +235,8 @@ def recognise(path: Path) -> Container:
     else:
         unknown = f"it is of no kind that can be read ({kinds}); it starts with {head!r}"
         problem = next((what for start, what in LOOKALIKES.items() if head.startswith(start)), unknown)
-        if TENSORFLOW_PART.search(path.name):
-            raise ConversionError(str(path), ["it is a part of a TensorFlow checkpoint, which is not read"], SAVE_NPZ)
+        if tensorflow_file.PART.search(path.name):
+            problem = "it is a part of a TensorFlow checkpoint, whose .index file is not beside it"
     raise ConversionError(str(path), [problem])
 
 
@@ -259,6 +263,7 @@ def read(path: Path) -> Contents:
     Raises:
         ConversionError: If there is no such file, or it is of no known kind or damaged.
     """
+    path = tensorflow_file.resolved(path)
     container = recognise(path)
     options = {"read_file": read} if container.has_files else {}
     try:
@@ -266,7 +271,7 @@ def read(path: Path) -> Contents:
             for entry in path.rglob("*"):
                 check_regular(entry)
         if container.on_trial:
-            read_on_trial(f"{__name__}.{container.module}", container.reader, path)
+            read_on_trial(f"{__name__}.{container.module}", container.reader, path, container.packages)
         contents: Contents = getattr(_module(container.module), container.reader)(path, **options)
         return contents
     except ConversionError:
@@ -363,6 +368,10 @@ def write(path: Path, arrays: Arrays, metadata: Metadata, shard_bytes: int | Non
     if shard_bytes is not None and not container.has_shards:
         endings = ", ".join(ending for c in CONTAINERS if c.has_shards for ending in c.endings)
         raise ConversionError(str(path), [f"a {container.name} target cannot be split; only {endings} can"])
+    dialect = DIALECTS.get(metadata.get("dialect", ""))
+    if dialect is not None and not dialect.is_written:
+        problem = f"{dialect.name} is read only: its library builds no variant under these names"
+        raise ConversionError(str(path), [problem], f"Write one of {', '.join(WRITTEN)}.")
     if container.dialects and metadata["dialect"] not in container.dialects:
         problem = f"{container.name} files hold {', '.join(container.dialects)}, not {metadata['dialect']}"
         raise ConversionError(str(path), [problem])

@@ -29,7 +29,7 @@ from weights_convert.containers.hdf5_layouts import (
 from weights_convert.containers.trees import unique_dict
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
-from weights_convert.metadata import pack, unpack
+from weights_convert.metadata import BY_ORDER, pack, unpack
 
 MAX_OBJECTS = 100_000
 MAX_NESTING = 64
@@ -72,7 +72,20 @@ def read_open(source: Path | BinaryIO, where: str) -> Contents:
         root = file.get("model_weights", file)
         is_legacy = "layer_names" in root.attrs or "layer_names0" in root.attrs
         arrays = unique_dict(_read_legacy(root) if is_legacy else _read_numbered(file))
-        return arrays, unpack(file.attrs) | _configuration(file)
+        order = {} if is_legacy or _names_its_layers(file) else {BY_ORDER: "Keras before 3.6, and tf_keras"}
+        return arrays, unpack(file.attrs) | order | _configuration(file)
+
+
+def _names_its_layers(file: h5py.File) -> bool:
+    """Return whether a Keras 3 file names the layers of its functional models; one without such models does."""
+    functional: list[h5py.Group] = []
+
+    def collect(path: str, item: Any) -> None:
+        if isinstance(item, h5py.Group) and path.endswith("/vars") and len(item):
+            functional.extend([item] * bool(FUNCTIONAL_LAYER.fullmatch(path.removesuffix("/vars"))))
+
+    file.visititems(collect)
+    return all("name" in layer.attrs for layer in functional)
 
 
 def _configuration(file: h5py.File) -> dict[str, str]:

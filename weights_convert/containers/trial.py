@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +35,24 @@ class TrialFailed(RuntimeError):
     """The process that reads a file on trial failed; the message says how."""
 
 
-def read_on_trial(module: str, function: str, path: Path) -> None:
+def read_on_trial(module: str, function: str, path: Path, packages: Sequence[str] = ()) -> None:
     """Let another process read a file first, and raise an error if that fails.
 
     Args:
         module: The full name of a module.
         function: The name of a function in it that takes a path.
-        path: The file.
+        path: The file; a module with a function `files(path)` names others that belong to it.
+        packages: Packages that are imported before the limits begin.
 
     Raises:
         ConversionError: If the function refuses the file.
         TrialFailed: If it raises another error, crashes, or takes too long or too much memory.
     """
-    size = path.stat().st_size
+    files = getattr(importlib.import_module(module), "files", lambda path: [path])
+    size = sum(file.stat().st_size for file in files(path))
     seconds, memory = MAX_SECONDS + size // 10_000_000, MAX_MEMORY + 40 * size
     program = f"import sys; from {__name__} import read_under_limits; read_under_limits(*sys.argv[1:])"
-    command = [sys.executable, "-c", program, module, function, os.fspath(path), str(seconds), str(memory)]
+    command = [sys.executable, "-c", program, module, function, os.fspath(path), str(seconds), str(memory), *packages]
     search_path = os.pathsep.join(filter(None, [os.fspath(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
     endless = f"reading it does not end within {seconds} s"
@@ -71,9 +74,12 @@ def read_on_trial(module: str, function: str, path: Path) -> None:
         raise TrialFailed(outcome["error"])
 
 
-def read_under_limits(module: str, function: str, path: str, seconds: str, memory: str) -> None:
+def read_under_limits(module: str, function: str, path: str, seconds: str, memory: str, *packages: str) -> None:
     """Read a file under limits, and print the outcome as a line of JSON. This runs in the process of the trial."""
     read = getattr(importlib.import_module(module), function)
+    for package in packages:
+        with contextlib.suppress(ImportError):  # the function says what to install
+            importlib.import_module(package)
     _set_limits(int(seconds), int(memory))
     outcome: dict[str, Any] = {"problems": [], "advice": "", "error": ""}
     try:

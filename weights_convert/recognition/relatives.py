@@ -70,14 +70,9 @@ def _has_no_statistics(shapes: Mapping[str, Shape]) -> bool:
 
 RELATIVES = (
     Relative(
-        "TF-Slim's resnet_v1, which strides in the last unit of a block and pads the strided 3x3 convolutions itself",
-        r"resnet_v1_\d+[./]block\d[./]unit_\d+[./]bottleneck_v1",
-        source="tensorflow/models, research/slim/nets/resnet_v1.py",
-    ),
-    Relative(
-        "the ResNet-50 of old Keras (res2a_branch2a), whose norms have an eps of 1e-3 and whose max pool does not pad",
-        r"res[2-5][a-z]\d*_branch(1|2[abc])",
-        source="keras-applications until 1.0.6, resnet50.py: BatchNormalization with its default epsilon of 1e-3",
+        "a ResNet-101 or -152 with Caffe's numbered names (res4b1_branch2a)",
+        r"res[2-5]b\d+_branch2[abc]",
+        source="broadinstitute/keras-resnet, keras_resnet/blocks/_2d.py: numerical_name",
     ),
     Relative(
         "a pre-activation ResNet (v2), whose norms stand before the convolutions",

@@ -326,20 +326,3 @@ class TestATarget:
         path.write_bytes(b"old" * 1_000_000)
         checkpoint_of().save(path)
         assert containers.read(path)[1]["variant"] == "v1.5"
-
-
-def test_a_part_of_a_tensorflow_checkpoint_is_told_with_the_lines_that_save_it(tmp_path: Path):
-    import tensorflow as tf
-
-    tf.train.Checkpoint(a=tf.Variable(np.arange(3.0))).write(str(tmp_path / "a.ckpt"))
-    parts = [path for path in tmp_path.iterdir() if path.name.startswith("a.ckpt")]
-    assert len(parts) == 2
-    for part in parts:
-        with pytest.raises(
-            ConversionError, match=r"part of a TensorFlow checkpoint.*\nSave its arrays by name: reader = "
-        ):
-            containers.read(part)
-    reader = tf.train.load_checkpoint(str(tmp_path / "a.ckpt"))
-    arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT" not in name}
-    np.savez(tmp_path / "a.npz", **arrays)
-    assert [array.tolist() for array in containers.read(tmp_path / "a.npz")[0].values()] == [[0, 1, 2]]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from impls.config import VARIANTS, ResNetConfig
 from tests.weights_convert.conftest import TINY
 from weights_convert import Checkpoint, ConversionError, load
-from weights_convert.dialects import DIALECTS
+from weights_convert.dialects import DIALECTS, WRITTEN
 from weights_convert.shapes import expected_shapes
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -84,6 +88,73 @@ def test_detectron2_says_which_stride_is_which_variant():
     with pytest.raises(ConversionError, match=r"build v1 \(MODEL\.RESNETS\.STRIDE_IN_1X1 is True"):
         load(arrays, entry="backbone.bottom_up")
     assert load(arrays, entry="bottom_up", variant="v1").dialect is DIALECTS["detectron2"]
+
+
+OTHER_FUNCTIONS = {
+    "TF-Slim": ("tf-slim", "resnet_v1_50.", replace(VARIANTS["v1"], same_padding=True)),
+    "keras-applications 1.0.5": ("keras-2", "", replace(VARIANTS["keras"], norm_eps=1e-3)),
+    "keras-applications as Mask R-CNN copied it": (
+        "keras-2",
+        "mask.",
+        replace(VARIANTS["keras"], norm_eps=1e-3, same_padding=True),
+    ),
+    "keras-resnet": ("keras-2", "", replace(VARIANTS["v1"], same_padding=True)),
+}
+"""Libraries that build no variant under their names: dialect, a prefix, and the function that they build."""
+
+
+def written_by(library: str) -> tuple[dict[str, np.ndarray], ResNetConfig]:
+    """Return a tiny network under the names of a library, and the configuration of its function."""
+    dialect, prefix, function = OTHER_FUNCTIONS[library]
+    config = replace(function, **{name: getattr(TINY, name) for name in ("depths", "width", "num_classes")})
+    shapes = expected_shapes(config)
+    canonical = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    arrays = Checkpoint(canonical, DIALECTS["canonical"], config).to(dialect).arrays
+    return {prefix + name: array for name, array in arrays.items()}, config
+
+
+@pytest.mark.parametrize("library", OTHER_FUNCTIONS)
+@pytest.mark.parametrize("options", [{}, *({"variant": variant} for variant in VARIANTS)], ids=str)
+def test_a_library_that_builds_no_variant_is_refused_whatever_the_variant(library: str, options: dict[str, str]):
+    arrays, config = written_by(library)
+    with pytest.raises(ConversionError) as refusal:
+        load(arrays, **options)
+    (problem,) = refusal.value.problems
+    assert library.split()[0] in problem
+    stated = re.findall(r"load\(\.\.\., config=(ResNetConfig\(.*\))\)\.", refusal.value.advice)
+    assert config in [eval(call, {"ResNetConfig": ResNetConfig}) for call in stated]
+
+
+@pytest.mark.parametrize("library", OTHER_FUNCTIONS)
+def test_a_configuration_that_states_the_function_of_a_library_reads_its_network(library: str):
+    arrays, config = written_by(library)
+    checkpoint = load(arrays, config=config)
+    assert (checkpoint.config, checkpoint.dialect.name) == (config, OTHER_FUNCTIONS[library][0])
+    assert checkpoint.to("canonical").arrays.keys() == expected_shapes(config).keys()
+    for changed in ({"norm_eps": 2e-3}, {"strided_layer": "conv2"}, {"relu_before_addition": True}):
+        with pytest.raises(ConversionError, match="it is of "):
+            load(arrays, config=replace(config, **changed))
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS.keys() - WRITTEN.keys()))
+def test_names_of_a_library_that_builds_no_variant_are_not_written(
+    dialect: str, checkpoint_of: MakeCheckpoint, tmp_path: Path
+):
+    with pytest.raises(ConversionError, match=f"{dialect} is read only: its library builds no variant"):
+        checkpoint_of(dialect=dialect).save(tmp_path / "a.safetensors")
+
+
+def test_averages_of_tf_slim_lie_beside_the_last_weights():
+    arrays, config = written_by("TF-Slim")
+    averages = {f"{name}.ExponentialMovingAverage": array + 1 for name, array in arrays.items()}
+    slots = {"resnet_v1_50.conv1.weights.Momentum": np.ones(3, np.float32), "global_step": np.ones((), np.int64)}
+    checkpoint = load(arrays | averages | slots, config=config)
+    assert set(np.concatenate([array.ravel() for array in checkpoint.arrays.values()])) == {1.0}
+    assert set(checkpoint.dropped.values()) == {
+        "averaged weights, beside the last ones",
+        "the state of the optimizer",
+        "a count of the training loop",
+    }
 
 
 def test_a_network_at_the_top_is_of_no_family(checkpoint_of: MakeCheckpoint):

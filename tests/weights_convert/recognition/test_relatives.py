@@ -56,26 +56,14 @@ def test_quantized_weights_are_told(tmp_path: Path):
 
 
 FOREIGN = {
-    "TF-Slim": [
-        f"resnet_v1_50/block{block}/unit_1/bottleneck_v1/conv{k}/{leaf}"
-        for block in (1, 2, 3, 4)
-        for k in (1, 2, 3)
-        for leaf in ("weights", "BatchNorm/gamma", "BatchNorm/moving_variance")
-    ],
-    "old Keras": [
-        f"{kind}{stage}a_branch2{letter}.{leaf}"
-        for stage in (2, 3, 4, 5)
-        for letter in "abc"
-        for kind, leaf in (("res", "kernel"), ("bn", "gamma"))
-    ],
+    "Caffe's numbered names": [f"res{stage}b{block}_branch2a.kernel" for stage in (3, 4) for block in (1, 2)],
     "pre-activation": [
         f"resnet/block{block}/unit01/a/standardized_conv2d/kernel" for block in (1, 2, 3, 4)
     ],  # Big Transfer
 }
 """Names of libraries that cannot be installed, each with a part of the line that tells it.
 
-Sources: tensorflow/models, research/slim/nets/resnet_v1.py; keras-applications 1.0.4, resnet50.py; google-research/
-big_transfer, bit_jax/tf2jax.py.
+Sources: broadinstitute/keras-resnet, keras_resnet/blocks/_2d.py; google-research/big_transfer, bit_jax/tf2jax.py.
 """
 
 

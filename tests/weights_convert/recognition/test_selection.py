@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from weights_convert import Checkpoint, ConversionError, inspect, load
-from weights_convert.dialects import DIALECTS
+from weights_convert.dialects import DIALECTS, WRITTEN
 from weights_convert.recognition import Request, select
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -55,7 +55,7 @@ def refusal(arrays: Mapping[str, np.ndarray], **options: Any) -> ConversionError
 
 
 class TestPrefixes:
-    @pytest.mark.parametrize("dialect", DIALECTS)
+    @pytest.mark.parametrize("dialect", WRITTEN)
     @pytest.mark.parametrize("prefix", ["model.", "net.", "module._orig_mod.", "backbone.0.body.", "a.b.c.d.e.f."])
     def test_any_prefix_is_stripped_and_said(self, prefix: str, dialect: str, checkpoint_of: MakeCheckpoint):
         checkpoint = checkpoint_of(dialect=dialect)
@@ -301,7 +301,7 @@ class TestHeads:
         arrays = body | {"head.weight": np.ones((5, 7), np.float32), "head.bias": np.ones(5, np.float32)}
         assert refusal(arrays).problems == ("'fc.weight' has the shape (5, 7), expected (5, 128)",)
 
-    @pytest.mark.parametrize("dialect", DIALECTS)
+    @pytest.mark.parametrize("dialect", WRITTEN)
     def test_are_dropped_on_request_in_every_dialect(self, dialect: str, checkpoint_of: MakeCheckpoint):
         arrays = checkpoint_of(dialect=dialect).arrays
         found = read(arrays, drop_head=True)
