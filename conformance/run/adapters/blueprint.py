@@ -49,6 +49,7 @@ class BlueprintAdapter(Probed):
 
     Attributes:
         read_weights: `read_weights` of the framework's implementation.
+        stop_gradient: The framework's function of a tensor that lets no gradient pass.
         blueprint: Where networks and training come from.
         precision: The dtype of parameters and images, from `prepare` on.
         built_from: The configuration and the weights that `build` was given.
@@ -57,6 +58,7 @@ class BlueprintAdapter(Probed):
 
     capabilities: ClassVar[frozenset[Capability]] = EVERYTHING
     read_weights: ClassVar[Any]
+    stop_gradient: ClassVar[Any]
     blueprint: Blueprint
     precision: str = "float64"
     built_from: tuple[ResNetConfig, Source] = field(init=False)

@@ -31,7 +31,7 @@ CORRECT = Blueprint("flax", resnet, training)
 class FlaxAdapter(BlueprintAdapter):
     """The Flax model; subclasses run it in another way."""
 
-    read_weights = staticmethod(read_weights)
+    read_weights, stop_gradient = staticmethod(read_weights), staticmethod(jax.lax.stop_gradient)
     blueprint: Blueprint = CORRECT
 
     def prepare(self, device: str, precision: str) -> str:

@@ -42,7 +42,7 @@ class KerasAdapter(BlueprintAdapter):
         functions: The function from images to activations, as this adapter runs functions, by train mode and layers.
     """
 
-    read_weights = staticmethod(read_weights)
+    read_weights, stop_gradient = staticmethod(read_weights), staticmethod(keras.ops.stop_gradient)
     eager: ClassVar[bool] = True
     xla: ClassVar[bool] = False
     blueprint: Blueprint = CORRECT
@@ -104,7 +104,7 @@ class KerasAdapter(BlueprintAdapter):
         """Differentiate by the backend's own means."""
         reached = named_variables(self.model, self.model.config, "keras")
         parameters = {name: variable for name, variable in reached.items() if variable.trainable}
-        tap = replacing(activations, keras.ops.stop_gradient)
+        tap = replacing(activations, self.stop_gradient)
 
         def loss(inputs: Any) -> Any:
             return self.blueprint.training.loss(self.model(inputs, training=train, tap=tap), labels, recipe)

@@ -30,7 +30,7 @@ class TorchAdapter(BlueprintAdapter):
         device: Where it runs, from `prepare` on.
     """
 
-    read_weights = staticmethod(read_weights)
+    read_weights, stop_gradient = staticmethod(read_weights), staticmethod(torch.Tensor.detach)
     blueprint: Blueprint = CORRECT
     device: torch.device = CPU
 
@@ -100,7 +100,7 @@ class TorchAdapter(BlueprintAdapter):
     ) -> tuple[float, Arrays]:
         """Differentiate by autograd."""
         parameters = dict(self.model.train(train).named_parameters())
-        logits = self.model(images.requires_grad_(), tap=replacing(activations, torch.Tensor.detach))
+        logits = self.model(images.requires_grad_(), tap=replacing(activations, self.stop_gradient))
         value = self.blueprint.training.loss(logits, self.on_device(labels), recipe)
         wanted = [*parameters.values(), images]
         gradients = torch.autograd.grad(value, wanted, materialize_grads=True)  # zeros where none arrives

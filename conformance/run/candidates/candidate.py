@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from conformance.run.candidates.hooks import Hook, find_hooks
+from conformance.run.adapters.blueprint import BlueprintAdapter
+from conformance.run.candidates.hooks import Hook, ValueTap, find_hooks, untapped
 from conformance.run.candidates.naming import Naming, read_names
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.repeat import examine
@@ -37,7 +38,7 @@ class Run(Protocol):
         """Number of steps taken."""
 
 
-class ModelCandidate(ABC):
+class ModelCandidate(BlueprintAdapter):
     """A model, run as it is. A subclass says how its framework runs it.
 
     Args:
@@ -158,6 +159,28 @@ class ModelCandidate(ABC):
     def run_tapped(self, images: np.ndarray, train: bool, tap: ArrayTap) -> Arrays:
         """Pass every activation through a tap; return the running statistics after a train-mode run."""
         return self.run(images, train, tap, self.hooks)
+
+    def array_tap(self, tap: ArrayTap) -> ValueTap:
+        """Make a tap of the framework's tensors from one of canonical arrays."""
+
+        def pass_on(name: str, value: Any) -> Any:
+            replacement = tap(name, pooled(name, self.array(value)))
+            return None if replacement is None else self.tensor(unpooled(replacement, len(value.shape)))
+
+        return pass_on
+
+    def replacing(self, activations: Arrays | None) -> tuple[ValueTap, Sequence[Hook]]:
+        """Make a tap that replaces activations and passes the gradient on to those that are computed, and its hooks."""
+        if activations is None:
+            return untapped, ()
+
+        def straight_through(name: str, value: Any) -> Any:
+            if name == "logits":
+                return None
+            given = self.tensor(unpooled(activations[name], len(value.shape)))
+            return given + (value - self.stop_gradient(value))
+
+        return straight_through, self.hooks
 
     def forward_failed(self, error: Exception, shape: Sequence[int]) -> Unfit:
         """Say that the forward pass raised an error."""

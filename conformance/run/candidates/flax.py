@@ -18,9 +18,8 @@ import numpy as np
 from flax import linen, nnx, traverse_util
 from flax.core import unfreeze
 
-from conformance.run.adapters.canonical import channels_first, channels_last
 from conformance.run.adapters.flax import FlaxAdapter
-from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
+from conformance.run.candidates.candidate import ModelCandidate
 from conformance.run.candidates.hooks import Hook, ValueTap, untapped
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey
@@ -47,33 +46,19 @@ class FlaxCandidate(ModelCandidate, FlaxAdapter):
     """Base of the candidates of Linen and NNX: layouts, and gradients by JAX."""
 
     framework = "flax"
+    train_argument: str
 
     def laid_out(self, images: Any) -> jax.Array:
         """Return NCHW images in the precision and with the axes that the module takes."""
         array = jnp.asarray(images, self.precision)
         return array if self.options.layout == "NCHW" else jnp.transpose(array, (0, 2, 3, 1))
 
-    def array_tap(self, tap: ArrayTap) -> ValueTap:
-        """Return a tap of JAX arrays from one of canonical arrays."""
-
-        def pass_on(name: str, value: jax.Array) -> jax.Array | None:
-            replacement = tap(name, pooled(name, channels_first(np.asarray(value))))
-            if replacement is None:
-                return None
-            return jnp.asarray(channels_last(unpooled(replacement, value.ndim)), self.precision)
-
-        return pass_on
-
-    def straight_through(self, activations: Arrays | None) -> ValueTap:
-        """Return a tap that replaces activations, and passes the gradient on to those that are computed."""
-
-        def pass_on(name: str, value: jax.Array) -> jax.Array | None:
-            if activations is None or name == "logits":
-                return None
-            given = jnp.asarray(channels_last(activations[name]), self.precision).reshape(value.shape)
-            return given + (value - jax.lax.stop_gradient(value))
-
-        return pass_on
+    def mode(self, train: bool) -> dict[str, bool]:
+        """The argument that asks for a mode."""
+        if not self.train_argument:
+            return {}
+        asks = TRAIN_ARGUMENTS.get(self.train_argument, True)
+        return {self.train_argument: asks if train else not asks}
 
     def logits(self, returned: Any, tap: ValueTap) -> jax.Array:
         """Select the logits, and let them pass the tap, which cannot replace them."""
@@ -172,13 +157,6 @@ class LinenCandidate(FlaxCandidate):
         paths = [self.naming.path_of(name).split(".") for name in self.naming.arrays]
         return {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
 
-    def mode(self, train: bool) -> dict[str, bool]:
-        """The argument that asks for a mode."""
-        if not self.train_argument:
-            return {}
-        asks = TRAIN_ARGUMENTS.get(self.train_argument, True)
-        return {self.train_argument: asks if train else not asks}
-
     def apply(self, variables: Any, images: jax.Array, train: bool, tap: ValueTap, hooks: Sequence[Hook]) -> Any:
         """Run the module; returns its logits, and the variables that the run updates."""
         by_path: dict[str, list[Hook]] = {}
@@ -210,12 +188,12 @@ class LinenCandidate(FlaxCandidate):
         self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
     ) -> tuple[float, Arrays]:
         """Differentiate by jax.value_and_grad, compiled as a whole."""
-        hooks = self.hooks if activations is not None else []
+        tap, hooks = self.replacing(activations)
         others = {name: collection for name, collection in self.variables.items() if name != "params"}
 
         def loss_of(params: Any, images: jax.Array) -> jax.Array:
             variables = {"params": params, **others}
-            logits, _ = self.apply(variables, self.laid_out(images), train, self.straight_through(activations), hooks)
+            logits, _ = self.apply(variables, self.laid_out(images), train, tap, hooks)
             return training.loss(logits, jnp.asarray(labels), recipe)
 
         differentiate = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1)))
@@ -290,11 +268,9 @@ class NnxCandidate(FlaxCandidate):
     def call(self, module: Any, images: jax.Array, train: bool, tap: ValueTap, hooks: Sequence[Hook]) -> jax.Array:
         """Run a module of this structure; its activations pass the tap, and its logits."""
         (module.train if train else module.eval)()
-        asks = TRAIN_ARGUMENTS.get(self.train_argument, True)
-        mode = {self.train_argument: asks if train else not asks} if self.train_argument else {}
         with tapped(module, tap, hooks):
             try:
-                returned = module(images, **mode)
+                returned = module(images, **self.mode(train))
             except (TypeError, ValueError, RuntimeError) as error:
                 raise self.forward_failed(error, images.shape) from error
         return self.logits(returned, tap)
@@ -310,12 +286,12 @@ class NnxCandidate(FlaxCandidate):
         self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
     ) -> tuple[float, Arrays]:
         """Differentiate by jax.value_and_grad, compiled as a whole."""
-        hooks = self.hooks if activations is not None else []
+        tap, hooks = self.replacing(activations)
         graph, *states = nnx.split(self.module, nnx.Param, ...)
         parameters, others = states
 
         def loss_of(parameters: Any, images: jax.Array) -> jax.Array:
-            module, tap = nnx.merge(graph, parameters, others, copy=True), self.straight_through(activations)
+            module = nnx.merge(graph, parameters, others, copy=True)
             logits = self.call(module, self.laid_out(images), train, tap, hooks)
             return training.loss(logits, jnp.asarray(labels), recipe)
 

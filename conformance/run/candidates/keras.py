@@ -16,9 +16,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 
-from conformance.run.adapters.canonical import channels_first, channels_last
+from conformance.run.adapters.canonical import channels_last
 from conformance.run.adapters.keras import DIFFERENTIATE, KerasAdapter, to_numpy
-from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
+from conformance.run.candidates.candidate import ModelCandidate
 from conformance.run.candidates.hooks import Hook, ValueTap, in_order, untapped
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey
@@ -151,50 +151,37 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
         """Return a canonical array with the axes that the model's layers have."""
         return array if self.options.layout == "NCHW" else channels_last(array)
 
-    def canonical(self, name: str, value: Any) -> np.ndarray:
+    def array(self, tensor: Any) -> np.ndarray:
         """Return an activation as a canonical array."""
-        array = to_numpy(value)
-        return pooled(name, array if self.options.layout == "NCHW" else channels_first(array))
+        return to_numpy(tensor) if self.options.layout == "NCHW" else super().array(tensor)
 
-    def own_tensor(self, array: np.ndarray, dtype: str = "") -> Any:
+    def tensor(self, array: np.ndarray) -> Any:
         """Make the backend's tensor of a canonical array."""
-        return keras.ops.convert_to_tensor(self.laid_out(array).astype(dtype or self.precision))
+        return keras.ops.convert_to_tensor(self.laid_out(array).astype(self.precision))
 
     def run(self, images: np.ndarray, train: bool, tap: ArrayTap, hooks: Sequence[Hook]) -> Arrays:
         """Run the model; copies of its activations pass the tap."""
-
-        def pass_on(name: str, value: Any) -> Any:
-            replacement = tap(name, self.canonical(name, value))
-            return None if replacement is None else self.own_tensor(unpooled(replacement, len(value.shape)))
-
         self.restore()
         with self.put_back(train):
-            self.forward(self.own_tensor(images), train, pass_on, hooks)
+            self.forward(self.tensor(images), train, self.array_tap(tap), hooks)
             return self.running_statistics() if train else {}
 
     def gradients(
         self, images: np.ndarray, labels: np.ndarray, recipe: Recipe, train: bool, activations: Arrays | None = None
     ) -> tuple[float, Arrays]:
         """Differentiate by the backend's own means; frozen variables are left out."""
-
-        def straight_through(name: str, value: Any) -> Any:
-            if activations is None or name == "logits":
-                return None
-            given = keras.ops.reshape(self.own_tensor(activations[name]), value.shape)
-            return given + (value - keras.ops.stop_gradient(value))
-
-        hooks = self.hooks if activations is not None else []
+        tap, hooks = self.replacing(activations)
 
         def loss(inputs: Any) -> Any:
-            return training.loss(self.forward(inputs, train, straight_through, hooks), labels, recipe)
+            return training.loss(self.forward(inputs, train, tap, hooks), labels, recipe)
 
         differentiate: Callable[..., Any] = partial(DIFFERENTIATE[keras.backend.backend()], loss, self.trained)
         self.restore()
         with self.put_back(train):
-            value, gradients, image_gradient = differentiate(self.own_tensor(images))
+            value, gradients, image_gradient = differentiate(self.tensor(images))
         known = self.naming.canonical_names()
         arrays = {known[name]: self.naming.to_canonical(name, to_numpy(g)) for name, g in gradients.items()}
-        return float(value), arrays | {"input": self.canonical("input", image_gradient)}
+        return float(value), arrays | {"input": self.array(image_gradient)}
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """Train the model by `train_on_batch`, compiled as our own model is; the next run starts afresh.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from conformance.run.adapters.torch import TorchAdapter, to_numpy
-from conformance.run.candidates.candidate import ModelCandidate, pooled, unpooled
+from conformance.run.candidates.candidate import ModelCandidate
 from conformance.run.candidates.hooks import Hook, untapped
 from conformance.run.candidates.options import select_output
 from conformance.run.candidates.survey import Survey, Unfit
@@ -105,14 +105,9 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
 
     def run(self, images: np.ndarray, train: bool, tap: ArrayTap, hooks: Sequence[Hook]) -> Arrays:
         """Run the module; copies of its activations pass the tap."""
-
-        def pass_on(name: str, value: Tensor) -> Tensor | None:
-            replacement = tap(name, pooled(name, to_numpy(value)))
-            return None if replacement is None else self.tensor(unpooled(replacement, value.ndim))
-
         self.set_mode(train)
         with self.put_back(train):
-            self.forward(self.tensor(images), pass_on, hooks)
+            self.forward(self.tensor(images), self.array_tap(tap), hooks)
             return self.running_statistics() if train else {}
 
     def set_mode(self, train: bool) -> None:
@@ -150,13 +145,8 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
         inputs = self.tensor(images).requires_grad_()
         self.set_mode(train)
 
-        def straight_through(name: str, value: Tensor) -> Tensor | None:
-            if activations is None or name == "logits":
-                return None
-            return self.tensor(activations[name]).view_as(value) + (value - value.detach())
-
         with torch.enable_grad(), self.put_back(train):
-            logits = self.forward(inputs, straight_through, self.hooks if activations is not None else [])
+            logits = self.forward(inputs, *self.replacing(activations))
             value = training.loss(logits, self.on_device(labels), recipe)
             if not value.requires_grad:
                 raise Unfit("its logits carry no gradient: a torch.no_grad(), detach() or frozen input is on the way")
