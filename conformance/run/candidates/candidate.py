@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -65,7 +66,6 @@ class ModelCandidate(BlueprintAdapter):
     naming: Naming
 
     def __init__(self, model: Any, options: Options) -> None:
-        super().__init__()
         self.module, self.options = model, options
         self.cannot: dict[str, str] = {}
         self.not_shown: dict[str, str] = {}
@@ -182,10 +182,14 @@ class ModelCandidate(BlueprintAdapter):
 
         return straight_through, self.hooks
 
-    def forward_failed(self, error: Exception, shape: Sequence[int]) -> Unfit:
-        """Say that the forward pass raised an error."""
+    @contextmanager
+    def running(self, shape: Sequence[int]) -> Iterator[None]:
+        """Say of an error that the forward pass, which is run inside on images of a shape, raised it."""
         other = "NHWC" if self.framework == "torch" else "NCHW"
-        return forward_failed(error, shape, "" if self.options.layout else other)
+        try:
+            yield
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise forward_failed(error, shape, "" if self.options.layout else other) from error
 
 
 def forward_failed(error: Exception, shape: Sequence[int], other: str) -> Unfit:

@@ -26,6 +26,7 @@ from conformance.run.candidates.survey import Survey
 from conformance.run.capabilities import Arrays, ArrayTap, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.flax import training
+from impls.paths import follow, put
 from impls.recipe import Recipe
 from weights_convert import TrainingState
 
@@ -171,11 +172,8 @@ class LinenCandidate(FlaxCandidate):
             return call(*args, **kwargs)
 
         mutable = [name for name in variables if name != "params"] if train else False
-        with linen.intercept_methods(intercept):
-            try:
-                returned = self.module.apply(variables, images, mutable=mutable, **self.mode(train))
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise self.forward_failed(error, images.shape) from error
+        with linen.intercept_methods(intercept), self.running(images.shape):
+            returned = self.module.apply(variables, images, mutable=mutable, **self.mode(train))
         output, updated = returned if train else (returned, {})
         return self.logits(output, tap), updated
 
@@ -255,11 +253,9 @@ class NnxCandidate(FlaxCandidate):
 
     def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set variables, all of them in the precision asked for."""
-        pairs = nnx.to_flat_state(nnx.state(self.module, (nnx.Param, nnx.BatchStat)))
-        for path, variable in pairs:
-            array = arrays.get(".".join(map(str, path)), variable[...])
-            own = descend(self.module, path)
-            own.set_value(jnp.asarray(array, self.precision))
+        for path, variable in by_path(self.module).items():
+            array = arrays.get(path, variable[...])
+            follow(self.module, path).set_value(jnp.asarray(array, self.precision))
 
     def layer_paths(self) -> Collection[str]:
         """Paths of all modules."""
@@ -268,11 +264,8 @@ class NnxCandidate(FlaxCandidate):
     def call(self, module: Any, images: jax.Array, train: bool, tap: ValueTap, hooks: Sequence[Hook]) -> jax.Array:
         """Run a module of this structure; its activations pass the tap, and its logits."""
         (module.train if train else module.eval)()
-        with tapped(module, tap, hooks):
-            try:
-                returned = module(images, **self.mode(train))
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise self.forward_failed(error, images.shape) from error
+        with tapped(module, tap, hooks), self.running(images.shape):
+            returned = module(images, **self.mode(train))
         return self.logits(returned, tap)
 
     def run(self, images: np.ndarray, train: bool, tap: ArrayTap, hooks: Sequence[Hook]) -> Arrays:
@@ -346,31 +339,14 @@ def tapped(module: Any, tap: ValueTap, hooks: Sequence[Hook]) -> Iterator[None]:
     """Let activations of an NNX module pass a tap, by layers that stand in for others; the innermost first."""
     replaced = []
     for hook in sorted(hooks, key=lambda hook: -hook.path.count(".")):
-        *owner, step = hook.path.split(".")
-        parent = descend(module, owner)
-        layer = descend(parent, [step])
-        replaced.append((parent, step, layer))
-        put_child(parent, step, Tapped(layer, hook, tap))
+        layer = follow(module, hook.path)
+        replaced.append((hook.path, layer))
+        put(module, hook.path, Tapped(layer, hook, tap))
     try:
         yield
     finally:
-        for parent, step, layer in reversed(replaced):
-            put_child(parent, step, layer)
-
-
-def descend(module: Any, path: Sequence[Any]) -> Any:
-    """Return what is at a path of attributes and indices."""
-    for step in map(str, path):
-        module = module[int(step)] if step.isdigit() else getattr(module, step)
-    return module
-
-
-def put_child(parent: Any, step: str, child: Any) -> None:
-    """Set an attribute or an item."""
-    if step.isdigit():
-        parent[int(step)] = child
-    else:
-        setattr(parent, step, child)
+        for path, layer in reversed(replaced):
+            put(module, path, layer)
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -138,11 +138,8 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
 
     def forward(self, images: Any, train: bool, tap: ValueTap, hooks: Sequence[Hook]) -> Any:
         """Run the model on images in its own layout; its activations pass the tap, and its logits."""
-        try:
-            with self.tapped(tap, hooks):
-                returned = self.module(images, training=train)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise self.forward_failed(error, images.shape) from error
+        with self.running(images.shape), self.tapped(tap, hooks):
+            returned = self.module(images, training=train)
         logits = select_output(returned, self.options.output, keras.ops.is_tensor)
         tap(self.output_name, logits)
         return logits

@@ -124,9 +124,8 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
         laid_out = images.permute(0, 2, 3, 1) if self.options.layout == "NHWC" else images
         handles = [attach(hook, self.inner.get_submodule(hook.path), tap) for hook in hooks]
         try:
-            returned = self.module(laid_out)
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise self.forward_failed(error, laid_out.shape) from error
+            with self.running(laid_out.shape):
+                returned = self.module(laid_out)
         finally:
             for handle in handles:
                 handle.remove()
