@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
 from conformance.identify.curve import rounded, sigmoid
-from conformance.identify.fact import PREDICTED, Fact, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Exam, Fact, number
 from conformance.identify.link import Array, Arrays, Link
 from impls.config import ResNetConfig
 
@@ -48,31 +48,26 @@ HEADS: dict[str, tuple[str, str, Head]] = {
 """Functions that may stand around a classifier: words, the catalogue's row, and the function."""
 
 
-def identify_head(link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays) -> Fact | None:
+def identify_head(exam: Exam) -> Fact | None:
     """Recognise a classifier that is the right one with something around it; None if it is not."""
-    weight, bias = arrays["fc.weight"], arrays["fc.bias"]
-    heads = {**HEADS, **_scaled(asked, answers, weight, bias)}
+    weight, bias = exam.arrays["fc.weight"], exam.arrays["fc.bias"]
+    heads = {**HEADS, **_scaled(exam.asked["kernel"] @ weight.T + bias, exam.answers["kernel"])}
     for name, (words, fault, head) in heads.items():
         with np.errstate(all="ignore"):
-            errors = [relative_error(head(asked[part], weight, bias), answers[part]) for part in ("kernel", "held-out")]
-        if max(errors) <= PREDICTED:
+            error = max(exam.error(lambda x, head=head: head(x, weight, bias), part) for part in ("kernel", "held-out"))
+        if error <= PREDICTED:
 
             def law(
                 other: Link, inputs: Arrays, own: Arrays, config: ResNetConfig, train: bool, head: Head = head
             ) -> Array:
                 return head(inputs[other.inputs[0]], own["fc.weight"], own["fc.bias"])
 
-            return Fact(
-                link.name, link.kind, words, {"around it": name}, {"around it": "nothing"}, max(errors), fault, law
-            )
+            return exam.fact([Difference("around it", name, "nothing", words, fault)], error, law)
     return None
 
 
-def _scaled(
-    asked: Mapping[str, Array], answers: Mapping[str, Array], weight: Array, bias: Array
-) -> dict[str, tuple[str, str, Head]]:
+def _scaled(expected: Array, output: Array) -> dict[str, tuple[str, str, Head]]:
     """Return logits times a factor, which is estimated, unless it is one."""
-    expected, output = asked["kernel"] @ weight.T + bias, answers["kernel"]
     if expected.shape != output.shape:
         return {}
     factor = rounded(float((expected * output).sum() / (expected**2).sum()))

@@ -11,7 +11,7 @@ import numpy as np
 from conformance.identify.classifier import identify_head
 from conformance.identify.convolution_questions import MARGIN, expected_geometry
 from conformance.identify.curve import GRID, NONE, RELU, Curve, find_curve
-from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, fact_of, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Exam, Fact, NotIdentified, number, relative_error
 from conformance.identify.geometry import Axis, Geometry, measure_geometry, solve
 from conformance.identify.image import AS_THEY_ARE, CHANGES, MOVES, Change, colour_differences
 from conformance.identify.kernel import Recognised, recognise, recognise_bias
@@ -209,29 +209,31 @@ def _parts(x: Array) -> Iterator[tuple[Array, Array]]:
             yield channels, np.flatnonzero(live[:, channels[0]])
 
 
-def identify(
-    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig
-) -> Fact:
+def identify(exam: Exam) -> Fact:
     """Measure a convolution or the classifier, and say in which properties it is not the expected one.
 
     Raises:
         NotIdentified: If it cannot be measured, or the measured one does not predict the held-out probe.
     """
-    if link.kind == "classifier" and (head := identify_head(link, asked, answers, arrays)):
+    link, asked, answers, arrays = exam.link, exam.asked, exam.answers, exam.arrays
+    if link.kind == "classifier" and (head := identify_head(exam)):
         return head
     expected = as_kernel(arrays[f"{link.layer}.weight"])
     found = measure_moved(link, asked, answers, expected) or measure(link, asked, answers, expected)
-    error = relative_error(found(as_maps(asked["held-out"])), as_maps(answers["held-out"]))
     colours = (
         colour_differences(found.weight, expected, found.added and found.added[0]) if link.inputs == (IMAGES,) else None
     )
     kernel = None
     if colours is None and not _same(found.weight, expected):
         kernel = recognise(found.weight, expected, arrays, link.layer)
-    differences = [*_differences(link, found, expected, kernel, arrays, colours)]
-    if not differences:
-        raise NotIdentified("computes what is expected, as far as probes show")
-    return make_fact(link, found, kernel, differences, error, arrays)
+
+    def law(other: Link, inputs: Arrays, weights: Arrays, config: ResNetConfig, train: bool) -> Array:
+        x = as_maps(inputs[other.inputs[0]])
+        y = found(x) if other.name == link.name else _at_another(found, kernel, link, other, x, weights)
+        return y[:, :, 0, 0] if inputs[other.inputs[0]].ndim == 2 else y
+
+    error = relative_error(found(as_maps(asked["held-out"])), as_maps(answers["held-out"]))
+    return exam.fact([*_differences(link, found, expected, kernel, arrays, colours)], error, law)
 
 
 def as_kernel(weight: Array) -> Array:
@@ -331,24 +333,6 @@ def _padding_words(axis: Axis) -> str:
     if axis.before == "same":
         return "as TensorFlow's SAME"
     return str(axis.before) if axis.before == axis.after else f"{axis.before} before and {axis.after} behind"
-
-
-def make_fact(
-    link: Link,
-    found: MeasuredConvolution,
-    kernel: Recognised | None,
-    differences: list[Difference],
-    error: float,
-    arrays: Arrays,
-) -> Fact:
-    """Make the fact of some differences, executable at other convolutions where its kernel is a change of theirs."""
-
-    def law(other: Link, inputs: Arrays, weights: Arrays, config: ResNetConfig, train: bool) -> Array:
-        x = as_maps(inputs[other.inputs[0]])
-        y = found(x) if other.name == link.name else _at_another(found, kernel, link, other, x, weights)
-        return y[:, :, 0, 0] if inputs[other.inputs[0]].ndim == 2 else y
-
-    return fact_of(link.name, link.kind, differences, error, law)
 
 
 def _at_another(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.cases.case import Mode
 from conformance.identify.link import Array, Arrays, Link, links
 from impls.config import ResNetConfig
 
@@ -121,6 +122,46 @@ class Difference:
     expected: Any
     words: str = ""
     fault: str = ""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A link with what it was asked and what it answered, from which facts are made.
+
+    Attributes:
+        link: The link.
+        asked: Part of the measurement to the link's input; of a sum, to its inputs by name.
+        answers: The outputs, by the same parts.
+        arrays: Canonical arrays of the network, in float64.
+        config: The network.
+        mode: The mode in which it was asked.
+    """
+
+    link: Link
+    asked: Mapping[str, Any]
+    answers: Mapping[str, Array]
+    arrays: Arrays
+    config: ResNetConfig
+    mode: Mode = "inference"
+
+    def error(self, compute: Callable[..., Array], part: str = "held-out") -> float:
+        """Return the relative L2 error with which a function of the input gives the output, of the held-out probe."""
+        return relative_error(compute(self.asked[part]), self.answers[part])
+
+    def fact(self, differences: Sequence[Difference], error: float = np.inf, law: Law | None = None) -> Fact:
+        """Make a fact of the properties in which the link differs; of one, its row of the catalogue is the fact's.
+
+        Raises:
+            NotIdentified: If there are none.
+        """
+        if not differences:
+            raise NotIdentified("computes what is expected, as far as probes show")
+        return fact_of(self.link.name, self.link.kind, differences, error, law, self.mode)
+
+
+def law_of(compute: Callable[[Array], Array]) -> Law:
+    """Make the law of a link that is a function of its one input."""
+    return lambda link, inputs, *rest: compute(inputs[link.inputs[0]])
 
 
 def fact_of(

@@ -16,7 +16,7 @@ from conformance.cases.case import MODES, Mode
 from conformance.cases.probe import Probe, Probed
 from conformance.identify import convolution, norm, pool, total
 from conformance.identify.convolution import TooFewSamples
-from conformance.identify.fact import Fact, NotIdentified, Unidentified, group_words, relative_error
+from conformance.identify.fact import Difference, Exam, Fact, NotIdentified, Unidentified, group_words, relative_error
 from conformance.identify.geometry import Geometry
 from conformance.identify.link import Array, Arrays, Kind, Link, expected_output, links
 from conformance.identify.precision import NEAR, format_of
@@ -232,49 +232,40 @@ def measure(
     Raises:
         NotIdentified: If the probes could not run, or tell nothing.
     """
-    outputs: dict[str, dict[str, Array]] = {
-        mode: _outputs(link, asked, answers, mode) for mode in (MODES if link.kind == "norm" else modes[:1])
-    }
-    for mode, each in outputs.items():
-        if rounded_fact := identify_rounding(link, asked, each, arrays, config, mode):
-            return [replace(rounded_fact, mode="" if len(modes) == len(MODES) else mode)]
-        if random_fact := identify_randomness(link, each):
-            return [replace(random_fact, mode="" if len(modes) == len(MODES) else mode)]
-    if link.kind == "norm":
-        (name,) = link.inputs
-        return norm.identify(link, {part: inputs[name] for part, inputs in asked.items()}, outputs, arrays, config)
-    (mode,) = outputs
-    if link.kind == "sum":
-        fact = total.identify(link, asked, outputs[mode])
-    else:
-        (name,) = link.inputs
-        single = {part: inputs[name] for part, inputs in asked.items()}
-        fact = SINGLE[link.kind](link, single, outputs[mode], arrays, config)
-    return [replace(fact, mode="" if len(modes) == len(MODES) else mode)]
+    single = asked if link.kind == "sum" else {part: inputs[link.inputs[0]] for part, inputs in asked.items()}
+    exams = [
+        Exam(link, single, _outputs(link, asked, answers, mode), arrays, config, mode)
+        for mode in (MODES if link.kind == "norm" else modes[:1])
+    ]
+    facts = [fact for exam in exams for fact in (identify_rounding(exam), identify_randomness(exam)) if fact][:1]
+    if link.kind == "norm" and not facts:
+        return norm.identify(exams)
+    fact = facts[0] if facts else IDENTIFY[link.kind](exams[0])
+    return [replace(fact, mode="" if len(modes) == len(MODES) else fact.mode)]
 
 
-SINGLE: dict[Kind, Callable[[Link, Mapping[str, Array], Mapping[str, Array], Arrays, ResNetConfig], Fact]] = {
+IDENTIFY: dict[Kind, Callable[[Exam], Fact]] = {
     "convolution": convolution.identify,
     "classifier": convolution.identify,
+    "sum": total.identify,
     "stem pool": pool.identify_stem,
     "head pool": pool.identify_head,
 }
-"""The function that makes a fact of the answers of a link with one input, by kind."""
+"""The function that makes a fact of the answers of a link in one mode, by kind."""
 
 
-def identify_rounding(
-    link: Link, asked: Asked, outputs: Mapping[str, Array], arrays: Arrays, config: ResNetConfig, mode: str
-) -> Fact | None:
+def identify_rounding(exam: Exam) -> Fact | None:
     """Recognise a layer that computes what it should in fewer digits; None if it does not."""
-    output = outputs["held-out"]
+    link, inputs, output = exam.link, exam.asked["held-out"], exam.answers["held-out"]
     name = format_of(output)
     if not name or not output.any():
         return None
-    expected = expected_output(link, asked["held-out"], arrays, config, mode == "train")
+    named = inputs if link.kind == "sum" else {link.inputs[0]: inputs}
+    expected = expected_output(link, named, exam.arrays, exam.config, exam.mode == "train")
     if relative_error(expected, output) > NEAR[name]:
         return None
     words = f"computes in {name}: all of its outputs are numbers of that format; float64 is expected here"
-    return Fact(link.name, link.kind, words, {"format": name}, {"format": "float64"})
+    return exam.fact([Difference("format", name, "float64", words)])
 
 
 def random_facts(
@@ -288,7 +279,8 @@ def random_facts(
     facts = []
     for (kind, modes), names in groups.items():
         outputs = {"held-out": screening.candidate[modes[0]][names[0]], REPEATED: screening.again[modes[0]][names[0]]}
-        fact = identify_randomness(table[names[0]], outputs)
+        exam = Exam(table[names[0]], {}, outputs, screening.arrays, screening.config)
+        fact = identify_randomness(exam)
         if fact is not None:
             mode = "" if len(modes) == len(MODES) else modes[0]
             subject = group_words(names, screening.config)
@@ -296,9 +288,9 @@ def random_facts(
     return facts
 
 
-def identify_randomness(link: Link, outputs: Mapping[str, Array]) -> Fact | None:
+def identify_randomness(exam: Exam) -> Fact | None:
     """Recognise a layer that answers the same question in two ways; None if it does not."""
-    first, again = outputs["held-out"], outputs[REPEATED]
+    first, again = exam.answers["held-out"], exam.answers[REPEATED]
     if first.shape != again.shape or np.array_equal(first, again):
         return None
     images = [np.array_equal(one, other) for one, other in zip(first, again, strict=True)]
@@ -306,7 +298,7 @@ def identify_randomness(link: Link, outputs: Mapping[str, Array]) -> Fact | None
     if any(images):
         words = f"is random: the same input gives another output in {images.count(False)} of {len(images)} images"
         words += ", as with stochastic depth"
-    return Fact(link.name, link.kind, words, {"random": True}, {"random": False})
+    return exam.fact([Difference("random", True, False, words)])
 
 
 def _outputs(link: Link, asked: Asked, answers: Mapping[str, Probed], mode: str) -> dict[str, Array]:

@@ -6,14 +6,14 @@ the same eps in all channels, and predicts factor and offset to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from conformance.identify.curve import rounded
-from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, fact_of, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Exam, Fact, NotIdentified, number, relative_error
 from conformance.identify.link import Array, Arrays, Link
 from conformance.identify.norm_formula import (
     DENOMINATORS,
@@ -30,6 +30,9 @@ from impls.config import ResNetConfig
 BATCH, SIDES = 6, (5, 7)
 """Images, and height and width, of the probes of norms."""
 
+NormFunction = Callable[[Array, str, Arrays], Array]
+"""Takes a map, the norm's path and the arrays to the output."""
+
 FITS = 1e-11
 """Largest relative L2 error with which a formula gives the measured factors, to count: divisions amplify rounding."""
 
@@ -45,69 +48,49 @@ def questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
     return asked
 
 
-def identify(
-    link: Link,
-    asked: Mapping[str, Array],
-    answers: Mapping[str, Mapping[str, Array]],
-    arrays: Arrays,
-    config: ResNetConfig,
-) -> list[Fact]:
+def identify(exams: Sequence[Exam]) -> list[Fact]:
     """Measure a norm in each mode and say where it is not the expected one: a fact for both modes, or for each.
 
     Args:
-        link: The norm.
-        asked: What `questions` returned.
-        answers: Mode to the outputs, by the same names.
-        arrays: Canonical arrays.
-        config: The network.
+        exams: Of each mode, inference mode first.
 
     Raises:
         NotIdentified: If no formula explains the outputs.
     """
     facts = []
     running: tuple[Formula, list[Difference]] | None = None
-    for mode, outputs in answers.items():
-        special = find_special(link, asked, outputs, arrays, config, mode)
+    for exam in exams:
+        special = find_special(exam)
         if special is not None:
             facts.append(special)
             continue
-        formula = find_formula(link, asked, outputs, arrays, config, mode)
-        error = relative_error(formula(asked["held-out"], link.layer, arrays), outputs["held-out"])
-        differences = [*_differences(formula, config, mode)]
-        if mode == "inference":
+        formula = find_formula(exam)
+        differences = [*_differences(formula, exam.config, exam.mode)]
+        if exam.mode == "inference":
             running = formula, differences
         elif differences and running and running[0].statistics == "running":
             carried = replace(running[0], statistics="batch")  # one cause, of which this mode shows a part
-            if predicts(carried, link, asked, outputs, arrays):
+            if error_of(carried, exam) <= PREDICTED:
                 differences = running[1]
         if differences:
-            facts.append(_make_fact(link, formula, differences, error, mode))
+            elsewhere = not (formula.owner or formula.lender)
+            facts.append(_norm_fact(exam, formula, differences, error_of(formula, exam), elsewhere))
     if not facts:
         raise NotIdentified("computes what is expected, as far as probes show")
-    return merge(facts, len(answers))
+    return merge(facts, len(exams))
 
 
-def find_special(
-    link: Link,
-    asked: Mapping[str, Array],
-    outputs: Mapping[str, Array],
-    arrays: Arrays,
-    config: ResNetConfig,
-    mode: str,
-) -> Fact | None:
+def find_special(exam: Exam) -> Fact | None:
     """Recognise a norm that is missing, applied twice, or the right one times a factor; None if it is none of these."""
-    right = Formula(expected_statistics(mode), eps=config.norm_eps)
+    right = Formula(expected_statistics(exam.mode), eps=exam.config.norm_eps)
     for name, (words, fault, function) in SPECIAL.items():
-        factor = 1.0
-        if "{factor}" in words:
-            factor = _factor(function, right, asked["first"], outputs["first"], link.layer, arrays)
+        factor = _factor(function, right, exam) if "{factor}" in words else 1.0
         compute = partial(_special, function, right, factor)
-        errors = [relative_error(compute(asked[part], link.layer, arrays), outputs[part]) for part in asked]
+        errors = [error_of(compute, exam, part) for part in exam.asked]
         trivial = "{factor}" in words and (factor == 0 or abs(factor - 1) < FITS)
         if not trivial and max(errors) <= PREDICTED:
             said = words.replace("{factor}", number(factor))
-            difference = Difference(name, factor, 1.0, said, fault)
-            return _norm_fact(link, compute, [difference], errors[-1], mode)
+            return _norm_fact(exam, compute, [Difference(name, factor, 1.0, said, fault)], errors[-1])
     return None
 
 
@@ -134,41 +117,32 @@ def expected_statistics(mode: str) -> str:
     return "batch" if mode == "train" else "running"
 
 
-def find_formula(
-    link: Link,
-    asked: Mapping[str, Array],
-    outputs: Mapping[str, Array],
-    arrays: Arrays,
-    config: ResNetConfig,
-    mode: str,
-) -> Formula:
+def find_formula(exam: Exam) -> Formula:
     """Find the formula that a norm's outputs follow: it is made from the first probe and must predict the second.
 
     Raises:
         NotIdentified: If none of the known ones does.
     """
-    expected = expected_statistics(mode)
+    link, arrays, expected = exam.link, exam.arrays, expected_statistics(exam.mode)
     for before, after in ((False, False), (False, True), (True, False), (True, True)):
-        x = np.maximum(asked["first"], 0) if before else asked["first"]
-        factor, offset = fit_channels(x, outputs["first"], after)
+        x = np.maximum(exam.asked["first"], 0) if before else exam.asked["first"]
+        factor, offset = fit_channels(x, exam.answers["first"], after)
         if factor is None or offset is None:
             continue
         for formula in factor_formulas(link, expected, arrays):
             own = formula.arrays(link.layer, arrays)
-            for eps in fitting_eps(formula, x, factor, own, config):
+            for eps in fitting_eps(formula, x, factor, own, exam.config):
                 for whole in offset_formulas(formula, expected):
                     candidate = replace(whole, eps=eps, before=before, after=after)
-                    if _gives_offset(candidate, x, offset, own) and predicts(candidate, link, asked, outputs, arrays):
+                    if _gives_offset(candidate, x, offset, own) and error_of(candidate, exam) <= PREDICTED:
                         return candidate
         raise NotIdentified(_affine_words(factor))
     raise NotIdentified("does not multiply and shift the numbers of a channel, not even image by image")
 
 
-def predicts(
-    formula: Formula, link: Link, asked: Mapping[str, Array], outputs: Mapping[str, Array], arrays: Arrays
-) -> bool:
-    """Tell whether a formula predicts the probe that it was not made from."""
-    return relative_error(formula(asked["held-out"], link.layer, arrays), outputs["held-out"]) <= PREDICTED
+def error_of(compute: NormFunction, exam: Exam, part: str = "held-out") -> float:
+    """Return the relative L2 error with which a function of a norm gives its outputs, of the held-out probe."""
+    return exam.error(lambda x: compute(x, exam.link.layer, exam.arrays), part)
 
 
 def _affine_words(factor: Array) -> str:
@@ -389,10 +363,11 @@ def _shift(y: Array, path: str, arrays: Arrays) -> Array:
     return np.broadcast_to(per_channel(np.asarray(arrays[f"{path}.bias"], np.float64)), y.shape)
 
 
-def _factor(function: Special, right: Formula, x: Array, y: Array, path: str, arrays: Arrays) -> float:
+def _factor(function: Special, right: Formula, exam: Exam) -> float:
     """Estimate the factor in which a function is linear."""
-    zero = function(right, x, path, arrays, 0.0)
-    slope = function(right, x, path, arrays, 1.0) - zero
+    x, y = exam.asked["first"], exam.answers["first"]
+    zero = function(right, x, exam.link.layer, exam.arrays, 0.0)
+    slope = function(right, x, exam.link.layer, exam.arrays, 1.0) - zero
     size = float((slope**2).sum())
     return rounded(float(((y - zero) * slope).sum()) / size) if y.shape == x.shape and size else 0.0
 
@@ -401,23 +376,14 @@ def _special(function: Special, right: Formula, factor: float, x: Array, path: s
     return function(right, x, path, arrays, factor)
 
 
-def _make_fact(link: Link, formula: Formula, differences: list[Difference], error: float, mode: str) -> Fact:
-    return _norm_fact(link, formula, differences, error, mode, elsewhere=not (formula.owner or formula.lender))
-
-
 def _norm_fact(
-    link: Link,
-    compute: Callable[[Array, str, Arrays], Array],
-    differences: list[Difference],
-    error: float,
-    mode: str,
-    elsewhere: bool = True,
+    exam: Exam, compute: NormFunction, differences: list[Difference], error: float, elsewhere: bool = True
 ) -> Fact:
     """Make a fact of a norm; `elsewhere` tells whether it may be true of another norm, too."""
 
     def law(other: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, train: bool) -> Array:
-        if not elsewhere and other.name != link.name:
+        if not elsewhere and other.name != exam.link.name:
             raise NotIdentified("uses the arrays of one certain norm")
         return compute(inputs[other.inputs[0]], other.layer, arrays)
 
-    return fact_of(link.name, link.kind, differences, error, law, mode)
+    return exam.fact(differences, error, law)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from conformance.identify.curve import CURVES, NONE, RELU, Curve, leaky, rounded
-from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, fact_of, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Exam, Fact, NotIdentified, law_of, number, relative_error
 from conformance.identify.geometry import Axis, likely_strides, solve
 from conformance.identify.kernel import assignment
-from conformance.identify.link import Array, Arrays, Link
+from conformance.identify.link import Array, Link
 from impls.config import ResNetConfig
-
-CHANNELS = 64
-"""Largest number of channels of a pool's probe that are noise; the others repeat them."""
 
 HEAD_SIDES = (7, 7)
 """Height and width of the map of the head's pool."""
@@ -88,25 +86,23 @@ def stem_questions(link: Link, random: np.random.Generator) -> dict[str, Array]:
     return {name: random.normal(-1.5, 3.0, (2, channels, *pair)) for name, pair in sides.items()}
 
 
-def identify_stem(
-    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig
-) -> Fact:
+def identify_stem(exam: Exam) -> Fact:
     """Recognise the stem's activation and pool.
 
     Raises:
         NotIdentified: If it is none of the known ones.
     """
-    for pool in _stem_pools(asked, answers, config):
+    for pool in _stem_pools(exam.asked, exam.answers):
         try:
-            right = all(relative_error(pool(asked[name]), answers[name]) <= PREDICTED for name in ("even", "odd"))
+            right = all(exam.error(pool, part) <= PREDICTED for part in ("even", "odd"))
         except ValueError:
             continue
         if right:
-            return _stem_fact(link, pool, relative_error(pool(asked["held-out"]), answers["held-out"]), config)
+            return _stem_fact(exam, pool)
     raise NotIdentified("is no pool of a known kind behind a known activation")
 
 
-def _stem_pools(asked: Mapping[str, Array], answers: Mapping[str, Array], config: ResNetConfig) -> Iterator[StemPool]:
+def _stem_pools(asked: Mapping[str, Array], answers: Mapping[str, Array]) -> Iterator[StemPool]:
     """Yield pools that give the right size; each is first tried on one channel."""
     x, y = asked["even"][:1, :1], answers["even"][:1, :1]
     if answers["even"].shape[1] != asked["even"].shape[1]:
@@ -142,9 +138,10 @@ def _leaky(plain: StemPool, asked: Mapping[str, Array], answers: Mapping[str, Ar
                 yield leaky(rounded(slope))
 
 
-def _stem_fact(link: Link, pool: StemPool, error: float, config: ResNetConfig) -> Fact:
-    pad: int | str = "same" if config.same_padding else 1
+def _stem_fact(exam: Exam, pool: StemPool) -> Fact:
+    pad: int | str = "same" if exam.config.same_padding else 1
     differences = []
+    error = exam.error(pool)
     if error > PREDICTED:
         raise NotIdentified(f"pools small maps as {REDUCTIONS[pool.reduction][2]} would, and others not")
     if pool.curve is not RELU and not (pool.curve is NONE and pool.after is RELU):
@@ -174,11 +171,9 @@ def _stem_fact(link: Link, pool: StemPool, error: float, config: ResNetConfig) -
         words = f"takes {' of '.join(measured) if len(measured) == 2 else _clause(measured[0])}"
         words += f"; {' of '.join(wanted) if len(wanted) == 2 else _clause(wanted[0])} is expected"
         differences.append(
-            Difference("pool", " of ".join(measured), " of ".join(wanted), words, _pool_fault(pool, config))
+            Difference("pool", " of ".join(measured), " of ".join(wanted), words, _pool_fault(pool, exam.config))
         )
-    if not differences:
-        raise NotIdentified("computes what is expected, as far as probes show")
-    return fact_of(link.name, link.kind, differences, error, lambda other, inputs, *rest: pool(inputs[other.inputs[0]]))
+    return exam.fact(differences, error, law_of(pool))
 
 
 def _clause(words: str) -> str:
@@ -236,14 +231,13 @@ HEAD_POOLS: dict[str, tuple[Callable[[Array], Array], str]] = {
 """Functions that a head may apply to a map, in words, and the catalogue's row."""
 
 
-def identify_head(
-    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], arrays: Arrays, config: ResNetConfig
-) -> Fact:
+def identify_head(exam: Exam) -> Fact:
     """Recognise the head's pool, or measure the weight of each pixel of the map.
 
     Raises:
         NotIdentified: If it is none of the known ones, and no weighted sum of the pixels.
     """
+    asked, answers = exam.asked, exam.answers
     usual = USUAL if answers["first"].size != np.prod(asked["first"].shape[:2]) else ""
     x, y = asked[f"first{usual}"], answers[f"first{usual}"]
     y = y.reshape(len(y), -1)
@@ -253,7 +247,8 @@ def identify_head(
         order = assignment(y.T, expected.T) if y.shape == expected.shape else None
         if order is None:
             continue
-        error = relative_error(compute(other)[:, order], held_out)
+        whole = partial(_in_order, compute, order)
+        error = relative_error(whole(other), held_out)
         differences = []
         if name != "mean":
             words = f"takes the {name} of the map; the mean is expected"
@@ -262,17 +257,15 @@ def identify_head(
             words = "its features are in another order"
             differences.append(Difference("order of features", "permuted", "its own", words))
         if error <= PREDICTED and differences:
-            return fact_of(
-                link.name,
-                link.kind,
-                differences,
-                error,
-                lambda other, inputs, *rest, c=compute, o=order: c(inputs[other.inputs[0]])[:, o],
-            )
-    return _weighted(link, x, y, other, held_out)
+            return exam.fact(differences, error, law_of(whole))
+    return _weighted(exam, x, y, other, held_out)
 
 
-def _weighted(link: Link, x: Array, y: Array, held_out: Array, answer: Array) -> Fact:
+def _in_order(compute: Callable[[Array], Array], order: Array, x: Array) -> Array:
+    return compute(x)[:, order]
+
+
+def _weighted(exam: Exam, x: Array, y: Array, held_out: Array, answer: Array) -> Fact:
     """Measure the weight of each pixel of the map.
 
     Raises:
@@ -291,14 +284,8 @@ def _weighted(link: Link, x: Array, y: Array, held_out: Array, answer: Array) ->
     if same and live.all():
         factor = float(weights[0] * pixels)
         words = f"takes {number(factor)} times the mean of the map; the mean is expected"
-        return fact_of(
-            link.name,
-            link.kind,
-            [Difference("pool", factor, 1.0, words)],
-            error,
-            lambda other, inputs, *rest: factor * inputs[other.inputs[0]].mean((2, 3)),
-        )
+        return exam.fact([Difference("pool", factor, 1.0, words)], error, law_of(lambda x: factor * x.mean((2, 3))))
     words = f"weighs {int(live.sum())} of the {pixels} pixels of a {x.shape[2]}x{x.shape[3]} map"
     words += f", each by {number(float(weights[weights != 0][0]))}" if same else ", each differently"
     words += f"; all of them by {number(1 / pixels)} are expected"
-    return fact_of(link.name, link.kind, [Difference("pool", int(live.sum()), pixels, words)], error, None)
+    return exam.fact([Difference("pool", int(live.sum()), pixels, words)], error)

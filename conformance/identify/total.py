@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 
 from conformance.identify.curve import CURVES, NONE, RELU, Curve, leaky, rounded
-from conformance.identify.fact import PREDICTED, Difference, Fact, NotIdentified, fact_of, number, relative_error
+from conformance.identify.fact import PREDICTED, Difference, Exam, Fact, Law, NotIdentified, number, relative_error
 from conformance.identify.geometry import solve
 from conformance.identify.kernel import describe_order
 from conformance.identify.link import Array, Arrays, Link
@@ -85,14 +85,12 @@ def measure(asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Arra
     raise NotIdentified("is no weighted sum of the activations of its block behind a known activation")
 
 
-def describe_scaled_branch(
-    link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]
-) -> Difference | None:
+def describe_scaled_branch(exam: Exam) -> Difference | None:
     """Recognise a branch that is weighed anew for each image or channel, behind which a ReLU stands; None if it is not.
 
     Where the sum is above zero, each image and channel tells the weight of its branch and of its shortcut.
     """
-    inputs, y = [asked["first"].get(name) for name in link.inputs], answers["first"]
+    inputs, y = [exam.asked["first"].get(name) for name in exam.link.inputs], exam.answers["first"]
     if any(x is None or x.shape != y.shape for x in inputs):
         return None
     branch, shortcut = (np.asarray(x) for x in inputs)
@@ -118,14 +116,12 @@ def describe_scaled_branch(
     return Difference("weight of the branch", "per image and channel", 1.0, f"{words}, as squeeze-and-excitation does")
 
 
-def identify_permuted(
-    link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]
-) -> Fact | None:
+def identify_permuted(exam: Exam) -> Fact | None:
     """Recognise a sum behind a ReLU whose branch or shortcut has its channels in another order; None if it is none."""
-    before = RELU if link.after_relu else NONE
+    before = RELU if exam.link.after_relu else NONE
     for moved, kept in ((1, 0), (0, 1)):
-        names, y = link.inputs, answers["first"]
-        inputs = [asked["first"].get(name) for name in names]
+        y = exam.answers["first"]
+        inputs = [exam.asked["first"].get(name) for name in exam.link.inputs]
         if any(x is None or x.shape != y.shape for x in inputs):
             return None
         left = [before(np.asarray(inputs[0])), np.asarray(inputs[1])]
@@ -133,19 +129,14 @@ def identify_permuted(
         if order is None:
             continue
         compute = partial(_permuted_sum, before, order, moved)
-        if relative_error(compute(asked["held-out"], names), answers["held-out"]) <= PREDICTED:
+        if exam.error(lambda values, c=compute: c(values, exam.link.inputs)) <= PREDICTED:
             role = ("branch", "shortcut")[moved]
             words, name, _ = describe_order(order, role)
             said = words.replace(f"its {role} channels", f"the channels of its {role}").replace(
                 f" {role} channels", f" channels of its {role}"
             )
-            measured = {f"channels of the {role}": name}
-
-            def law(other: Link, values: Arrays, arrays: Arrays, config: object, train: bool, compute=compute) -> Array:  # type: ignore[no-untyped-def]
-                result: Array = compute(values, other.inputs)
-                return result
-
-            return Fact(link.name, link.kind, said, measured, {f"channels of the {role}": "in order"}, 0.0, law=law)
+            difference = Difference(f"channels of the {role}", name, "in order", said)
+            return exam.fact([difference], 0.0, _law(compute))
     return None
 
 
@@ -174,7 +165,10 @@ def _maximum(inputs: Mapping[str, Array], names: Sequence[str]) -> Array:
     return larger
 
 
-PAIRS: dict[str, Callable[[Mapping[str, Array], Sequence[str]], Array]] = {
+Pair = Callable[[Mapping[str, Array], Sequence[str]], Array]
+"""Takes activations by name, and the names of branch and shortcut, to a sum's output."""
+
+PAIRS: dict[str, Pair] = {
     "the larger of branch and shortcut": _maximum,
     "the absolute value of the sum": lambda inputs, names: np.abs(inputs[names[0]] + inputs[names[1]]),
     "the square of the sum": lambda inputs, names: (inputs[names[0]] + inputs[names[1]]) ** 2,
@@ -260,37 +254,35 @@ def _leaky(terms: tuple[tuple[str, float, Curve], ...], inputs: Mapping[str, Arr
             yield leaky(slope)
 
 
-def identify(link: Link, asked: Mapping[str, Mapping[str, Array]], answers: Mapping[str, Array]) -> Fact:
+def identify(exam: Exam) -> Fact:
     """Measure a sum, and say in which properties it is not the expected one.
 
     Raises:
         NotIdentified: If no weighted sum explains the outputs.
     """
+    link = exam.link
     for words, function in PAIRS.items():
-        if relative_error(function(asked["held-out"], link.inputs), answers["held-out"]) <= PREDICTED:
-            return _pair_fact(link, words, function)
+        if exam.error(lambda values, f=function: f(values, link.inputs)) <= PREDICTED:
+            difference = Difference("sum", words, "sum", f"takes {words}; ReLU of the sum is expected")
+            return exam.fact([difference], 0.0, _law(function))
     try:
-        found, error = measure(asked, answers)
+        found, error = measure(exam.asked, exam.answers)
     except NotIdentified:
-        if permuted := identify_permuted(link, asked, answers):
+        if permuted := identify_permuted(exam):
             return permuted
-        difference = describe_scaled_branch(link, asked, answers)
-        if difference is None:
+        scaled = describe_scaled_branch(exam)
+        if scaled is None:
             raise
-        return Fact(
-            link.name, link.kind, difference.words, {difference.name: difference.measured}, {difference.name: 1.0}
-        )
+        return exam.fact([scaled])
     branch, shortcut = link.inputs
     before = RELU if link.after_relu else NONE
     differences = [*_differences(found, branch, shortcut, before)]
-    if not differences:
-        raise NotIdentified("computes what is expected, as far as probes show")
 
     def law(other: Link, inputs: Arrays, arrays: Arrays, config: object, train: bool) -> Array:
         terms = tuple((_renamed(name, link, other), weight, curve) for name, weight, curve in found.terms)
         return MeasuredSum(terms, found.after)(inputs)
 
-    return replace(fact_of(link.name, link.kind, differences, error, law), fault=_fault(differences))
+    return replace(exam.fact(differences, error, law), fault=_fault(differences))
 
 
 def _fault(differences: Sequence[Difference]) -> str:
@@ -301,12 +293,8 @@ def _fault(differences: Sequence[Difference]) -> str:
     return faults.pop() if len(differences) == 1 else ""
 
 
-def _pair_fact(link: Link, words: str, function: Callable[[Mapping[str, Array], Sequence[str]], Array]) -> Fact:
-    def law(other: Link, inputs: Arrays, arrays: Arrays, config: object, train: bool) -> Array:
-        return function(inputs, other.inputs)
-
-    said = f"takes {words}; ReLU of the sum is expected"
-    return Fact(link.name, link.kind, said, {"sum": words}, {"sum": "sum"}, 0.0, law=law)
+def _law(function: Pair) -> Law:
+    return lambda link, inputs, *rest: function(inputs, link.inputs)
 
 
 def _renamed(name: str, link: Link, other: Link) -> str:

@@ -13,7 +13,7 @@ from conformance.identify import convolution, convolution_questions, norm, pool,
 from conformance.identify.convolution import MeasuredConvolution
 from conformance.identify.convolution_questions import expected_geometry
 from conformance.identify.curve import CURVES, GRID, NONE, RELU, elu, find_curve, leaky
-from conformance.identify.fact import PREDICTED, NotIdentified, relative_error
+from conformance.identify.fact import PREDICTED, Exam, NotIdentified, relative_error
 from conformance.identify.geometry import BORDERS, Axis, Geometry, solve
 from conformance.identify.kernel import REARRANGED, recognise
 from conformance.identify.link import links
@@ -115,7 +115,7 @@ def test_a_classifier_is_recovered(seed):
     arrays = drawn_arrays(random)
     weight, bias = np.roll(arrays["fc.weight"], 1, 0), arrays["fc.bias"]
     asked = convolution_questions.questions(link, random)
-    fact = convolution.identify(link, asked, answered(lambda x: x @ weight.T + bias, asked), arrays, CONFIG)
+    fact = convolution.identify(Exam(link, asked, answered(lambda x: x @ weight.T + bias, asked), arrays, CONFIG))
     assert fact.measured == {"kernel": "output channels shifted by 1"}
     assert fact.error <= PREDICTED
 
@@ -135,14 +135,14 @@ def test_a_random_norm_is_recovered(seed, statistics, denominator, eps, scale, o
     right = Formula("batch", eps=CONFIG.norm_eps)
     wrong = Formula(statistics, scale, offset, denominator=denominator, eps=eps)
     asked = norm.questions(link, random)
-    outputs = {
-        mode: answered(lambda x, f=formula: f(x, link.layer, arrays), asked)
+    exams = [
+        Exam(link, asked, answered(lambda x, f=formula: f(x, link.layer, arrays), asked), arrays, CONFIG, mode)
         for mode, formula in (("inference", wrong), ("train", right))
-    }
-    found = norm.find_formula(link, asked, outputs["inference"], arrays, CONFIG, "inference")
+    ]
+    found = norm.find_formula(exams[0])
     other = random.normal(0.5, 2.0, (3, link.channels[0], 6, 5))
     assert relative_error(wrong(other, link.layer, arrays), found(other, link.layer, arrays)) <= 10 * PREDICTED
-    facts = norm.identify(link, asked, outputs, arrays, CONFIG)
+    facts = norm.identify(exams)
     assert [fact.mode for fact in facts] == ["inference"]
 
 
@@ -188,7 +188,7 @@ def test_a_pool_is_recovered(seed, reduction, taps, stride, curve):
     axis = Axis(taps, 1, stride, 1, 1)
     layer = pool.StemPool(curve, reduction, axis, axis)
     asked = pool.stem_questions(link, random)
-    fact = pool.identify_stem(link, asked, answered(layer, asked), {}, CONFIG)
+    fact = pool.identify_stem(Exam(link, asked, answered(layer, asked), {}, CONFIG))
     assert fact.error <= PREDICTED
     other = {"bn1": random.normal(0.0, 3.0, (1, 4, 16, 19))}
     assert relative_error(layer(other["bn1"]), fact.law(link, other, {}, CONFIG, False)) <= PREDICTED
@@ -222,4 +222,4 @@ def test_the_right_layers_have_nothing_to_say():
     right = MeasuredConvolution(RELU, expected_geometry(link), arrays[f"{link.layer}.weight"], np.zeros(8))
     asked = convolution_questions.questions(link, random)
     with pytest.raises(NotIdentified, match="what is expected"):
-        convolution.identify(link, asked, answered(right, asked), arrays, CONFIG)
+        convolution.identify(Exam(link, asked, answered(right, asked), arrays, CONFIG))
