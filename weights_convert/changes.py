@@ -6,7 +6,6 @@ Each takes a checkpoint and returns another one, whose `changes` has one more li
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -59,7 +58,7 @@ def cast(checkpoint: Checkpoint, dtype: str) -> Checkpoint:
     facts += [f"{infinite:,} became infinite"] if infinite else []
     facts += [f"{zero:,} became zero"] if zero else []
     line = f"{', '.join(checkpoint.dtypes())} to {dtype}: {'; '.join(facts) or 'no number changed'}"
-    return _changed(checkpoint, arrays, line)
+    return checkpoint.changed(line, arrays)
 
 
 def drop_background(checkpoint: Checkpoint) -> Checkpoint:
@@ -74,8 +73,8 @@ def drop_background(checkpoint: Checkpoint) -> Checkpoint:
         raise ConversionError(checkpoint.where, [problem], "Convert it without --drop-background.")
     canonical = checkpoint.to("canonical")
     arrays = {name: array[1:] if name.startswith("fc.") else array for name, array in canonical.arrays.items()}
-    smaller = replace(canonical, config=replace(checkpoint.config, num_classes=classes - 1))
-    return _changed(smaller, arrays, "class 0, the background, dropped").to(checkpoint.dialect.name)
+    smaller = canonical.changed("class 0, the background, dropped", arrays, num_classes=classes - 1)
+    return smaller.to(checkpoint.dialect.name)
 
 
 def fold_conv_bias(checkpoint: Checkpoint) -> Checkpoint:
@@ -97,16 +96,16 @@ def fold_conv_bias(checkpoint: Checkpoint) -> Checkpoint:
         raise ConversionError(checkpoint.where, ["its convolutions have no biases to fold"])
     canonical = checkpoint.to("canonical")
     arrays = dict(canonical.arrays)
-    folded = replace(config, conv_bias=False, norm_eps=VARIANTS["v1"].norm_eps)
+    eps = VARIANTS["v1"].norm_eps
     for name in [name for name in arrays if name.endswith("running_mean")]:
         bias = name.replace("bn", "conv").replace("running_mean", "bias")
         variance = name.replace("running_mean", "running_var")
         mean = arrays[name].astype(np.float64) - arrays.pop(bias).astype(np.float64)
         arrays[name] = mean.astype(arrays[name].dtype)
-        wider = arrays[variance].astype(np.float64) + (config.norm_eps - folded.norm_eps)
+        wider = arrays[variance].astype(np.float64) + (config.norm_eps - eps)
         arrays[variance] = wider.astype(arrays[variance].dtype)
     line = f"biases of convolutions folded into running means, eps {config.norm_eps:g} into running variances"
-    return _changed(replace(canonical, config=folded), arrays, line)
+    return canonical.changed(line, arrays, conv_bias=False, norm_eps=eps)
 
 
 CHANGES: Mapping[str, Callable[..., Checkpoint]] = {
@@ -139,7 +138,3 @@ def apply(checkpoint: Checkpoint, requested: Mapping[str, Any]) -> Checkpoint:
         if value := requested.get(name):
             checkpoint = change(checkpoint) if value is True else change(checkpoint, value)
     return checkpoint
-
-
-def _changed(checkpoint: Checkpoint, arrays: dict[str, np.ndarray], line: str) -> Checkpoint:
-    return replace(checkpoint, arrays=arrays, changes=(*checkpoint.changes, line))

@@ -114,6 +114,17 @@ class Checkpoint:
         dropped = {**self.dropped, **dict.fromkeys(head, ON_REQUEST)}
         return replace(canonical, arrays=body, config=config, dropped=dropped).to(self.dialect.name)
 
+    def changed(self, line: str, arrays: Mapping[str, np.ndarray], **fields: Any) -> Checkpoint:
+        """Return a checkpoint of other numbers, whose `changes` has one more line.
+
+        Args:
+            line: The change in words.
+            arrays: All arrays, by the dialect's names.
+            fields: Fields of the network that change with them.
+        """
+        config = replace(self.config, **fields)
+        return replace(self, arrays=arrays, config=config, changes=(*self.changes, line))
+
     def into(self, model: Any, *, variant: str | None = None) -> None:
         """Set every array of a model that a framework has built; if one does not fit, the model stays as it was.
 

@@ -74,12 +74,8 @@ def sum_stem(checkpoint: Checkpoint) -> Checkpoint:
     kernel = canonical.arrays["conv1.weight"]
     summed = kernel.astype(np.float64).sum(axis=1, keepdims=True).astype(kernel.dtype)
     line = f"the {kernel.shape[1]} input channels of the first convolution added up"
-    return replace(
-        canonical,
-        arrays={**canonical.arrays, "conv1.weight": summed},
-        config=replace(checkpoint.config, in_channels=1),
-        changes=(*checkpoint.changes, line),
-    ).to(checkpoint.dialect.name)
+    arrays = {**canonical.arrays, "conv1.weight": summed}
+    return canonical.changed(line, arrays, in_channels=1).to(checkpoint.dialect.name)
 
 
 def head_from(checkpoint: Checkpoint, source: Source) -> Checkpoint:
@@ -105,12 +101,9 @@ def head_from(checkpoint: Checkpoint, source: Source) -> Checkpoint:
     if problems:
         raise ConversionError(where, problems)
     canonical = checkpoint.without_head().to("canonical")
-    return replace(
-        canonical,
-        arrays={**canonical.arrays, "fc.weight": weight, "fc.bias": bias},
-        config=replace(checkpoint.config, num_classes=len(weight)),
-        changes=(*checkpoint.changes, f"classifier of {len(weight)} classes taken from {where}"),
-    ).to(checkpoint.dialect.name)
+    arrays = {**canonical.arrays, "fc.weight": weight, "fc.bias": bias}
+    line = f"classifier of {len(weight)} classes taken from {where}"
+    return canonical.changed(line, arrays, num_classes=len(weight)).to(checkpoint.dialect.name)
 
 
 def _linear(source: Source) -> tuple[str, np.ndarray, np.ndarray]:
