@@ -148,6 +148,10 @@ def _fact(leaf: str, update: Update, names: list[str], config: ResNetConfig) -> 
     if update.kept == 1.0 and update.added in (0.0, 1.0):
         words = f"its {word} {'are' if both else 'is'} not updated"
         differences.append(Difference(word, "not updated", "updated", words))
+    elif abs(update.kept - config.norm_decay**2) < 1e-9:
+        words = f"its {word} {'are' if both else 'is'} updated twice: a share of {number(update.kept)} is kept"
+        words += f"; {number(config.norm_decay)} is expected"
+        differences.append(Difference("share kept", update.kept, config.norm_decay, words))
     elif abs(update.kept - config.norm_decay) > 1e-9:
         words = f"its {word} keep{'s' * (not both)} a share of {number(update.kept)} at each step"
         words += f"; {number(config.norm_decay)} is expected"

@@ -77,6 +77,28 @@ class StepwiseTraining:
             if step >= first:
                 yield state_of(training) | {"loss": np.array([loss])}
 
+    def gradients_at(
+        self, recipe_name: str, step: int, train: bool = True, labels: Array | None = None
+    ) -> tuple[float, dict[str, Array]]:
+        """Return the right loss and gradients at the candidate's own state before a step.
+
+        Args:
+            recipe_name: Key of `conformance.cases.recipes.RECIPES`.
+            step: Number of the step, counted from 1.
+            train: Whether norms use the batch's statistics.
+            labels: Labels in place of the step's own.
+        """
+        model = build_network(self.config, WidenedArrays(self.arrays, "float64"))
+        training = right_training.Training(model, RECIPES[recipe_name])
+        if step > 1:
+            self._continue_from(self.states[recipe_name][step - 1], training)
+        if train and labels is None:
+            return self._gradients(recipe_name, step, model.train())
+        images, own = self.batches[step - 1]
+        return right_training.gradients(
+            model.train(train), images, own if labels is None else labels, RECIPES[recipe_name]
+        )
+
     @cached_property
     def batches(self) -> list[tuple[Array, Array]]:
         """Images and labels of each step."""
