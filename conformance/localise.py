@@ -32,6 +32,9 @@ from conformance.diagnose.forward import Exhibit, ForwardDiagnosis
 from conformance.diagnose.gradients import GradientDiagnosis
 from conformance.diagnose.initial import InitialDiagnosis
 from conformance.diagnose.steps import StepsDiagnosis
+from conformance.identify.gradients import identify_gradients
+from conformance.identify.identification import Identification
+from conformance.identify.steps import identify_steps
 from conformance.oracle.forward import SegmentedOracle
 from conformance.oracle.gradients import SegmentedGradients
 from conformance.oracle.steps import StepwiseTraining
@@ -60,6 +63,7 @@ class Localiser:
         seed: Seed of the small network's weights and input.
         rerun: Runs cases once more.
         modes: Modes of the run.
+        comparisons: All that was compared: it tells which inputs show the same as the first that failed.
     """
 
     networks: Mapping[str, NetworkPlan]
@@ -68,6 +72,22 @@ class Localiser:
     seed: int
     rerun: Rerun
     modes: Sequence[Mode] = MODES
+    comparisons: Sequence[Comparison] = ()
+
+    def examined(self, first: Comparison) -> Comparison:
+        """Return the failure to examine: the same of the smallest input that shows all that the first one shows."""
+        if first.precision != "float64":
+            return first  # noise floors are those of the first input
+        network = self.network(first)
+        wrong: dict[str, set[tuple[Mode, str]]] = {first.case.input: set()}
+        for each in self.comparisons:
+            of_first = (each.candidate, each.precision, each.case.variant, each.case.task)
+            alike = of_first == (first.candidate, first.precision, first.case.variant, first.case.task)
+            if alike and not each.passed:
+                wrong.setdefault(each.case.input, set()).add((each.case.mode, each.name))
+        same = [name for name, arrays in wrong.items() if arrays == wrong[first.case.input]]
+        smallest = min(same, key=lambda name: network.images(name).size)
+        return replace(first, case=replace(first.case, input=smallest))
 
     def network(self, first: Comparison) -> NetworkPlan:
         """The network in which a comparison failed."""
@@ -105,9 +125,14 @@ def localise_forward(localiser: Localiser, firsts: Sequence[Comparison]) -> Iter
     """Localise in forward runs; candidates that diverge in one precision, network and input share one oracle's run."""
     groups: dict[tuple[str, str, str], list[Comparison]] = {}
     for first in firsts:
-        groups.setdefault((first.precision, first.case.variant, first.case.input), []).append(first)
+        examined = localiser.examined(first)
+        groups.setdefault((first.precision, first.case.variant, examined.case.input), []).append(examined)
+    original = {(first.candidate, first.case.variant): first for first in firsts}
     for group in groups.values():
-        yield from localise_layers(localiser, localiser.network(group[0]), group)
+        for divergence in localise_layers(localiser, localiser.network(group[0]), group):
+            first = original[divergence.first.candidate, divergence.first.case.variant]
+            input = divergence.first.case.input
+            yield replace(divergence, first=first, examined=input if input != first.case.input else "")
 
 
 def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[Comparison]) -> list[Divergence]:
@@ -140,24 +165,39 @@ def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[
         runs.extend(again.values())
         return again
 
-    oracle, fed, divergences = _by_mode(truth), {}, {}
+    oracle, evidence, divergences = _by_mode(truth), {}, {}
     for name, traced in run(truth.traces, [first.candidate for first in group], [*cases, *whole_cases]).items():
         (first,) = [first for first in group if first.candidate == name]
-        fed[name] = _by_mode(traced)
-        whole = _by_mode(traced, layers=False)
-        divergences[name] = examine_layers(first, network, oracle, fed[name], floors, whole)
+        evidence[name] = _by_mode(traced), _by_mode(traced, layers=False)
+        thorough = precision != "float64"  # in float64, what is measured may make the rest of the search needless
+        divergences[name] = examine_layers(first, network, oracle, *evidence[name], floors, thorough)
     for name, traced in run(None, [name for name, d in divergences.items() if not d.fed], cases).items():
         layers = _by_mode(traced)
-        divergences[name] = examine_layers(divergences[name].first, network, oracle, layers, floors, layers)
+        divergences[name] = examine_layers(divergences[name].first, network, oracle, layers, layers, floors)
     for name, divergence in divergences.items():
-        if precision == "float64" and divergence.fed and not all(finding.causes for finding in divergence.findings):
-            suspects = first_wrong_layers(network, oracle, fed[name])
-            candidate = localiser.candidates[name]
-            identification = identify_candidate(localiser.rerun, candidate, network, whole_cases, suspects)
-            divergences[name] = replace(divergence, identification=identification)
+        if precision == "float64" and divergence.fed and not explained(divergence.findings):
+            divergences[name] = identify_layers(localiser, network, divergence, oracle, *evidence[name])
     for traced in runs:
         traced.discard()
     return list(divergences.values())
+
+
+def identify_layers(
+    localiser: Localiser,
+    network: NetworkPlan,
+    divergence: Divergence,
+    oracle: Mapping[Mode, Trace],
+    fed: Mapping[Mode, Trace],
+    whole: Mapping[Mode, Trace],
+) -> Divergence:
+    """Measure what wrong layers compute; only where that leaves questions, search for known faults further."""
+    first, candidate = divergence.first, localiser.candidates[divergence.first.candidate]
+    own = {replace(first.case, mode=mode): trace for mode, trace in whole.items()}
+    suspects = first_wrong_layers(network, oracle, fed)
+    identification = identify_candidate(localiser.rerun, candidate, network, own, suspects)
+    if not identification.is_settled:
+        divergence = examine_layers(first, network, oracle, fed, whole, {})
+    return replace(divergence, identification=identification)
 
 
 def first_wrong_layers(
@@ -183,20 +223,25 @@ def diagnose_gradients(localiser: Localiser, first: Comparison) -> Divergence:
     """Diagnose gradients; where no fault of training explains a wrong loss, examine the forward pass."""
     network = localiser.network(first)
     findings: list[Finding] = []
+    identification = None
     for name in dict.fromkeys([network.batch.name, first.case.input]):
         case = Case(first.case.variant, name, first.case.mode, task="gradients")
         run = localiser.run_again(first, [case], network)
         if run.failure:
             return unlocalised(first, note=_could_not_run(run))
-        findings = examine_gradients(network, case, run.traces[case].arrays)
+        oracle, arrays = segmented_gradients(network, case), run.traces[case].arrays
+        findings = examine_gradients(oracle, arrays)
         if findings:
+            identification = None if explained(findings) else identify_gradients(oracle, arrays)
             break
-    if first.name == "loss" and not any(finding.causes for finding in findings):
+    if first.name == "loss" and not any(finding.causes for finding in findings) and not is_settled(identification):
         forward = replace(first, case=replace(first.case, task="forward"))
         (divergence,) = localise_layers(localiser, network, [forward])
         if divergence.findings:
             return replace(divergence, first=first, note="the forward pass is wrong already")
-    return unlocalised(first, findings, note="" if findings else "when it is run once more, its gradients are right")
+    note = "" if findings else "when it is run once more, its gradients are right"
+    divergence = unlocalised(first, findings, note=note)
+    return replace(divergence, identification=identification)
 
 
 def diagnose_steps(localiser: Localiser, first: Comparison) -> Divergence:
@@ -222,14 +267,29 @@ def diagnose_small_network(localiser: Localiser, first: Comparison) -> Divergenc
     note = f"diagnosed on a small network of the variant, {depths} blocks of width {network.config.width}"
     if run.failure:
         return unlocalised(first, note=f"{note}: {_could_not_run(run)}")
-    findings = examine_gradients(network, gradients, run.traces[gradients].arrays)
+    oracle, arrays = segmented_gradients(network, gradients), run.traces[gradients].arrays
+    findings = examine_gradients(oracle, arrays)
+    identification = identify_gradients(oracle, arrays) if not explained(findings) else None
     if not findings:
-        findings = examine_steps(network, {recipe: run.traces[case].arrays for recipe, case in steps.items()})
-    elif not findings[0].causes and findings[0].layer == "loss":
+        training = stepwise_training(network, {recipe: run.traces[case].arrays for recipe, case in steps.items()})
+        findings = examine_steps(training)
+        identification = identify_steps(training) if not explained(findings) else None
+    elif not findings[0].causes and findings[0].layer == "loss" and not is_settled(identification):
         forward = replace(first, case=replace(gradients, task="forward"))
         (divergence,) = localise_layers(localiser, network, [forward])
         findings = list(divergence.findings) or findings
-    return unlocalised(first, findings, note=note if findings else f"{note}, where it trains as it should")
+    divergence = unlocalised(first, findings, note=note if findings else f"{note}, where it trains as it should")
+    return replace(divergence, identification=identification)
+
+
+def explained(findings: Sequence[Finding]) -> bool:
+    """Tell whether known faults explain everything that is wrong."""
+    return all(finding.causes for finding in findings)
+
+
+def is_settled(identification: Identification | None) -> bool:
+    """Tell whether what was measured explains everything that is wrong."""
+    return identification is not None and identification.is_settled
 
 
 def diagnose_initialisation(localiser: Localiser, first: Comparison) -> Divergence:
@@ -291,8 +351,9 @@ def examine_layers(
     network: NetworkPlan,
     oracle: Mapping[Mode, Trace],
     candidate: Mapping[Mode, Trace],
-    floors: Mapping[Mode, NoiseFloors],
     whole: Mapping[Mode, Trace],
+    floors: Mapping[Mode, NoiseFloors],
+    thorough: bool = True,
 ) -> Divergence:
     """Judge every layer of a candidate's forward run and diagnose what is wrong.
 
@@ -301,8 +362,9 @@ def examine_layers(
         network: Its network, with weights and inputs.
         oracle: The oracle's layers, by mode.
         candidate: The candidate's layers, by mode; a mode may be missing.
-        floors: The noise floors of the layers, by mode; empty for float64.
         whole: The candidate's runs of the same input in which nothing was fed, by mode.
+        floors: The noise floors of the layers, by mode; empty for float64.
+        thorough: Whether the search for known faults goes on where no single one explains a segment.
     """
     mode = first.case.mode
     if mode not in candidate:
@@ -322,7 +384,7 @@ def examine_layers(
         for traces in (candidate, whole)
     )
     piecewise = SegmentedOracle(network.config, network.weights.to("canonical").arrays, first.precision)
-    findings = ForwardDiagnosis(piecewise, exhibits, fed, confirming).findings()
+    findings = ForwardDiagnosis(piecewise, exhibits, fed, confirming, thorough).findings()
     note = "" if findings else "the difference is too small to tell a fault from rounding"
     if not fed and hidden(candidate[mode]):
         findings = [finding for finding in findings if finding.causes]
@@ -335,15 +397,19 @@ def hidden(trace: Trace) -> set[str]:
     return set(trace.origin.not_shown) - set(trace.arrays)
 
 
-def examine_gradients(network: NetworkPlan, case: Case, candidate: Mapping[str, Any]) -> list[Finding]:
-    """Diagnose a candidate's gradients: the faults that explain them; none where they are right."""
+def segmented_gradients(network: NetworkPlan, case: Case) -> SegmentedGradients:
+    """Make the right gradients of a case, which are computed segment by segment."""
     arrays, images = network.weights.to("canonical").arrays, padded(network.images(case.input))
-    oracle = SegmentedGradients(network.config, arrays, images, case.mode == "train")
+    return SegmentedGradients(network.config, arrays, images, case.mode == "train")
+
+
+def examine_gradients(oracle: SegmentedGradients, candidate: Mapping[str, Any]) -> list[Finding]:
+    """Diagnose a candidate's gradients: the faults that explain them; none where they are right."""
     return GradientDiagnosis(oracle, candidate).findings()
 
 
-def examine_steps(network: NetworkPlan, candidate: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """Diagnose a candidate's training steps: the faults that explain them; none where they are right.
+def stepwise_training(network: NetworkPlan, candidate: Mapping[str, Mapping[str, Any]]) -> StepwiseTraining:
+    """Make the right training steps of a small network, each from a candidate's own state.
 
     Args:
         network: A small network.
@@ -351,7 +417,12 @@ def examine_steps(network: NetworkPlan, candidate: Mapping[str, Mapping[str, Any
     """
     states = {recipe: dict(_states(arrays)) for recipe, arrays in candidate.items()}
     arrays = network.weights.to("canonical").arrays
-    return StepsDiagnosis(StepwiseTraining(network.config, arrays, network.inputs[0].images, states)).findings()
+    return StepwiseTraining(network.config, arrays, network.inputs[0].images, states)
+
+
+def examine_steps(training: StepwiseTraining) -> list[Finding]:
+    """Diagnose a candidate's training steps: the faults that explain them; none where they are right."""
+    return StepsDiagnosis(training).findings()
 
 
 def examine_initial(network: NetworkPlan, candidate: Mapping[str, Any]) -> list[Finding]:

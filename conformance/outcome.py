@@ -74,6 +74,7 @@ class Divergence:
         note: How the findings were obtained, where that is unusual, or why there are none.
         arrays: Arrays that the model lacks, or has beyond those of the network, in words; empty if there are none.
         identification: What the wrong layers compute, as it was measured; None where that was not done.
+        examined: Name of the input that the layers were examined on, where it is not the first one that failed.
     """
 
     first: Comparison
@@ -84,6 +85,7 @@ class Divergence:
     note: str = ""
     arrays: str = ""
     identification: Identification | None = None
+    examined: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The divergence as JSON values."""
@@ -92,6 +94,7 @@ class Divergence:
             "layer": self.layer,
             "reason": self.reason,
             "fed": self.fed,
+            "examined": self.examined or None,
             "note": self.note,
             "arrays": self.arrays,
             "diagnosis": [finding.to_dict() for finding in self.findings],

@@ -13,28 +13,29 @@ from conformance.identify.fact import NotIdentified, relative_error
 from conformance.identify.identification import Identification, identify, reproduce
 from conformance.plan import NetworkPlan, Rerun, TracedRun
 from conformance.run.implementations import Implementation
+from conformance.trace import Trace
 
 
 def identify_candidate(
     rerun: Rerun,
     candidate: Implementation,
     network: NetworkPlan,
-    cases: Sequence[Case],
+    own: Mapping[Case, Trace],
     suspects: Mapping[str, Sequence[Mode]],
 ) -> Identification:
     """Measure the wrong layers of a candidate, and see whether the oracle with them reproduces its own run.
 
     Args:
-        rerun: Runs cases and probes by a candidate.
+        rerun: Runs probes by a candidate.
         candidate: The candidate.
         network: Its network, with weights and inputs.
-        cases: Forward cases, one for each mode, that the candidate runs by itself, without being fed.
+        own: The candidate's own forward runs, one for each mode, in which it was not fed.
         suspects: Layers that are known to be wrong, with the modes in which they are.
     """
     runs: list[TracedRun] = []
 
     def ask(probes: Sequence[Probe]) -> Mapping[str, Probed]:
-        run = rerun([candidate], "float64", [] if runs else cases, network, probes=probes)[candidate.name]
+        run = rerun([candidate], "float64", [], network, probes=probes)[candidate.name]
         runs.append(run)
         unanswered = Probed(failure=run.failure or "its worker ended before")
         return {probe.name: run.probed.get(probe.name, unanswered) for probe in probes}
@@ -42,21 +43,21 @@ def identify_candidate(
     arrays = network.weights.to("canonical").arrays
     identification = identify(network.config, arrays, suspects, ask)
     executable = [fact for fact in identification.facts if fact.kind != "running statistics"]
-    if executable and all(fact.law for fact in executable) and runs[0].traces:
+    if executable and all(fact.law for fact in executable) and own:
         with contextlib.suppress(NotIdentified, ValueError):  # a law cannot be executed on these images
-            errors = [_left(identification, network, case, runs[0]) for case in runs[0].traces]
+            errors = [_left(identification, network, case, trace) for case, trace in own.items()]
             identification = replace(identification, reproduced=max(errors))
     for run in runs:
         run.discard()
     return identification
 
 
-def _left(identification: Identification, network: NetworkPlan, case: Case, run: TracedRun) -> float:
+def _left(identification: Identification, network: NetworkPlan, case: Case, trace: Trace) -> float:
     """Return the largest error that the oracle with the measured layers leaves of a candidate's own run."""
     images, arrays = network.images(case.input), network.weights.to("canonical").arrays
     expected = reproduce(network.config, arrays, identification.facts, images, case.mode == "train")
-    own = run.traces[case].arrays
+    names = [name for name in activation_names(network.config) if name in trace.arrays]
     return max(
-        (relative_error(expected[name], own[name]) for name in activation_names(network.config) if name in own),
+        (relative_error(expected[name], trace.arrays[name]) for name in names),
         default=float("inf"),
     )

@@ -33,7 +33,10 @@ def run_suite(plan: Plan, notify: Listener) -> Outcome:
     cases = {precision: cases for precision in plan.precisions if (cases := plan.cases(precision))}
     outcome = run_cases(plan, files, cases, notify)
     candidates = {candidate.name: candidate for candidate in plan.implementations}
-    localiser = Localiser(plan.networks, candidates, plan.tasks, plan.seed, Rerun(plan, files, notify), plan.modes)
+    rerun = Rerun(plan, files, notify)
+    localiser = Localiser(
+        plan.networks, candidates, plan.tasks, plan.seed, rerun, plan.modes, tuple(outcome.comparisons)
+    )
     divergences = localise(localiser, first_failures(outcome.comparisons))
     outcome.divergences = [with_arrays(divergence, outcome.comparisons) for divergence in divergences]
     outcome.seconds = time.monotonic() - started

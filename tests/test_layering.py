@@ -121,13 +121,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "conformance.trace",
         "impls.numpy",
     ),
-    "conformance.identify": ("conformance.oracle", "conformance.faults", "conformance.cases", "impls.numpy"),
+    "conformance.identify": (
+        "conformance.oracle",
+        "conformance.faults",
+        "conformance.compare",
+        "conformance.cases",
+        "impls.numpy",
+    ),
     "conformance.plan": ("conformance.run", "conformance.cases", "conformance.trace"),
     "conformance.probing": (
         "conformance.identify",
         "conformance.plan",
         "conformance.run.implementations",
         "conformance.cases",
+        "conformance.trace",
     ),
     "conformance.outcome": (
         "conformance.compare",
@@ -138,6 +145,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "conformance.localise": (
         "conformance.probing",
+        "conformance.identify",
         "conformance.outcome",
         "conformance.plan",
         "conformance.run.implementations",

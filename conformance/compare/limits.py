@@ -106,3 +106,6 @@ FLOAT32 = RelativeToBuilds(
     0.1,
     "correct builds differ from each other by a factor of 1.3 at most, and stay below sqrt(sum of K) * 2^-24",
 )
+
+REPRODUCED = 1e-11
+"""Largest relative L2 error of a candidate's own run that counts as reproduced by measured facts, in float64."""

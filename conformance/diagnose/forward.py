@@ -84,12 +84,15 @@ class ForwardDiagnosis(Search[str]):
         exhibits: Runs of the candidate, in one or more modes.
         fed: Whether the candidate's segments were fed the oracle's input; else only the first wrong one is explained.
         whole: Runs in which the candidate went on from its own activations, by which an explanation is confirmed.
+        thorough: Whether two faults together are tried where no single one explains a segment, and the search goes on
+            after a segment that none explains.
     """
 
     oracle: SegmentedOracle
     exhibits: Sequence[Exhibit]
     fed: bool = True
     whole: Sequence[Exhibit] = ()
+    thorough: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,9 +158,9 @@ class ForwardDiagnosis(Search[str]):
         return self.fed and before is not None and self.is_missing(before)
 
     def go_on_after(self, first: str) -> bool:
-        """Go on with the other segments: each was fed the oracle's own input."""
+        """Go on with the other segments in a thorough search: each was fed the oracle's own input."""
         self.given_up.add(first)
-        return True
+        return self.thorough
 
     def first_wrong(self, segment: str) -> tuple[int, str]:
         """Return the number of the exhibit, counted from 0, and the array in which a segment is first wrong.
@@ -194,7 +197,8 @@ class ForwardDiagnosis(Search[str]):
         if len(wrong) < len(self.exhibits):
             mode = "train" if wrong[0].train else "inference"
             yield self.try_each(first, [replace(injection, mode=mode) for injection in every])
-        yield [*self.try_pairs(first, attempts)]
+        if self.thorough:
+            yield [*self.try_pairs(first, attempts)]
 
     def try_each(self, first: str, every: Iterable[Injection]) -> list[Attempt]:
         """Try faults one by one; those with a parameter only if no other explains the whole segment."""

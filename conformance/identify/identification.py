@@ -14,6 +14,7 @@ import numpy as np
 
 from conformance.cases.case import MODES, Mode
 from conformance.cases.probe import Probe, Probed
+from conformance.compare.limits import REPRODUCED
 from conformance.identify import convolution, norm, pool, total
 from conformance.identify.convolution import TooFewSamples
 from conformance.identify.fact import Difference, Exam, Fact, NotIdentified, Unidentified, group_words, relative_error
@@ -37,6 +38,10 @@ Ask = Callable[[Sequence[Probe]], Mapping[str, Probed]]
 """Runs probes by the candidate; returns the result of each by its name."""
 
 
+VAGUE = ("as initialised", "unknown", "other")
+"""Measured values that do not say where a wrong array comes from."""
+
+
 @dataclass(frozen=True)
 class Identification:
     """The facts that were measured of a candidate's wrong layers.
@@ -46,13 +51,32 @@ class Identification:
         unidentified: Layers that could not be measured, each with the reason.
         others: Layers that are wrong, too, and were not measured.
         reproduced: Largest relative L2 error of activations and logits with which the oracle, all measured layers in
-            place, reproduces the candidate's own run; None where that was not tried.
+            place, reproduces the candidate's own run; of training, of losses, changes and what an optimizer keeps.
+            None where that was not tried.
+        task: The task that the facts are about.
     """
 
     facts: Sequence[Fact] = ()
     unidentified: Sequence[Unidentified] = ()
     others: Sequence[str] = ()
     reproduced: float | None = None
+    task: str = "forward"
+
+    @property
+    def is_reproduced(self) -> bool:
+        """Tell whether the oracle with the facts reproduces the candidate's own run."""
+        return self.reproduced is not None and self.reproduced <= REPRODUCED
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether the search for known faults need not go on beside these facts.
+
+        That is so where they explain the whole run, and each is a single property of a value that says what it is: two
+        properties, or an unknown kernel, may be two faults of the catalogue at once. What is random, no fault explains.
+        """
+        values = [list(fact.measured.values()) for fact in self.facts]
+        is_random = bool(self.facts) and all(fact.measured == {"random": True} for fact in self.facts)
+        return is_random or (self.is_reproduced and all(len(each) == 1 and each[0] not in VAGUE for each in values))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -60,6 +84,7 @@ class Identification:
             "facts": [fact.to_dict() for fact in self.facts],
             "unidentified": [each.to_dict() for each in self.unidentified],
             "others": list(self.others),
+            "task": self.task,
             "reproduced_to": self.reproduced if self.reproduced is not None and np.isfinite(self.reproduced) else None,
         }
 

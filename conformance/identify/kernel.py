@@ -68,6 +68,7 @@ def _candidates(measured: Array, expected: Array, arrays: Arrays, layer: str) ->
     yield from _other_arrays(measured, arrays, layer)
     yield from _reshaped(measured, expected)
     yield from _shifted(measured, expected)
+    yield from _grouped(measured)
     yield from _as_initialised(measured)
 
 
@@ -273,7 +274,7 @@ def describe_order(order: Array, side: str) -> tuple[str, str, str]:
             return f"its {side} channels are shifted by {back}", f"{side} channels shifted by {back}", fault
     for groups in range(2, count // 2 + 1):
         if count % groups == 0 and np.array_equal(order, own.reshape(groups, -1).T.ravel()):
-            words = f"its {side} channels are shuffled as {groups} groups of {count // groups}"
+            words = f"its {side} channels are in another order: shuffled as {groups} groups of {count // groups}"
             return words, f"{side} channels shuffled", ""
     text = np.array(sorted(range(count), key=str))
     if np.array_equal(order, text):
@@ -347,6 +348,16 @@ def _partly_zero(measured: Array, expected: Array) -> Iterator[Recognised]:
             yield Recognised(words, f"zero in {side} channels", keep)
     share = 1 - mask.mean()
     yield Recognised(f"{share:.0%} of its kernel is zero", "partly zero", keep)
+
+
+def _grouped(measured: Array) -> Iterator[Recognised]:
+    """Yield a kernel that has groups, whatever its numbers are."""
+    groups = _groups(np.abs(measured) > SAME * np.abs(measured).max())
+    if groups > 1:
+        words = (
+            f"it has {groups} groups; 1 is expected, and its numbers are not those of the right kernel in these places"
+        )
+        yield Recognised(words, f"{groups} groups", partial(_constant, measured))
 
 
 def _groups(mask: Array) -> int:

@@ -281,10 +281,10 @@ PAIR_FAULTS = {
 }
 
 LOST = {
-    "weight": ("one", "its scale is left at 1", "scale-not-loaded"),
-    "bias": ("zero", "its offset is left at 0", "offset-not-loaded"),
+    "weight": ("one", "its scale is left at 1, as initialised", "scale-not-loaded"),
+    "bias": ("zero", "its offset is left at 0, as initialised", "offset-not-loaded"),
     "running_mean": ("zero", "no mean is subtracted", "mean-not-loaded"),
-    "running_var": ("one", "its running variance is left at 1", "var-not-loaded"),
+    "running_var": ("one", "its running variance is left at 1, as initialised", "var-not-loaded"),
 }
 """Values that take the place of a missing array, by role: in words, and the catalogue's row."""
 
@@ -309,7 +309,7 @@ def _role_differences(formula: Formula) -> Iterator[Difference]:
             "running statistics",
             "as initialised",
             "its own",
-            "its running mean and variance are left at 0 and 1",
+            "its running mean and variance are left at 0 and 1, as initialised",
             "norm-not-loaded",
         )
         wrong = {role: name for role, name in wrong.items() if not role.startswith("running")}

@@ -23,6 +23,7 @@ from conformance.compare.limits import (
     GRADIENTS_FLOAT64,
     LATER_LOSSES_FLOAT64,
     LOSS_FLOAT64,
+    REPRODUCED,
     STANDARD_ERRORS,
 )
 from conformance.compare.noise import NoiseFloor, two_digits
@@ -109,7 +110,7 @@ def print_divergence(divergence: Record, console: Console) -> None:
             (f"{divergence['implementation']} diverges", "bold red"),
             f" ({where}); first at ",
             (divergence["layer"], "bold"),
-            f"{FED * divergence['fed']}: {divergence['reason']}",
+            f"{fed_words(divergence)}: {divergence['reason']}",
         )
     )
     identification = divergence.get("identification")
@@ -130,6 +131,13 @@ def print_divergence(divergence: Record, console: Console) -> None:
         console.print(f"  what to do: {', '.join(f'conformance explain {fault}' for fault in faults)}")
 
 
+def fed_words(divergence: Record) -> str:
+    """Say that a layer was fed the oracle's own input, and that of which images if not of those that failed first."""
+    examined = divergence.get("examined") or divergence["input"]
+    of = f" of {examined}" if examined != divergence["input"] else ""
+    return f"{FED}{of}" if divergence["fed"] else ""
+
+
 def is_reproduced(identification: Record) -> bool:
     """Tell whether the oracle with the measured layers reproduces the candidate's own run."""
     reproduced = identification["reproduced_to"]
@@ -148,15 +156,20 @@ def identification_lines(identification: Record) -> Iterable[str]:
     reproduced = identification["reproduced_to"]
     if reproduced is not None:
         several = sum(len(fact["layers"]) for fact in identification["facts"]) > 1
-        what = "with these layers in place of its own, the oracle" if several else "with this layer, the oracle"
+        one, more = IN_PLACE.get(identification.get("task", "forward"), IN_PLACE["forward"])
+        what = f"with {more if several else one}, the oracle"
         if is_reproduced(identification):
             yield f"{what} reproduces your model's own run to {reproduced:.0e}"
         else:
             yield f"{what} still differs from your model's own run by {reproduced:.0e}: this is not all"
 
 
-REPRODUCED = 1e-11
-"""Largest relative L2 error of a whole run that counts as reproduced."""
+IN_PLACE = {
+    "forward": ("this layer", "these layers in place of its own"),
+    "gradients": ("this", "these factors"),
+    "steps": ("this rule", "these rules of training"),
+}
+"""Words for a measured fact, and for several, that take the place of the oracle's own, by task."""
 
 
 def could_not_run(failure: Record) -> Text:

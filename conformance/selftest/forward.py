@@ -119,7 +119,7 @@ class ForwardBench(Bench):
             self.network,
             {case.mode: as_if_of(self.oracle[case], trace) for case, trace in fed.items()},
             {case.mode: trace for case, trace in fed.items()},
-            {case.mode: self.floors[case] for case in fed},
             {case.mode: trace for case, trace in whole.items()},
+            {case.mode: self.floors[case] for case in fed},
         )
         return divergence.layer, divergence.findings

@@ -19,7 +19,14 @@ from conformance.compare.comparison import Comparison
 from conformance.compare.traces import compare_traces
 from conformance.diagnose.finding import Finding
 from conformance.faults import Injection
-from conformance.localise import examine_gradients, examine_initial, examine_steps, small_network
+from conformance.localise import (
+    examine_gradients,
+    examine_initial,
+    examine_steps,
+    segmented_gradients,
+    small_network,
+    stepwise_training,
+)
 from conformance.plan import write_network
 from conformance.run.capabilities import load_adapter
 from conformance.run.implementations import ORACLE
@@ -130,7 +137,7 @@ class GradientsBench(TrainingBench):
     def examine(self, traces: Traces) -> list[Finding]:
         """Diagnose the gradients."""
         (case,) = self.cases
-        return examine_gradients(self.network, case, traces[case].arrays)
+        return examine_gradients(segmented_gradients(self.network, case), traces[case].arrays)
 
 
 class StepsBench(TrainingBench):
@@ -145,7 +152,8 @@ class StepsBench(TrainingBench):
 
     def examine(self, traces: Traces) -> list[Finding]:
         """Diagnose the steps of all recipes."""
-        return examine_steps(self.network, {case.recipe: trace.arrays for case, trace in traces.items()})
+        states = {case.recipe: trace.arrays for case, trace in traces.items()}
+        return examine_steps(stepwise_training(self.network, states))
 
 
 class InitialBench(TrainingBench):

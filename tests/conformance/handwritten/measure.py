@@ -30,10 +30,11 @@ from conformance import plan as planning
 from conformance import suite
 from conformance.cases.inputs import noise
 from conformance.cases.synthetic import synthetic_weights
+from conformance.compare.limits import REPRODUCED
 from conformance.localise import small_network
 from conformance.outcome import Outcome
 from conformance.plan import NetworkPlan, Plan
-from conformance.report.text import REPRODUCED, identification_lines
+from conformance.report.text import identification_lines
 from conformance.run.implementations import Implementation
 from conformance.run.jobs import Event, Job
 from conformance.run.switches import switches

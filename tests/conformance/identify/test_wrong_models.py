@@ -44,7 +44,8 @@ def identified(name, folder) -> Identification:
     cases = [Case(network.config.variant, network.batch.name, mode) for mode in MODES]
     with mock.patch.object(planning, "run_jobs", run_here):
         rerun = Rerun(plan, write_files(plan), lambda event: None)
-        return identify_candidate(rerun, candidate, network, cases, {})
+        own = rerun([candidate], "float64", cases, network)[name].traces
+        return identify_candidate(rerun, candidate, network, own, {})
 
 
 @pytest.mark.parametrize("name", FACTS)

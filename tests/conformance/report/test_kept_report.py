@@ -20,7 +20,7 @@ KEPT = json.loads((Path(__file__).parent / "kept_report.json").read_text())
 RENAMED = {"told": "explanation"}
 """Key then to key now."""
 
-NEW = {"report": {"plan"}, "cause": {"mode"}, "divergence": {"arrays", "identification"}}
+NEW = {"report": {"plan"}, "cause": {"mode"}, "divergence": {"arrays", "examined", "identification"}}
 """Keys that there were not, by kind of object."""
 
 FACTOR = 30
