@@ -14,7 +14,7 @@ from typing import Any
 
 from conformance.cases.case import MODES, PRECISIONS, TASKS
 from conformance.cases.defaults import default_inputs
-from conformance.cases.inputs import Input, noise
+from conformance.cases.inputs import Input, noise, noise_sides
 from conformance.cases.pictures import photograph, read_images
 from conformance.options import trace_folder, with_pictures
 from conformance.outcome import Failure, Judged, Outcome
@@ -25,6 +25,9 @@ from conformance.run.live import random_states
 from conformance.suite import run_suite
 from conformance.surveying import OPEN, Checked, Request, survey_models
 from impls.config import ResNetConfig
+
+USUAL_SIDE = 224
+"""Height and width of the images of a model that takes any, in a run of a fixed size of batches."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +92,7 @@ def grouped(checked: Sequence[Checked]) -> list[list[Checked]]:
     """Group models that are held against the same network with the same weights."""
     groups: dict[tuple[Any, ...], list[Checked]] = {}
     for each in checked:
-        groups.setdefault((each.config, each.weights.content_hash(), each.sides), []).append(each)
+        groups.setdefault((each.config, each.weights.content_hash(), each.sides, each.batch), []).append(each)
     return list(groups.values())
 
 
@@ -113,7 +116,9 @@ def plan_group(group: Sequence[Checked], request: Request, folder: Path) -> Plan
     """Plan the run of models that are held against one network."""
     config, weights = group[0].config, group[0].weights
     pictures = read_images(request.images) if request.images else []
-    usual = inputs_of(config, request.seed, group[0].sides)
+    if pictures and group[0].batch not in (None, 1):
+        raise ValueError(f"pictures are given one by one, and {group[0].candidate.name} takes {group[0].batch} at once")
+    usual = inputs_of(config, request.seed, group[0].sides, group[0].batch)
     network = NetworkPlan(config, weights, with_pictures(config, pictures, usual))
     return Plan(
         {config.variant: network},
@@ -130,13 +135,15 @@ def plan_group(group: Sequence[Checked], request: Request, folder: Path) -> Plan
     )
 
 
-def inputs_of(config: ResNetConfig, seed: int, sides: tuple[int, int] | None) -> list[Input]:
-    """Make the usual inputs, or such as a model that is fixed to one size takes."""
-    if sides is None:
+def inputs_of(config: ResNetConfig, seed: int, sides: tuple[int, int] | None, batch: int | None) -> list[Input]:
+    """Make the usual inputs, or such as a model that is fixed to one size of images or of batches takes."""
+    if sides is None and batch is None:
         return default_inputs(config, seed)
-    height, width = sides
-    photographs = [photograph(height)] if height == width and config.in_channels == 3 else []
-    return [*photographs, noise(height, width, 2, seed, config.in_channels)]
+    height, width = sides or (USUAL_SIDE, USUAL_SIDE)
+    pictured = height == width and config.in_channels == 3 and batch in (None, 1)
+    shapes = [(height, width, 2)] if sides else [(height, width, 1), *noise_sides(config.head_pool)]
+    noises = [noise(*shape[:2], batch or shape[2], seed, config.in_channels) for shape in shapes]
+    return [photograph(height)] * pictured + noises
 
 
 def excuse(outcome: Outcome, request: Request) -> list[str]:

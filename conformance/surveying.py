@@ -90,6 +90,7 @@ class Checked:
         weights: Weights of the oracle.
         notes: What is to be said about it.
         sides: Height and width of the images that it is fixed to; None if it takes any.
+        batch: Number of images that it is fixed to; None if it takes any.
     """
 
     candidate: Implementation
@@ -97,6 +98,7 @@ class Checked:
     weights: Checkpoint
     notes: Sequence[str]
     sides: tuple[int, int] | None = None
+    batch: int | None = None
 
 
 def survey_models(
@@ -221,7 +223,9 @@ def prepare(candidate: Implementation, target: Target | None, survey: Survey, re
         notes.append(
             f"{candidate.name} takes images of {survey.sides[0]}x{survey.sides[1]} alone: no other size is compared"
         )
-    return Checked(candidate, held.config, held.weights, notes, survey.sides)
+    if survey.batch:
+        notes.append(f"{candidate.name} takes batches of {survey.batch} alone: no other size of batch is compared")
+    return Checked(candidate, held.config, held.weights, notes, survey.sides, survey.batch)
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,8 @@ def hold_against(target: Target | None, survey: Survey, request: Request) -> Hel
     keeps = survey.cannot.get("weights", "")
     if keeps and request.weights is not None:
         weights = weights_convert.load(request.weights, variant=request.variant)
-        return Held(weights.config, weights, weights.recognised_by)
+        config, convention = follow_convention(weights.config, survey)
+        return Held(config, replace(weights, config=config), weights.recognised_by, convention=convention)
     if keeps and not survey.shapes:
         raise VariantError(f"{keeps}: give those that it was made from by --weights (in Python weights=...)")
     patterns = Path(request.names) if request.names else None
@@ -267,8 +272,8 @@ def hold_against(target: Target | None, survey: Survey, request: Request) -> Hel
         if not keeps:
             raise
         raise VariantError(
-            f"{keeps}, and its arrays are not those of a whole network, since an exporter may fold norms into "
-            f"convolutions: give those that it was made from by --weights ({first_line(error)})"
+            f"{keeps}, and its arrays are not those of a whole network (an exporter may fold norms into convolutions): "
+            f"give those that it was made from by --weights ({first_line(error)})"
         ) from error
     return Held(config, weights, known_by, naming.dialect, convention)
 

@@ -98,16 +98,17 @@ class ModelCandidate(BlueprintAdapter):
         return "logits" if self.config.num_classes else "pool"
 
     def build(self, config: ResNetConfig, weights: Source) -> None:
-        """Give the model the weights, and find its layers."""
+        """Give the model the weights, unless it keeps its own, and find its layers."""
         self.config, self.untrained, own = config, None, self.named_arrays()
         self.naming = read_names(own, self.framework, Path(self.options.names) if self.options.names else None)
-        given = load(weights).to("canonical").arrays
-        arrays = {
-            name: self.naming.from_canonical(name, given[known])
-            for name, known in self.naming.canonical_names().items()
-            if known in given
-        }
-        self.set_arrays({name: array for name, array in arrays.items() if array.shape == own[name].shape})
+        if "weights" not in self.cannot:
+            given = load(weights).to("canonical").arrays
+            arrays = {
+                name: self.naming.from_canonical(name, given[known])
+                for name, known in self.naming.canonical_names().items()
+                if known in given
+            }
+            self.set_arrays({name: array for name, array in arrays.items() if array.shape == own[name].shape})
         self.hooks, self.not_shown = find_hooks(self.layer_paths(), self.naming, config)
 
     def parameters(self) -> Mapping[str, tuple[int, ...]]:

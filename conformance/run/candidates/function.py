@@ -10,7 +10,7 @@ import numpy as np
 
 from conformance.cases.names import activation_names
 from conformance.run.candidates.candidate import forward_failed
-from conformance.run.candidates.options import Options, select_output
+from conformance.run.candidates.options import Layout, Options, select_output
 from conformance.run.candidates.repeat import examine
 from conformance.run.candidates.survey import Survey
 from conformance.run.capabilities import Arrays, Capability, Examination
@@ -24,14 +24,18 @@ class FunctionCandidate:
     Args:
         function: The function.
         options: What the user says about it.
+
+    Attributes:
+        layout: Axes of the images that it takes.
     """
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.EXAMINE})
+    layout: Layout = "NCHW"
     kind: Any
     packages: tuple[str, ...] = ()
 
     def __init__(self, function: Callable[[np.ndarray], Any], options: Options) -> None:
-        self.function, self.options = function, options
+        self.function, self.options, self.layout = function, options, options.layout or self.layout
         self.cannot = {
             "weights": "it shows no weights",
             "train": "a function of images has no train mode",
@@ -68,12 +72,13 @@ class FunctionCandidate:
 
     def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return the logits."""
-        laid_out = images.transpose(0, 2, 3, 1) if self.options.layout == "NHWC" else images
+        laid_out = images.transpose(0, 2, 3, 1) if self.layout == "NHWC" else images
         given = np.ascontiguousarray(laid_out, self.precision)
         try:
             returned = self.function(given)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise forward_failed(error, given.shape, "NHWC" if self.options.layout == "" else "") from error
+            other = "NCHW" if self.layout == "NHWC" else "NHWC"
+            raise forward_failed(error, given.shape, "" if self.options.layout else other) from error
         logits = np.asarray(select_output(returned, self.options.output, is_array))
         return {"logits" if self.config.num_classes else "pool": logits}
 

@@ -51,18 +51,22 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
         shapes = {name: tuple(variable.shape) for name, variable in self.variables().items()}
         decays = {layer.momentum for layer in self.layers().values() if hasattr(layer, "momentum")}
         decay = decays.pop() if len(decays) == 1 else None
-        facts = own_facts(self.module)
         return Survey(
             self.kind.name,
             "keras",
             shapes,
             self.packages,
-            facts,
+            self.facts(),
             decay,
             self.cannot,
             self.options.own_weights,
             self.input_sides(),
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the configuration of one of this project's own models."""
+        config = getattr(self.module, "config", None)
+        return config.to_dict() if isinstance(config, ResNetConfig) else {}
 
     def input_sides(self) -> tuple[int, int] | None:
         """Height and width of the images that a graph is fixed to; None if it takes any."""
@@ -228,12 +232,6 @@ class LogitsOnly(keras.Model):  # type: ignore[misc]  # a keras.Model is Any
     def call(self, images: Any, training: bool = False) -> Any:
         """Return the logits of images in the candidate's layout."""
         return self.candidate.forward(images, training, untapped, ())
-
-
-def own_facts(model: Any) -> dict[str, Any]:
-    """Return the configuration of one of this project's own models."""
-    config = getattr(model, "config", None)
-    return config.to_dict() if isinstance(config, ResNetConfig) else {}
 
 
 def is_graph(layer: Any) -> bool:

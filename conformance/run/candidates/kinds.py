@@ -15,7 +15,15 @@ from typing import Any
 
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
-from conformance.run.candidates.targets import TargetError, import_target, needs_arguments, parse_target
+from conformance.run.candidates.targets import (
+    FILES,
+    FOLDER,
+    TargetError,
+    ending_of,
+    import_target,
+    needs_arguments,
+    parse_target,
+)
 from weights_convert.errors import first_line
 
 
@@ -65,6 +73,8 @@ def imported_class(path: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
+FROM_THE_FILE = "no: the oracle takes the file's, or those of `--weights`"
+OUTPUTS = "logits alone: a graph shows its outputs"
 TORCH = "conformance.run.candidates.torch:"
 
 KINDS: tuple[Kind, ...] = (
@@ -83,6 +93,23 @@ KINDS: tuple[Kind, ...] = (
         ("torch",),
         activations="logits alone: a compiled graph cannot be looked into",
         taps="yes, of the module run eagerly",
+    ),
+    Kind(
+        "exported PyTorch program",
+        ("torch.export:ExportedProgram",),
+        "conformance.run.candidates.files.torch:ExportedProgram",
+        ("torch",),
+        train="no",
+        gradients="gradients in inference mode; not training steps",
+    ),
+    Kind(
+        "exported PyTorch program in a file (`.pt2`)",
+        (FILES[".pt2"],),
+        "conformance.run.candidates.files.torch:ExportedFileCandidate",
+        ("torch",),
+        train="no",
+        weights=FROM_THE_FILE,
+        gradients="gradients in inference mode; not training steps",
     ),
     Kind("PyTorch module", ("torch.nn:Module",), f"{TORCH}TorchCandidate", ("torch",)),
     Kind(
@@ -106,14 +133,46 @@ KINDS: tuple[Kind, ...] = (
         ("flax", "jax"),
     ),
     Kind(
-        "ONNX file",
-        ("conformance.run.candidates.onnx:OnnxFile",),
-        "conformance.run.candidates.onnx:OnnxCandidate",
+        "Keras model in a file (`.keras`)",
+        (FILES[".keras"],),
+        "conformance.run.candidates.files.keras:KerasFileCandidate",
+        ("keras", "tensorflow"),
+        float64="yes, on TensorFlow",
+        weights=FROM_THE_FILE,
+    ),
+    Kind(
+        "ONNX file (`.onnx`)",
+        (FILES[".onnx"],),
+        "conformance.run.candidates.files.onnx:OnnxCandidate",
         ("onnxruntime", "onnx"),
         float64="no",
         train="no",
-        weights="no: the oracle takes the file's, or those of `--weights`",
-        activations="logits alone: a graph shows its outputs",
+        weights=FROM_THE_FILE,
+        activations=OUTPUTS,
+        taps="no",
+        gradients="no",
+    ),
+    Kind(
+        "TensorFlow SavedModel (a folder)",
+        (FILES[FOLDER],),
+        "conformance.run.candidates.files.tensorflow:SavedModelCandidate",
+        ("tensorflow",),
+        float64="where it was saved in float64",
+        train="no",
+        weights=FROM_THE_FILE,
+        activations=OUTPUTS,
+        taps="no",
+        gradients="no",
+    ),
+    Kind(
+        "TFLite file (`.tflite`)",
+        (FILES[".tflite"],),
+        "conformance.run.candidates.files.tensorflow:LiteCandidate",
+        ("tensorflow",),
+        float64="no",
+        train="no",
+        weights="no: the oracle takes those of `--weights`",
+        activations=OUTPUTS,
         taps="no",
         gradients="no",
     ),
@@ -145,13 +204,18 @@ def find_kind(model: Any) -> Kind:
     raise Unfit(f"the target gives a {type(model).__module__}.{type(model).__qualname__}; a model is a {kinds}")
 
 
-def open_file(file: str) -> Any:
-    """Open a model file by its kind."""
-    from conformance.run.candidates.onnx import OnnxFile
+def open_file(path: str, precision: str) -> Any:
+    """Open a model file, or a folder, by its ending.
 
-    if not Path(file).is_file():
-        raise TargetError(f"there is no file {file}")
-    return OnnxFile(Path(file))
+    Raises:
+        TargetError: If it is not there.
+        Unfit: If it cannot be read.
+    """
+    ending = ending_of(path)
+    if not (Path(path).is_dir() if ending == FOLDER else Path(path).is_file()):
+        raise TargetError(f"there is no {'file' if ending else 'folder'} {path}")
+    module, _, name = FILES[ending].partition(":")
+    return getattr(importlib.import_module(module), name)(Path(path), precision)
 
 
 def adapt(model: Any, options: Options, packages: tuple[str, ...] = ()) -> Any:
@@ -203,7 +267,7 @@ def open_candidate(target: str, options: Mapping[str, Any], precision: str) -> A
     """
     spoken = parse_target(target)
     if spoken.is_file:
-        return adapt(open_file(spoken.module), Options.from_dict(options))
+        return adapt(open_file(spoken.module, precision), Options.from_dict(options))
     found = import_target(spoken)
     is_model = any(kind.holds(found) for kind in KINDS[:-1])  # every factory is callable, as the last kind is
     if keras := sys.modules.get("keras"):

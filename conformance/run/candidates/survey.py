@@ -24,6 +24,7 @@ class Survey:
         cannot: What it cannot do, each with the reason.
         weights: File of the model's own weights under its own names, where they were asked for.
         sides: Height and width of the images that it is fixed to; None if it takes any.
+        batch: Number of images that it is fixed to; None if it takes any.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Survey:
     cannot: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
     sides: tuple[int, int] | None = None
+    batch: int | None = None
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Survey:

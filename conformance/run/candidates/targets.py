@@ -18,7 +18,8 @@ from typing import Any
 
 SPELLINGS = (
     "a target is MODULE:FACTORY or FILE.py:FACTORY, with literal arguments if need be, and with a name of your own if "
-    "you like: torchvision.models:resnet50, ./port.py:make_model, mine=my_package.models:build(num_classes=10)"
+    "you like: torchvision.models:resnet50, ./port.py:make_model, mine=my_package.models:build(num_classes=10); or a "
+    "model file (.onnx, .keras, .pt2, .tflite) or the folder of a TensorFlow SavedModel"
 )
 
 
@@ -32,8 +33,8 @@ class Target:
 
     Attributes:
         name: The candidate's name in reports.
-        module: Name of a module, or path of a Python file or a model file.
-        factory: Dotted path, in the module, of what makes the model or is one; empty for a model file.
+        module: Name of a module, or path of a Python file, a model file or a folder.
+        factory: Dotted path, in the module, of what makes the model or is one; empty for a model file or a folder.
         arguments: The factory's positional arguments, literals.
         keywords: Its keyword arguments, literals.
         text: The target as it was given.
@@ -48,7 +49,7 @@ class Target:
 
     @property
     def is_file(self) -> bool:
-        """Tell whether the target is a model file, not what makes a model."""
+        """Tell whether the target is a model file or a folder, not what makes a model."""
         return not self.factory
 
     @property
@@ -57,8 +58,17 @@ class Target:
         return self.text.endswith(")")
 
 
-FILES = (".onnx",)
-"""Endings of model files that are targets."""
+FOLDER = ""
+"""Stands for a folder among the endings of files."""
+
+FILES = {
+    ".onnx": "conformance.run.candidates.files.onnx:OnnxFile",
+    ".keras": "conformance.run.candidates.files.keras:KerasFile",
+    ".pt2": "conformance.run.candidates.files.torch:ExportedFile",
+    ".tflite": "conformance.run.candidates.files.tensorflow:LiteFile",
+    FOLDER: "conformance.run.candidates.files.tensorflow:SavedModel",
+}
+"""Ending of a model file that is a target to the class that opens it, given the file and the precision."""
 
 NAME = re.compile(r"(?P<name>[A-Za-z_][\w.@+-]*)=(?P<rest>.+)", re.DOTALL)
 PLACE = re.compile(r"(?P<module>[^()]+):(?P<factory>[A-Za-z_][\w.]*)(?P<call>\(.*\))?", re.DOTALL)
@@ -79,13 +89,23 @@ def parse_target(text: str) -> Target:
     """
     named = NAME.fullmatch(text)
     name, rest = (named["name"], named["rest"]) if named else ("", text)
-    if rest.endswith(FILES):
-        return Target(name or Path(rest).stem, rest, "", text=rest)
     place = PLACE.fullmatch(rest)
+    if ending_of(rest) or (place is None and rest and Path(rest).is_dir()):
+        return Target(name or Path(rest).stem, rest, "", text=rest)
     if place is None:
         raise TargetError(f"{text!r} is no target: {SPELLINGS}")
     arguments, keywords = read_call(place["call"] or "()", text)
     return Target(name or place["factory"], place["module"], place["factory"], arguments, keywords, rest)
+
+
+def ending_of(path: str) -> str:
+    """Return the ending of a model file; empty if a path has none of them.
+
+    Example:
+        >>> ending_of("dir/model.onnx"), ending_of("my_port:build")
+        ('.onnx', '')
+    """
+    return next((ending for ending in FILES if ending and path.endswith(ending)), FOLDER)
 
 
 def read_call(call: str, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -141,7 +141,7 @@ def follow_convention(config: ResNetConfig, survey: Survey) -> tuple[ResNetConfi
     Returns:
         The configuration, and the convention in words, empty where it is that of the oracle.
     """
-    if own_config(survey.facts):
+    if own_config(survey.facts) or "train" in survey.cannot:
         return config, ""
     convention = CONVENTIONS[survey.framework]
     decay = survey.decay if survey.decay in convention.decays else convention.decays[0]

@@ -21,7 +21,7 @@ def test_without_its_packages_it_says_what_to_install(tmp_path, monkeypatch):
     file = tmp_path / "model.onnx"
     file.write_bytes(b"")
     with pytest.raises(Unfit, match=r"needs the packages onnx and onnxruntime \(onnx is missing\): pip install"):
-        open_file(str(file))
+        open_file(str(file), "float32")
 
 
 @pytest.fixture(scope="module")
@@ -73,4 +73,5 @@ def test_folded_norms_are_told(exported):
     code, text = check(exported / "port.onnx", "--variant=v1.5", "--inference")
     assert code == 2
     assert "an exporter may fold norms into convolutions: give those that it was made from by --weights" in text
-    assert np.isfinite(open_file(str(exported / "port.onnx"))(np.zeros((1, 3, 64, 64), np.float32))["linear"]).all()
+    port = open_file(str(exported / "port.onnx"), "float32")
+    assert np.isfinite(port(np.zeros((1, 3, 64, 64), np.float32))["linear"]).all()

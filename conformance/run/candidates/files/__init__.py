@@ -1,0 +1,1 @@
+"""Model files as candidates: each format, and how its files are opened and run."""

@@ -1,0 +1,138 @@
+"""Adapters of TensorFlow's files: the folder of a SavedModel, and TFLite files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from conformance.run.candidates.graph import GraphCandidate
+from conformance.run.candidates.survey import Unfit
+from weights_convert.errors import first_line
+
+SERVING = "serving_default"
+"""The signature that Keras and TensorFlow's servers use."""
+
+
+class SavedModel:
+    """A SavedModel as a function from images to the outputs of its serving signature.
+
+    Args:
+        folder: The folder.
+        precision: "float64" or "float32"; the graph computes in its own.
+
+    Raises:
+        Unfit: If it cannot be read, or has no signature that takes images alone.
+    """
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        if not (folder / "saved_model.pb").is_file():
+            raise Unfit(f"{folder} is no TensorFlow SavedModel: it has no file saved_model.pb")
+        try:
+            self.model = tf.saved_model.load(str(folder))
+        except Exception as error:  # TensorFlow raises errors of many kinds
+            raise Unfit(f"{folder} cannot be loaded as a TensorFlow SavedModel: {first_line(error)}") from error
+        signatures = dict(self.model.signatures)
+        if SERVING not in signatures:
+            there_are = ", ".join(signatures) or "none"
+            raise Unfit(
+                f"{folder} has no signature {SERVING} (it has {there_are}): save it with signatures=..., or by "
+                "model.export of Keras"
+            )
+        self.signature = signatures[SERVING]
+        inputs = list(self.signature.structured_input_signature[1].values())
+        if len(inputs) != 1 or inputs[0].shape.rank != 4:
+            raise Unfit(f"the signature {SERVING} of {folder} takes {inputs}; one batch of images is expected")
+        self.input = inputs[0]
+
+    @property
+    def shape(self) -> Sequence[int | None]:
+        """Shape of the images."""
+        shape: Sequence[int | None] = self.input.shape.as_list()
+        return shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the images."""
+        return np.dtype(self.input.dtype.as_numpy_dtype)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the variables by the names that they had when they were saved; none where two have one name."""
+        variables = list(getattr(self.model, "variables", []))
+        arrays = {v.name.removesuffix(":0").replace("/", "."): v.numpy() for v in variables}
+        return arrays if len(arrays) == len(variables) else {}
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the signature."""
+        outputs = self.signature(**{self.input.name: tf.constant(images, self.input.dtype)})
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
+class SavedModelCandidate(GraphCandidate):
+    """A SavedModel."""
+
+    framework, layout, file = "keras", "NHWC", "a SavedModel"
+
+
+class LiteFile:
+    """A TFLite file as a function from images to the outputs of its graph.
+
+    Args:
+        file: The file.
+        precision: "float64" or "float32"; the graph computes in its own.
+
+    Raises:
+        Unfit: If it cannot be read, is quantised, or takes something else than images.
+    """
+
+    def __init__(self, file: Path, precision: str) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it is deprecated: another package takes its place
+                self.interpreter = tf.lite.Interpreter(model_path=str(file))
+            self.interpreter.allocate_tensors()
+        except Exception as error:  # TensorFlow raises errors of many kinds
+            raise Unfit(f"{file} cannot be read as a TFLite file: {first_line(error)}") from error
+        types = {np.dtype(tensor["dtype"]).name for tensor in self.interpreter.get_tensor_details()}
+        if quantised := types & {"int8", "uint8", "int16", "float16"}:
+            raise Unfit(
+                f"{file} is quantised (it holds tensors of {', '.join(sorted(quantised))}): it does not compute in "
+                "float32, and is not compared"
+            )
+        inputs = self.interpreter.get_input_details()
+        if len(inputs) != 1 or len(inputs[0]["shape"]) != 4:
+            shapes = [each["shape"].tolist() for each in inputs]
+            raise Unfit(f"{file} takes inputs of the shapes {shapes}; one batch of images is expected")
+        self.input = inputs[0]
+
+    @property
+    def shape(self) -> Sequence[int | None]:
+        """Shape of the images."""
+        return [int(length) if length > 0 else None for length in self.input["shape_signature"]]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the images."""
+        return np.dtype(self.input["dtype"])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return none: the converter folds norms, and names arrays anew."""
+        return {}
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the graph on images of any size that it takes."""
+        self.interpreter.resize_tensor_input(self.input["index"], images.shape, strict=True)
+        self.interpreter.allocate_tensors()
+        self.interpreter.set_tensor(self.input["index"], images.astype(self.dtype))
+        self.interpreter.invoke()
+        return {o["name"]: self.interpreter.get_tensor(o["index"]) for o in self.interpreter.get_output_details()}
+
+
+class LiteCandidate(GraphCandidate):
+    """A TFLite file."""
+
+    framework, layout, file = "keras", "NHWC", "a TFLite file"

@@ -1,0 +1,70 @@
+"""Adapter of model files that are graphs for inference: they keep their weights, and show their logits alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from conformance.run.candidates.function import FunctionCandidate
+from conformance.run.candidates.options import Options
+from conformance.run.candidates.survey import Survey
+from weights_convert.table import Framework
+
+
+class Graph(Protocol):
+    """A graph that was read from a file."""
+
+    @property
+    def shape(self) -> Sequence[Any]:
+        """Shape of its input; an axis that is no integer takes any length."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its input."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays that are stored in the graph, by name; none where they are not what they were made from."""
+
+    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Run the graph; returns its outputs by name."""
+
+
+class GraphCandidate(FunctionCandidate):
+    """A graph. Its weights are read back where they are whole; an exporter may have folded the norms.
+
+    Attributes:
+        framework: The framework whose column of the conversion table its arrays follow.
+        file: Its kind of file, for messages.
+    """
+
+    framework: ClassVar[Framework]
+    file: ClassVar[str]
+    function: Graph
+
+    def __init__(self, function: Graph, options: Options) -> None:
+        super().__init__(function, options)
+        self.cannot = {"train": f"{self.file} is a graph for inference", "weights": f"{self.file} keeps its weights"}
+        if function.dtype != np.float64:
+            self.cannot["float64"] = f"the input of its graph, and what it computes, is {function.dtype}"
+
+    def survey(self) -> Survey:
+        """Describe the graph, and write its arrays to a file where they were asked for."""
+        arrays = self.function.arrays()
+        if self.options.own_weights:
+            from safetensors.numpy import save_file
+
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, self.options.own_weights)
+        batch, *others = (length if isinstance(length, int) else None for length in self.function.shape)
+        height, width = others[:2] if self.layout == "NHWC" else others[1:]
+        return Survey(
+            self.kind.name,
+            self.framework,
+            {name: array.shape for name, array in arrays.items()},
+            self.packages,
+            cannot=self.cannot,
+            weights=self.options.own_weights,
+            sides=None if height is None or width is None else (height, width),
+            batch=batch,
+        )
