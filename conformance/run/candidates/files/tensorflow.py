@@ -17,6 +17,12 @@ from weights_convert.errors import first_line
 SERVING = "serving_default"
 """The signature that Keras and TensorFlow's servers use."""
 
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+"""Ending of the key of a variable in a checkpoint."""
+
+NUMBERED = {"_all_variables", "variables", "trainable_variables", "non_trainable_variables"}
+"""Lists of variables, in which `model.export` of Keras numbers them."""
+
 
 class SavedModel:
     """A SavedModel as a function from images to the outputs of its serving signature.
@@ -32,6 +38,7 @@ class SavedModel:
     def __init__(self, folder: Path, precision: str) -> None:
         if not (folder / "saved_model.pb").is_file():
             raise Unfit(f"{folder} is no TensorFlow SavedModel: it has no file saved_model.pb")
+        self.folder = folder
         try:
             self.model = tf.saved_model.load(str(folder))
         except Exception as error:  # TensorFlow raises errors of many kinds
@@ -61,15 +68,31 @@ class SavedModel:
         return np.dtype(self.input.dtype.as_numpy_dtype)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the variables by the names that they had when they were saved; none where two have one name."""
-        variables = list(getattr(self.model, "variables", []))
-        arrays = {v.name.removesuffix(":0").replace("/", "."): v.numpy() for v in variables}
+        """Return the variables by their attribute paths; where they were numbered instead, by their names."""
+        saved = tf.train.load_checkpoint(str(self.folder / "variables" / "variables"))
+        keys = [key for key in saved.get_variable_to_shape_map() if key.endswith(VALUE)]
+        paths = {key: path_of(key) for key in keys if key.partition("/")[0] not in NUMBERED}
+        if paths:
+            return {path: saved.get_tensor(key) for key, path in paths.items()}
+        variables = list(self.signature.variables)
+        arrays = {variable.name.removesuffix(":0").replace("/", "."): variable.numpy() for variable in variables}
         return arrays if len(arrays) == len(variables) else {}
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Run the signature."""
         outputs = self.signature(**{self.input.name: tf.constant(images, self.input.dtype)})
         return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
+def path_of(key: str) -> str:
+    """Return the path of a variable in a checkpoint; Keras keeps a kernel as `_kernel`.
+
+    Example:
+        >>> path_of("stage2/0/conv1/_kernel/.ATTRIBUTES/VARIABLE_VALUE")
+        'stage2.0.conv1.kernel'
+    """
+    *layer, array = key.removesuffix(VALUE).split("/")
+    return ".".join([*layer, array.removeprefix("_")])
 
 
 class SavedModelCandidate(GraphCandidate):

@@ -23,28 +23,41 @@ SMALL = replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=4, num_classes=10)
 IMAGES = noise(64, 96, 2, 0).images
 
 
+def save(model, folder, shape):
+    """Save a model for images of one shape, with a signature of its own."""
+    run = tf.function(lambda images: {"logits": model(images, training=False)})
+    concrete = run.get_concrete_function(tf.TensorSpec(shape))
+    tf.saved_model.save(model, folder, signatures={"serving_default": concrete})
+
+
+def export(model, folder, shape):
+    """Save a model by Keras, which keeps its variables in lists."""
+    model.export(folder, verbose=False, input_signature=[keras.InputSpec("float32", shape)])
+
+
+def convert(folder, quantised=False):
+    """Convert a SavedModel to a TFLite file beside it."""
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantised else []
+    folder.with_name(folder.name + "-quantised" * quantised + ".tflite").write_bytes(converter.convert())
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """One of our own models as a SavedModel of images of any size, and as a TFLite file of a fixed one."""
+    """One of our own models as a SavedModel and as a TFLite file, of any size and of fixed ones; right and wrong."""
     folder = tmp_path_factory.mktemp("files")
     keras.config.set_floatx("float32")
     weights = folder / "weights.safetensors"
     synthetic_weights(SMALL, seed=0).save(weights)
     model = resnet(SMALL, weights=weights)
-    model.export(folder / "right", verbose=False, input_signature=[keras.InputSpec("float32", (None, None, None, 3))])
-    right = tf.function(lambda images: model(images, training=False))
-    for batch, name in ((None, "right"), (1, "one")):
-        concrete = right.get_concrete_function(tf.TensorSpec((batch, 64, 96, 3)))
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
-        (folder / f"{name}.tflite").write_bytes(converter.convert())
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    (folder / "quantised.tflite").write_bytes(converter.convert())
+    export(model, folder / "exported", (None, None, None, 3))
+    convert(folder / "exported")
+    convert(folder / "exported", quantised=True)
+    save(model, folder / "right", (None, None, None, 3))
     model.stage2[0].bn2.epsilon = 1e-2
-    wrong = tf.function(lambda images: {"logits": model(images, training=False)})
-    concrete = wrong.get_concrete_function(tf.TensorSpec((2, 64, 96, 3)))
-    tf.saved_model.save(model, folder / "wrong", signatures={"serving_default": concrete})
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
-    (folder / "wrong.tflite").write_bytes(converter.convert())
+    save(model, folder / "wrong", (1, 64, 96, 3))
+    export(model, folder / "fixed", (1, 64, 96, 3))
+    convert(folder / "fixed")
     return folder
 
 
@@ -55,23 +68,28 @@ def test_a_saved_model_computes_as_the_oracle_with_its_own_weights(files, tmp_pa
     adapter.examine(IMAGES)
     assert adapter.record(IMAGES, False, True).keys() == {"logits"}
     assert first_difference(adapter, oracle, IMAGES, 1e-5) is None
+    with pytest.raises(ValueError, match=r"arrays are not those of a whole network .* by --weights \(the names of its"):
+        opened(files / "exported", "float32", tmp_path, variant="v1.5")
+    weights = files / "weights.safetensors"
+    adapter, oracle, _ = opened(files / "exported", "float32", tmp_path, weights=weights)
+    assert first_difference(adapter, oracle, IMAGES, 1e-5) is None
     adapter, oracle, survey = opened(files / "wrong", "float32", tmp_path, variant="v1.5")
-    assert (survey.sides, survey.batch) == ((64, 96), 2)
-    assert first_difference(adapter, oracle, IMAGES, 1e-5) == "logits"
+    assert (survey.sides, survey.batch) == ((64, 96), 1)
+    assert first_difference(adapter, oracle, IMAGES[:1], 1e-5) == "logits"
 
 
 def test_a_tflite_file_computes_as_the_oracle_with_the_weights_that_it_was_made_from(files, tmp_path):
     weights = files / "weights.safetensors"
-    adapter, oracle, survey = opened(files / "right.tflite", "float32", tmp_path, weights=weights)
-    assert (survey.sides, survey.batch) == ((64, 96), None)
+    adapter, oracle, survey = opened(files / "exported.tflite", "float32", tmp_path, weights=weights)
+    assert (survey.sides, survey.batch) == (None, None)
     adapter.examine(IMAGES)
     assert first_difference(adapter, oracle, IMAGES, 1e-5) is None
-    adapter, oracle, survey = opened(files / "wrong.tflite", "float32", tmp_path, weights=weights)
-    assert first_difference(adapter, oracle, IMAGES, 1e-5) == "logits"
-    _, _, survey = opened(files / "one.tflite", "float32", tmp_path, weights=weights)
+    assert first_difference(adapter, oracle, noise(65, 97, 1, 0).images, 1e-5) is None
+    adapter, oracle, survey = opened(files / "fixed.tflite", "float32", tmp_path, weights=weights)
     assert (survey.sides, survey.batch) == ((64, 96), 1)
+    assert first_difference(adapter, oracle, IMAGES[:1], 1e-5) == "logits"
     with pytest.raises(ValueError, match="a TFLite file keeps its weights: give those that it was made from by --weig"):
-        opened(files / "right.tflite", "float32", tmp_path, variant="v1.5")
+        opened(files / "exported.tflite", "float32", tmp_path, variant="v1.5")
 
 
 class Plain(tf.Module):
@@ -97,8 +115,8 @@ def test_what_cannot_be_compared_says_why(files, tmp_path):
     (tmp_path / "text.tflite").write_text("no model")
     with pytest.raises(Unfit, match=r"text.tflite cannot be read as a TFLite file"):
         LiteFile(tmp_path / "text.tflite", "float32")
-    with pytest.raises(Unfit, match=r"quantised.tflite is quantised \(it holds tensors of int8\)"):
-        LiteFile(files / "quantised.tflite", "float32")
+    with pytest.raises(Unfit, match=r"exported-quantised.tflite is quantised \(it holds tensors of int8\)"):
+        LiteFile(files / "exported-quantised.tflite", "float32")
     with pytest.raises(TargetError, match="there is no folder"):
         open_file(str(tmp_path / "none"), "float32")
     assert parse_target(str(folder)).is_file
