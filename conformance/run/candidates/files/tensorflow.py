@@ -65,7 +65,8 @@ class SavedModel:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the images."""
-        return np.dtype(self.input.dtype.as_numpy_dtype)
+        dtype: np.dtype[Any] = np.dtype(self.input.dtype.as_numpy_dtype)
+        return dtype
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the variables by their attribute paths; where they were numbered instead, by their names."""
@@ -140,7 +141,8 @@ class LiteFile:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the images."""
-        return np.dtype(self.input["dtype"])
+        dtype: np.dtype[Any] = np.dtype(self.input["dtype"])
+        return dtype
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return none: the converter folds norms, and names arrays anew."""
