@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,70 +60,64 @@ class MeasuredConvolution:
         return y
 
 
-def measure(
-    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], weight: Array | None = None
-) -> MeasuredConvolution:
+def measure(exam: Exam, weight: Array | None = None) -> MeasuredConvolution:
     """Measure a convolution or the classifier; of the first one, the change of images before it, too.
 
     Args:
-        link: Says what is expected there.
-        asked: What `questions` returned.
-        answers: The outputs, by the same names.
+        exam: Inputs and outputs, all of them maps.
         weight: The kernel that should be there, of a first convolution whose images something may be added to.
 
     Raises:
         NotIdentified: If no convolution of a known curve explains the outputs.
     """
-    asked, answers = ({k: as_maps(v) for k, v in some.items()} for some in (asked, answers))
     reason: NotIdentified | None = None
-    for change in CHANGES if link.inputs == (IMAGES,) else (AS_THEY_ARE,):
+    is_first = exam.link.inputs == (IMAGES,)
+    for change in CHANGES if is_first else (AS_THEY_ARE,):
+        changed = replace(exam, asked={part: change.apply(x) for part, x in exam.asked.items()})
         try:
-            found = replace(_measure({k: change.apply(v) for k, v in asked.items()}, answers, link), change=change)
+            found = replace(_measure(changed), change=change)
         except NotIdentified as problem:
             reason = reason or problem
         else:
-            if relative_error(found(asked["held-out"]), answers["held-out"]) <= PREDICTED:
+            if exam.error(found) <= PREDICTED:
                 return found
-        if change is AS_THEY_ARE and link.inputs == (IMAGES,) and weight is not None:
-            shifted = _measure_shifted(asked, answers, link, weight)
+        if change is AS_THEY_ARE and is_first and weight is not None:
+            shifted = _measure_shifted(exam, weight)
             if shifted is not None:
                 return shifted
     raise reason or NotIdentified("is no convolution: the nearest one does not predict other numbers")
 
 
-def measure_moved(
-    link: Link, asked: Mapping[str, Array], answers: Mapping[str, Array], weight: Array
-) -> MeasuredConvolution | None:
+def measure_moved(exam: Exam, weight: Array) -> MeasuredConvolution | None:
     """Recognise the right first convolution of images that are moved by some pixels; None if it is not."""
-    for change in MOVES if link.inputs == (IMAGES,) else ():
-        moved = MeasuredConvolution(NONE, expected_geometry(link), weight, np.zeros(len(weight)), change)
-        if all(relative_error(moved(asked[part]), answers[part]) <= PREDICTED for part in ("held-out", "odd")):
+    for change in MOVES if exam.link.inputs == (IMAGES,) else ():
+        moved = MeasuredConvolution(NONE, expected_geometry(exam.link), weight, np.zeros(len(weight)), change)
+        if all(exam.error(moved, part) <= PREDICTED for part in ("held-out", "odd")):
             return moved
     return None
 
 
-def _measure_shifted(
-    asked: Mapping[str, Array], answers: Mapping[str, Array], link: Link, weight: Array
-) -> MeasuredConvolution | None:
+def _measure_shifted(exam: Exam, weight: Array) -> MeasuredConvolution | None:
     """Measure a first convolution to whose images something is added: what it makes of zeros is taken away first."""
-    zeros = {part: answers[part][:1] if part == "curve" else answers[part][-1:] for part in answers}
+    zeros = {part: y[:1] if part == "curve" else y[-1:] for part, y in exam.answers.items()}
     try:
-        found = _measure(asked, {part: answers[part] - zeros[part] for part in answers}, link)
+        found = _measure(replace(exam, answers={part: y - zeros[part] for part, y in exam.answers.items()}))
     except NotIdentified:
         return None
-    channels = asked["held-out"].shape[1]
-    ones = np.eye(channels)[:, :, None, None] * np.ones(asked["held-out"].shape[2:])
+    _, channels, *sides = exam.asked["held-out"].shape
+    ones = np.eye(channels)[:, :, None, None] * np.ones(sides)
     columns = found.geometry.convolve(ones, weight).reshape(channels, -1).T
     offset, *_ = np.linalg.lstsq(columns, zeros["held-out"].ravel(), rcond=None)
     shifted = replace(found, added=(offset, weight))
-    return shifted if relative_error(shifted(asked["held-out"]), answers["held-out"]) <= PREDICTED else None
+    return shifted if exam.error(shifted) <= PREDICTED else None
 
 
-def _measure(asked: Mapping[str, Array], answers: Mapping[str, Array], link: Link) -> MeasuredConvolution:
+def _measure(exam: Exam) -> MeasuredConvolution:
     """Measure curve, geometry, kernel and bias from inputs, in which a change of images is made already."""
-    expected = expected_geometry(link)
+    asked, answers = exam.asked, exam.answers
+    expected = expected_geometry(exam.link)
     curve, geometry = NONE, expected
-    if link.kind == "convolution":
+    if exam.link.kind == "convolution":
         curve = measure_curve(answers["curve"])
         pairs = [(curve(_chosen(asked[name])), answers[name]) for name in ("even", "odd")]
         geometry = measure_geometry(pairs, expected, MARGIN)
@@ -215,11 +209,13 @@ def identify(exam: Exam) -> Fact:
     Raises:
         NotIdentified: If it cannot be measured, or the measured one does not predict the held-out probe.
     """
-    link, asked, answers, arrays = exam.link, exam.asked, exam.answers, exam.arrays
+    link, arrays = exam.link, exam.arrays
     if link.kind == "classifier" and (head := identify_head(exam)):
         return head
     expected = as_kernel(arrays[f"{link.layer}.weight"])
-    found = measure_moved(link, asked, answers, expected) or measure(link, asked, answers, expected)
+    asked, answers = ({part: as_maps(x) for part, x in some.items()} for some in (exam.asked, exam.answers))
+    exam = replace(exam, asked=asked, answers=answers)
+    found = measure_moved(exam, expected) or measure(exam, expected)
     colours = (
         colour_differences(found.weight, expected, found.added and found.added[0]) if link.inputs == (IMAGES,) else None
     )
@@ -232,8 +228,7 @@ def identify(exam: Exam) -> Fact:
         y = found(x) if other.name == link.name else _at_another(found, kernel, link, other, x, weights)
         return y[:, :, 0, 0] if inputs[other.inputs[0]].ndim == 2 else y
 
-    error = relative_error(found(as_maps(asked["held-out"])), as_maps(answers["held-out"]))
-    return exam.fact([*_differences(link, found, expected, kernel, arrays, colours)], error, law)
+    return exam.fact([*_differences(link, found, expected, kernel, arrays, colours)], exam.error(found), law)
 
 
 def as_kernel(weight: Array) -> Array:
