@@ -204,7 +204,7 @@ runs are fed with."""
 
 def make_jobs(
     plan: Plan,
-    requests: Sequence[Request],
+    requests: Sequence[tuple[Implementation, str, Sequence[Case]]],
     networks: Files,
     folder: Path,
     feed: Feed | None = None,

@@ -6,7 +6,6 @@ dialect, its configuration or the user its variant.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import weights_convert
 from conformance.cases.synthetic import synthetic_weights
 from conformance.outcome import Failure
-from conformance.plan import Listener
+from conformance.plan import Listener, Plan, make_jobs
 from conformance.run.candidates.kinds import adapt
 from conformance.run.candidates.naming import Naming, read_names
 from conformance.run.candidates.options import Layout, Options
@@ -25,7 +24,7 @@ from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.candidates.targets import Target, TargetError, parse_target
 from conformance.run.candidates.variants import VariantError, find_variant, follow_convention
 from conformance.run.implementations import NAMED, ORACLE, REFERENCE_BUILDS, Implementation
-from conformance.run.jobs import Job, run_jobs
+from conformance.run.jobs import run_jobs
 from conformance.run.live import LiveCandidate
 from impls.config import ResNetConfig
 from weights_convert import Checkpoint
@@ -171,19 +170,9 @@ def survey_targets(
     Raises:
         TargetError: If a target names nothing that is there.
     """
-    jobs = [
-        Job(
-            candidate_of(target, request, folder),
-            "float32",
-            (),
-            {},
-            folder / target.name,
-            device="cpu",
-            timeout=request.timeout,
-            python=request.interpreters.get(target.name, sys.executable),
-        )
-        for target in targets.values()
-    ]
+    plan = Plan({}, (), (), folder, device="cpu", timeout=request.timeout, interpreters=request.interpreters)
+    candidates = [candidate_of(target, request, folder) for target in targets.values()]
+    jobs = make_jobs(plan, [(candidate, "float32", []) for candidate in candidates], {}, folder)
     surveys, failures = {}, []
     folder.mkdir(parents=True, exist_ok=True)
     for event in run_jobs(jobs, max(1, len(jobs))):
