@@ -11,6 +11,8 @@ from conformance.cases.names import activation_names
 from conformance.cases.probe import Probe, Probed
 from conformance.identify.fact import NotIdentified, relative_error
 from conformance.identify.identification import Identification, identify, reproduce
+from conformance.identify.link import Arrays
+from conformance.identify.rows import confirmed
 from conformance.plan import NetworkPlan, Rerun, TracedRun
 from conformance.run.implementations import Implementation
 from conformance.trace import Trace
@@ -24,6 +26,8 @@ def identify_candidate(
     suspects: Mapping[str, Sequence[Mode]],
 ) -> Identification:
     """Measure the wrong layers of a candidate, and see whether the oracle with them reproduces its own run.
+
+    A row of the catalogue is named beside a fact only if it computes, in that run, what was measured.
 
     Args:
         rerun: Runs probes by a candidate.
@@ -42,22 +46,25 @@ def identify_candidate(
 
     arrays = network.weights.to("canonical").arrays
     identification = identify(network.config, arrays, suspects, ask)
-    executable = [fact for fact in identification.facts if fact.kind != "running statistics"]
-    if executable and all(fact.law for fact in executable) and own:
-        with contextlib.suppress(NotIdentified, ValueError):  # a law cannot be executed on these images
-            errors = [_left(identification, network, case, trace) for case, trace in own.items()]
-            identification = replace(identification, reproduced=max(errors))
     for run in runs:
         run.discard()
-    return identification
+    executed = [fact for fact in identification.facts if fact.law]
+    unexecuted = [fact for fact in identification.facts if not fact.law and fact.kind != "running statistics"]
+    again: dict[bool, Arrays] = {}
+    with contextlib.suppress(NotIdentified, ValueError):  # a law cannot be executed on these images
+        for case in own:
+            train = case.mode == "train"
+            again[train] = reproduce(network.config, arrays, identification.facts, network.images(case.input), train)
+    own_arrays = {case.mode == "train": trace.arrays for case, trace in own.items()}
+    if executed and not unexecuted and own and again.keys() == own_arrays.keys():
+        names = activation_names(network.config)
+        left = max(_left(again[train], own_arrays[train], names) for train in again)
+        identification = replace(identification, reproduced=left)
+    facts = confirmed(identification.facts, network.config, arrays, again, own_arrays)
+    return replace(identification, facts=tuple(facts))
 
 
-def _left(identification: Identification, network: NetworkPlan, case: Case, trace: Trace) -> float:
+def _left(expected: Arrays, own: Arrays, names: Sequence[str]) -> float:
     """Return the largest error that the oracle with the measured layers leaves of a candidate's own run."""
-    images, arrays = network.images(case.input), network.weights.to("canonical").arrays
-    expected = reproduce(network.config, arrays, identification.facts, images, case.mode == "train")
-    names = [name for name in activation_names(network.config) if name in trace.arrays]
-    return max(
-        (relative_error(expected[name], trace.arrays[name]) for name in names),
-        default=float("inf"),
-    )
+    there = [name for name in names if name in own]
+    return max((relative_error(expected[name], own[name]) for name in there), default=float("inf"))

@@ -24,7 +24,14 @@ from conformance.identify.precision import NEAR, format_of
 from conformance.identify.questions import REPEATED, Asked, ask_layer, layer_probes
 from conformance.identify.screen import Screening, oracle_run, screened, screening_probes
 from conformance.identify.statistics import identify_statistics
-from conformance.identify.structure import first_of, merge_owners, missing_facts, missing_links, owner_fact
+from conformance.identify.structure import (
+    first_of,
+    merge_owners,
+    missing_facts,
+    missing_links,
+    owner_fact,
+    repeated_fact,
+)
 from impls.config import ResNetConfig
 
 MOST_MEASURED = 6
@@ -160,6 +167,7 @@ class Search:
             if owner := screening.owner(self.table[name], modes):
                 fact = owner_fact(self.table[name], owner)
                 self.facts.append(replace(fact, layers=(name,), mode="" if len(modes) == len(MODES) else modes[0]))
+        self.facts += repeated_facts(self.left(), self.table, screening)
 
     def take_answers(
         self, link: Link, asked: Asked, answers: Mapping[str, Probed], modes: Sequence[Mode], screening: Screening
@@ -311,6 +319,24 @@ def random_facts(
             subject = group_words(names, screening.config)
             facts.append(replace(fact, layers=tuple(names), subject=subject, mode=mode, kind=kind))
     return facts
+
+
+def repeated_facts(
+    wrong: Mapping[str, Sequence[Mode]], table: Mapping[str, Link], screening: Screening
+) -> Iterator[Fact]:
+    """Say where a block too many stands: what takes the output before it is right if the output passes such a block."""
+    config = screening.config
+    blocks = [block for block in config.blocks() if block.in_channels == block.out_channels]
+    for source in ["stem", *(block.name for block in config.blocks())]:
+        takers = [link for link in table.values() if source in link.inputs]
+        if not takers or any(link.name not in wrong or link.kind == "head pool" for link in takers):
+            continue
+        channels = takers[0].channels[takers[0].inputs.index(source)]
+        for block in (block.name for block in blocks if block.in_channels == channels):
+            fact = repeated_fact(takers, block, config)
+            if all(screening.holds(fact, link, wrong[link.name]) for link in takers):
+                yield fact
+                break
 
 
 def identify_randomness(exam: Exam) -> Fact | None:

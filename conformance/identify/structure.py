@@ -40,6 +40,31 @@ def _pass_on(link: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, t
     return inputs[link.inputs[1]] if link.kind == "sum" else expected_output(link, inputs, arrays, config, train)
 
 
+def repeated_fact(links_of_source: Sequence[Link], block: str, config: ResNetConfig) -> Fact:
+    """Say that the output of a layer passes through a further block, with the arrays of another, before it is taken.
+
+    Args:
+        links_of_source: The links that take the output.
+        block: The block whose arrays the further one has; it has as many channels behind as before.
+        config: The network.
+    """
+    names = tuple(link.name for link in links_of_source)
+    shared = set.intersection(*(set(link.inputs) for link in links_of_source))
+    source = next(name for name in links_of_source[0].inputs if name in shared)
+    own = [link for link in links(config) if segment_of(link.name) == block]
+    entered = own[0].inputs[0]
+
+    def law(other: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, train: bool) -> Array:
+        seen = {entered: inputs[source]}
+        for link in own:
+            seen[link.name] = expected_output(link, seen, arrays, config, train)
+        return expected_output(other, {**inputs, source: seen[block]}, arrays, config, train)
+
+    words = f"passes through one block too many before it is taken: one like {block}, with its arrays"
+    measured, expected = {"block": f"one too many, as {block}"}, {"block": "none"}
+    return Fact(names[0], "structure", words, measured, expected, 0.0, "", law, names, f"the output of {source}")
+
+
 def inputs_there(link: Link, candidate: Mapping[str, Array]) -> bool:
     """Tell whether a candidate has all activations that a link takes, so that they could be fed."""
     return all(name == IMAGES or name in candidate for name in link.inputs)
