@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from conformance.cases.case import MODES, Case
+from conformance.cases.inputs import Input, noise
 from conformance.compare.comparison import Comparison
 from conformance.localise import LOCALISERS, Localiser, localise, small_network
 from conformance.plan import TracedRun
@@ -87,3 +88,28 @@ def test_a_divergence_for_each_failure_in_order():
     firsts = [failed("gradients"), failed(name="parameters", input_matters=False, candidate="other")]
     assert [d.first for d in localise(localiser(Runs()), firsts)] == firsts
     assert set(LOCALISERS) >= {"forward", "gradients"}
+
+
+def failures(**arrays):
+    """Failed comparisons of inputs: the arrays that are wrong, by input."""
+    return [
+        failed(name=name, case=Case("v1.5", input.replace("_", "-"), "train"))
+        for input, names in arrays.items()
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("smaller", "precision", "examined"),
+    [
+        (["stem", "logits"], "float64", "small"),
+        (["logits"], "float64", "large"),  # it does not show all
+        (["stem", "logits"], "float32", "large"),  # noise floors belong to an input
+    ],
+)
+def test_the_smallest_input_that_shows_the_same_is_examined(smaller, precision, examined):
+    images = {"large": noise(64, 96, 2, 0).images, "small": noise(64, 64, 2, 0).images}
+    network = replace(NETWORK, inputs=[Input(name, array, "") for name, array in images.items()])
+    compared = [replace(each, precision=precision) for each in failures(large=["stem", "logits"], small=smaller)]
+    localising = Localiser({"v1.5": network}, {"torch": TORCH}, ("forward",), 0, Runs(), comparisons=compared)
+    assert localising.examined(compared[0]).case.input == examined
