@@ -272,8 +272,10 @@ def diagnose_small_network(localiser: Localiser, first: Comparison) -> Divergenc
     identification = identify_gradients(oracle, arrays) if not explained(findings) else None
     if not findings:
         training = stepwise_training(network, {recipe: run.traces[case].arrays for recipe, case in steps.items()})
-        findings = examine_steps(training)
-        identification = identify_steps(training) if not explained(findings) else None
+        findings = examine_steps(training, thorough=False)
+        if not explained(findings):
+            identification = identify_steps(training)
+            findings = findings if identification.is_settled else examine_steps(training)
     elif not findings[0].causes and findings[0].layer == "loss" and not is_settled(identification):
         forward = replace(first, case=replace(gradients, task="forward"))
         (divergence,) = localise_layers(localiser, network, [forward])
@@ -420,9 +422,12 @@ def stepwise_training(network: NetworkPlan, candidate: Mapping[str, Mapping[str,
     return StepwiseTraining(network.config, arrays, network.inputs[0].images, states)
 
 
-def examine_steps(training: StepwiseTraining) -> list[Finding]:
-    """Diagnose a candidate's training steps: the faults that explain them; none where they are right."""
-    return StepsDiagnosis(training).findings()
+def examine_steps(training: StepwiseTraining, thorough: bool = True) -> list[Finding]:
+    """Diagnose a candidate's training steps: the faults that explain them; none where they are right.
+
+    A thorough search tries two faults together where no single one explains what is first wrong.
+    """
+    return StepsDiagnosis(training, thorough).findings()
 
 
 def examine_initial(network: NetworkPlan, candidate: Mapping[str, Any]) -> list[Finding]:

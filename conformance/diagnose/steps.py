@@ -58,9 +58,11 @@ class StepsDiagnosis(Search[StepArray]):
 
     Attributes:
         oracle: The right steps, from the candidate's own states.
+        thorough: Whether two faults together are tried where no single one explains what is first wrong.
     """
 
     oracle: StepwiseTraining
+    thorough: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +99,7 @@ class StepsDiagnosis(Search[StepArray]):
             if any(len(attempt.explained) == len(self.wrong) for attempt in attempts):
                 break
         yield attempts
-        for round_of_pairs in pairs(self.altering(first)):
+        for round_of_pairs in pairs(self.altering(first)) if self.thorough else ():
             yield [attempt for pair in self.in_time(round_of_pairs) for attempt in self.valued(pair, first)]
 
     def faults(self) -> Iterator[list[Injection]]:

@@ -79,11 +79,15 @@ class Identification:
         """Tell whether the search for known faults need not go on beside these facts.
 
         That is so where they explain the whole run, and each is a single property of a value that says what it is: two
-        properties, or an unknown kernel, may be two faults of the catalogue at once. What is random, no fault explains.
+        properties of a layer, or of training steps, or an unknown kernel, may be two faults of the catalogue at once.
+        What is random, no fault explains.
         """
         values = [list(fact.measured.values()) for fact in self.facts]
-        is_random = bool(self.facts) and all(fact.measured == {"random": True} for fact in self.facts)
-        return is_random or (self.is_reproduced and all(len(each) == 1 and each[0] not in VAGUE for each in values))
+        if self.facts and all(fact.measured == {"random": True} for fact in self.facts):
+            return True
+        if self.task == "steps" and len({name for fact in self.facts for name in fact.measured}) != 1:
+            return False
+        return self.is_reproduced and all(len(each) == 1 and each[0] not in VAGUE for each in values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
