@@ -11,16 +11,19 @@ import io
 import json
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
+from impls.config import VARIANTS, ResNetConfig
 from tests.weights_convert.conftest import DTYPES, TINY, make_random_bits
 from weights_convert import Checkpoint
 from weights_convert.comparison import NOT_WEIGHTS
@@ -34,6 +37,9 @@ Files = Mapping[str, bytes]
 
 VARIANT = "v1.5"
 """The variant of all originals."""
+
+Options = Mapping[str, Any]
+"""The further arguments of `load`, as JSON can hold them."""
 
 INNER = "model.weights.h5"
 SHORTEST = 8
@@ -71,7 +77,9 @@ class Original:
         checkpoint: The checkpoint that it was made of.
         kind: The kind that selects the damages; empty for a folder.
         sealed: Whether a hash or checksum in it covers all bits of the weights.
-        variant: The variant to give to `load`; None if the file states it.
+        options: The further arguments of `load`.
+        opened: The path in a folder that is given to `load`.
+        is_refused: Whether `load` refuses it even undamaged.
     """
 
     name: str
@@ -81,7 +89,9 @@ class Original:
     checkpoint: Checkpoint
     kind: str
     sealed: bool
-    variant: str | None = None
+    options: Options = field(default_factory=dict)
+    opened: str = ""
+    is_refused: bool = False
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -95,7 +105,7 @@ class Original:
             return
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = {name: archive.read(name) for name in archive.namelist()}
-        hashed = self.variant is None and self.row not in ("PyTorch", "NumPy archive")
+        hashed = not self.options and self.row not in ("PyTorch", "NumPy archive")
         for name, entry in entries.items():
             wrap = lambda new, name=name: {path: rezipped({**entries, name: new})}  # noqa: E731 (one for each entry)
             yield Part(name, INSIDE[self.kind](name), entry, wrap, hashed and self.name.startswith("ours"))
@@ -207,8 +217,21 @@ def _made(form: Form, checkpoint: Checkpoint, path: Path) -> Original:
     }
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     name = f"{form.name}, {checkpoint.dialect.name}, {', '.join(checkpoint.dtypes())}"
-    variant = None if form.states_variant else VARIANT
-    return Original(name, form.container, path.name, files, checkpoint, form.kind, form.sealed, variant)
+    options = dict(form.options)
+    if not (form.states_variant or form.function):
+        options["variant"] = VARIANT
+    if form.function:
+        checkpoint = replace(checkpoint, config=_sized(form.function))
+        options["config"] = checkpoint.config.to_dict()
+    if options.get("drop_head") or form.headless:
+        checkpoint = checkpoint.without_head()
+    facts = (form.kind, form.sealed, options, form.opened, form.is_refused)
+    return Original(name, form.container, path.name, files, checkpoint, *facts)
+
+
+def _sized(function: ResNetConfig) -> ResNetConfig:
+    """Return a network of the tiny sizes that computes a function."""
+    return replace(function, depths=TINY.depths, width=TINY.width, num_classes=TINY.num_classes)
 
 
 @dataclass(frozen=True)
@@ -222,8 +245,13 @@ class Form:
         write: Writes a checkpoint to a path.
         sealed: See `Original`.
         states_variant: Whether the file states its variant.
-        target: The name of a folder.
-        dialect: The dialect of a folder.
+        target: The name of a folder, or of a file in one dialect.
+        dialect: The dialect of such a folder or file.
+        options: Further arguments of `load`.
+        headless: Whether the network that `load` returns has no classifier.
+        function: A function that no variant has, which `load` is given as a configuration.
+        opened: See `Original`.
+        is_refused: See `Original`.
     """
 
     name: str
@@ -234,6 +262,11 @@ class Form:
     states_variant: bool = False
     target: str = ""
     dialect: str = ""
+    options: Options = field(default_factory=dict)
+    headless: bool = False
+    function: ResNetConfig | None = None
+    opened: str = ""
+    is_refused: bool = False
 
 
 def _ours(path: Path, checkpoint: Checkpoint) -> None:
@@ -260,6 +293,110 @@ def _training_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     settings = argparse.Namespace(lr=0.1)
     torch.save({"epoch": 3, "args": settings, "state_dict": state, "optimizer": optimizer}, path)
+
+
+def _students(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a teacher and a student, and what self-distillation keeps beside them."""
+    import torch
+
+    state = _state(path, checkpoint)
+    other = {f"module.backbone.{name}": tensor.flip(0) for name, tensor in state.items()}
+    teacher = {f"backbone.{name}": tensor for name, tensor in state.items()}
+    heads = {f"head.mlp.{layer}.weight": torch.zeros(4, 4) for layer in (0, 2)}
+    torch.save({"student": other | heads, "teacher": teacher | heads, "epoch": 3, "loss": {"center": heads}}, path)
+
+
+def _contrastive(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a network with a projection head, a queue and prototypes beside it."""
+    import torch
+
+    state = {f"module.{name}": tensor for name, tensor in _state(path, checkpoint).items()}
+    beside = {"module.projection_head.0.weight": torch.zeros(4, 4), "module.prototypes.weight": torch.zeros(4, 4)}
+    torch.save({"state_dict": state | beside, "queue": torch.zeros(4, 8), "epoch": 3}, path)
+
+
+def _beside_head(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a network whose classifier lies beside it, as in Lightning's guide to transfer learning."""
+    import torch
+
+    head = [name for name, (canonical, _) in _readings(checkpoint).items() if canonical.startswith("fc.")]
+    state = _state(path, checkpoint)
+    own = {f"own_classes.{name.rpartition('.')[2]}": state.pop(name) for name in head}
+    torch.save({"state_dict": {f"feature_extractor.{name}": t for name, t in state.items()} | own}, path)
+
+
+def _scripted(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a TorchScript archive whose parameters have the names of the network."""
+    import torch
+
+    root = torch.nn.Module()
+    for name, tensor in _state(path, checkpoint).items():
+        *steps, leaf = name.split(".")
+        module = root
+        for step in steps:
+            if not hasattr(module, step):
+                module.add_module(step, torch.nn.Module())
+            module = getattr(module, step)
+        module.register_buffer(leaf, tensor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.save(torch.jit.script(root), path)
+
+
+def _readings(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    return checkpoint.dialect.read_names(checkpoint.arrays)
+
+
+def _state(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the tensors of a checkpoint by name, through a file."""
+    import torch
+
+    saved = path.with_suffix(".pth")
+    checkpoint.save(saved)
+    state = dict(torch.load(saved, weights_only=True))
+    saved.unlink()
+    return state
+
+
+def _prefixed_npz(path: Path, checkpoint: Checkpoint) -> None:
+    np.savez(path, **{f"net/{name.replace('.', '/')}": array for name, array in _plain(checkpoint).items()})
+
+
+def _slim_names(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    named = {f"resnet_v1_50/{name.replace('.', '/')}": array for name, array in _plain(checkpoint).items()}
+    return named | {"global_step": np.array(7), "resnet_v1_50/conv1/weights/Momentum": np.zeros((7, 7, 3, 4), "f4")}
+
+
+def _plain(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+
+
+def _slim_npz(path: Path, checkpoint: Checkpoint) -> None:
+    np.savez(path, **_slim_names(checkpoint))
+
+
+def _bundle(path: Path, checkpoint: Checkpoint) -> None:
+    """Write what `tf.train.Saver` does: an index and a data file."""
+    import tensorflow as tf
+
+    path.mkdir()
+    names, tensors = list(_slim_names(checkpoint)), [tf.constant(a) for a in _slim_names(checkpoint).values()]
+    part = str(path / "part")
+    tf.raw_ops.SaveV2(prefix=part, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=[part], destination_prefix=str(path / "model.ckpt"))
+
+
+def _old_keras(path: Path, checkpoint: Checkpoint) -> None:
+    """Write weights as Keras 2 did, a group for each layer."""
+    with h5py.File(path, "w") as file:
+        layers: dict[str, list[str]] = {}
+        for name, array in _plain(checkpoint).items():
+            layer, _, leaf = name.rpartition(".")
+            layers.setdefault(layer, []).append(f"{layer}/{leaf}:0")
+            file[f"{layer}/{layer}/{leaf}:0"] = array
+        file.attrs["layer_names"] = [layer.encode() for layer in layers]
+        for layer, names in layers.items():
+            file[layer].attrs["weight_names"] = [name.encode() for name in names]
 
 
 def _own_head(path: Path, checkpoint: Checkpoint) -> None:
@@ -322,7 +459,19 @@ FORMS = (
     Form("until 1.6", "PyTorch", "old pickle", _old_pickle),
     Form("a training checkpoint", "PyTorch", "wrapped torch", _training_checkpoint, sealed=True),
     Form("with a head of its own", "PyTorch", "wrapped torch", _own_head, sealed=True),
+    Form("a teacher", "PyTorch", "wrapped torch", _students, sealed=True, options={"entry": "teacher.backbone"}),
+    Form(
+        "a network with things to drop",
+        "PyTorch",
+        "wrapped torch",
+        _contrastive,
+        sealed=True,
+        options={"drop": ["projection_head", "prototypes", "queue"]},
+    ),
+    Form("without its head", "PyTorch", "wrapped torch", _own_head, sealed=True, options={"drop_head": True}),
+    Form("TorchScript", "PyTorch", "wrapped torch", _scripted, is_refused=True),
     Form("ours", "NumPy archive", "npz", _ours, sealed=True),  # by the checksums of zip
+    Form("behind a prefix", "NumPy archive", "npz", _prefixed_npz, sealed=True),
     Form("ours", "Keras HDF5", "hdf5", _ours, sealed=True, states_variant=True),
     Form("bare", "Keras HDF5", "hdf5", _bare_hdf5),
     Form("ours", "legacy Keras HDF5", "hdf5", _ours, sealed=True, states_variant=True),
@@ -339,8 +488,24 @@ FOLDERS = (
         target="transformers", dialect="transformers",
     ),
     Form(
+        "TF-Slim's", "TensorFlow checkpoint", "", _bundle, sealed=True, target="checkpoint", dialect="tf-slim",
+        function=replace(VARIANTS["v1"], same_padding=True), opened="model.ckpt",
+    ),
+    Form(
+        "TF-Slim's", "NumPy archive", "npz", _slim_npz, sealed=True, target="slim.npz", dialect="tf-slim",
+        function=replace(VARIANTS["v1"], same_padding=True),
+    ),
+    Form(
+        "a head beside it", "PyTorch", "wrapped torch", _beside_head, sealed=True, target="lightning.ckpt",
+        dialect="torchvision", options={"head": "own_classes"},
+    ),
+    Form(
+        "keras-resnet's", "legacy Keras HDF5", "hdf5", _old_keras, target="old.h5", dialect="keras-2",
+        function=replace(VARIANTS["v1"], same_padding=True),
+    ),
+    Form(
         "preset", "Keras Hub preset", "", _preset, states_variant=True,
         target="preset", dialect="keras-hub",
     ),
 )  # fmt: skip
-"""The folders that the campaign only reads."""
+"""The folders, and the files of one dialect, that the campaign only reads."""

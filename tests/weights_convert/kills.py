@@ -149,10 +149,10 @@ def failures(place: Path, ending: str) -> Iterator[str]:
 def _read(path: Path, ending: str) -> dict[str, Any]:
     """Read a file, in another process if the library would start threads in this one."""
     if ending not in STARTED:
-        return answer_of(load, str(path), VARIANT)
+        return answer_of(load, str(path), {"variant": VARIANT})
     reader = Worker(READER, [])
     try:
-        return reader.read(path, VARIANT)
+        return reader.read(path, {"variant": VARIANT})
     finally:
         reader.stop()
 

@@ -76,7 +76,7 @@ class TestEarlierFindings:
         original = next(original for original in originals_of(container) if fits(original, damage))
         (tmp_path / original.target).write_bytes(change(Random(1), original.files[""]))
         with pytest.raises(ConversionError, match=problem):
-            load(tmp_path / original.target, variant=original.variant)
+            load(tmp_path / original.target, **original.options)
 
     def test_a_flipped_bit_in_an_archive_of_pytorch(self, tmp_path: Path):
         original = originals_of("PyTorch")[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,21 +71,13 @@ def read_open(source: Path | BinaryIO, where: str) -> Contents:
             raise ConversionError(where, problems)
         root = file.get("model_weights", file)
         is_legacy = "layer_names" in root.attrs or "layer_names0" in root.attrs
-        arrays = unique_dict(_read_legacy(root) if is_legacy else _read_numbered(file))
-        order = {} if is_legacy or _names_its_layers(file) else {BY_ORDER: "Keras before 3.6, and tf_keras"}
-        return arrays, unpack(file.attrs) | order | _configuration(file)
-
-
-def _names_its_layers(file: h5py.File) -> bool:
-    """Return whether a Keras 3 file names the layers of its functional models; one without such models does."""
-    functional: list[h5py.Group] = []
-
-    def collect(path: str, item: Any) -> None:
-        if isinstance(item, h5py.Group) and path.endswith("/vars") and len(item):
-            functional.extend([item] * bool(FUNCTIONAL_LAYER.fullmatch(path.removesuffix("/vars"))))
-
-    file.visititems(collect)
-    return all("name" in layer.attrs for layer in functional)
+        if is_legacy:
+            return unique_dict(_read_legacy(root)), unpack(file.attrs) | _configuration(file)
+        layers = _numbered_layers(file)
+        functional = [layer for path, layer in layers.items() if FUNCTIONAL_LAYER.fullmatch(path)]
+        by_order = any("name" not in layer.attrs for layer in functional)
+        order = {BY_ORDER: "Keras before 3.6, or tf_keras"} if by_order else {}
+        return unique_dict(_read_numbered(layers)), unpack(file.attrs) | order | _configuration(file)
 
 
 def _configuration(file: h5py.File) -> dict[str, str]:
@@ -169,8 +161,8 @@ def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> None:
         group.create_dataset(name, data=array)
 
 
-def _read_numbered(file: h5py.File) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the arrays of a Keras 3 file by dotted name."""
+def _numbered_layers(file: h5py.File) -> dict[str, h5py.Group]:
+    """Return the group of the variables of each layer of a Keras 3 file, by the path of the layer."""
     layers: dict[str, h5py.Group] = {}
 
     def collect(path: str, item: Any) -> None:
@@ -178,6 +170,11 @@ def _read_numbered(file: h5py.File) -> Iterator[tuple[str, np.ndarray]]:
             layers[path.removesuffix("/vars")] = item
 
     file.visititems(collect)
+    return layers
+
+
+def _read_numbered(layers: Mapping[str, h5py.Group]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of a Keras 3 file by dotted name."""
     functional = {path: layer for path, layer in layers.items() if FUNCTIONAL_LAYER.fullmatch(path)}
     names = attribute_paths(layers.keys() - functional.keys())
     stored = {path: str(layer.attrs["name"]) for path, layer in functional.items() if "name" in layer.attrs}

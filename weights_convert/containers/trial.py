@@ -51,14 +51,10 @@ def read_on_trial(module: str, function: str, path: Path, packages: Sequence[str
     files = getattr(importlib.import_module(module), "files", lambda path: [path])
     size = sum(file.stat().st_size for file in files(path))
     seconds, memory = MAX_SECONDS + size // 10_000_000, MAX_MEMORY + 40 * size
-    program = f"import sys; from {__name__} import read_under_limits; read_under_limits(*sys.argv[1:])"
-    command = [sys.executable, "-c", program, module, function, os.fspath(path), str(seconds), str(memory), *packages]
-    search_path = os.pathsep.join(filter(None, [os.fspath(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
     endless = f"reading it does not end within {seconds} s"
     try:
-        wait = MAX_WAIT + 10 * seconds
-        process = subprocess.run(command, capture_output=True, timeout=wait, env=environment, text=True)
+        arguments = [module, function, os.fspath(path), str(seconds), str(memory), *packages]
+        process = run_apart(arguments, MAX_WAIT + 10 * seconds)
     except subprocess.TimeoutExpired as error:
         raise TrialFailed(endless) from error
     if process.returncode < 0:
@@ -72,6 +68,19 @@ def read_on_trial(module: str, function: str, path: Path, packages: Sequence[str
         raise ConversionError(str(path), outcome["problems"], outcome["advice"])
     if outcome["error"]:
         raise TrialFailed(outcome["error"])
+
+
+def run_apart(arguments: Sequence[str], wait: float) -> subprocess.CompletedProcess[str]:
+    """Run `read_under_limits` with these arguments in a new process.
+
+    Raises:
+        subprocess.TimeoutExpired: If it does not end within this many seconds.
+    """
+    program = f"import sys; from {__name__} import read_under_limits; read_under_limits(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, *arguments]
+    search_path = os.pathsep.join(filter(None, [os.fspath(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, timeout=wait, env=environment, text=True)
 
 
 def read_under_limits(module: str, function: str, path: str, seconds: str, memory: str, *packages: str) -> None:
