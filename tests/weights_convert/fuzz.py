@@ -48,7 +48,7 @@ READER = "weights_convert:load"
 MAX_SECONDS = 60.0
 """Seconds for one file, on a machine that is busy. The slowest undamaged file, an Orbax folder, takes 0.2 s."""
 
-START_SECONDS = 120.0
+START_SECONDS = 900.0
 """Seconds for a worker to start; it reads one undamaged file of each container, so that all libraries are loaded."""
 
 MAX_MEMORY = 300 * 2**20
@@ -234,7 +234,7 @@ class Worker:
         )
         for number, (path, options) in enumerate(self._warm_up, start=1):
             task = {"path": str(path), "options": options, "limit": number == len(self._warm_up)}
-            if "ended" in (answer := self._ask(task, START_SECONDS)):
+            if {"ended", "late"} & (answer := self._ask(task, START_SECONDS)).keys():
                 raise RuntimeError(f"the worker does not start: {answer}")
 
     def _ask(self, task: Mapping[str, Any], seconds: float) -> dict[str, Any]:

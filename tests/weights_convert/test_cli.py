@@ -419,6 +419,26 @@ class TestDiff:
         assert result.exit_code == 1
         assert "they compute different functions" in result.stdout
 
+    def test_the_networks_of_a_file_of_several_are_compared_by_their_paths(
+        self, checkpoint_of: Callable[..., Checkpoint], tmp_path: Path
+    ):
+        path, plain = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+        arrays = checkpoint_of(dialect="torchvision").arrays
+        trees = {f"teacher.{name}": array for name, array in arrays.items()}
+        trees |= {f"student.module.{name}": array for name, array in arrays.items()}
+        trees["student.module.bn1.bias"] = np.zeros_like(arrays["bn1.bias"])
+        save_file(trees, path)
+        save_file(dict(arrays), plain)
+        unsaid = run("diff", path, plain)
+        assert unsaid.exit_code == 2
+        assert "--entry teacher or --entry student.module" in " ".join(unsaid.stderr.split())
+        assert run("diff", path, plain, "--entry", "teacher").exit_code == 0
+        assert run("diff", path, path, "--entry", "teacher", "--entry", "teacher").exit_code == 0
+        result = run("diff", path, path, "--entry", "teacher", "--entry", "student")
+        assert result.exit_code == 1
+        assert "bn1.bias: " in result.stdout
+        assert run("diff", path, path, *["--entry", "teacher"] * 3).exit_code == 2
+
     def test_the_given_variant_is_that_of_a_file_that_states_none(
         self, checkpoint_of: Callable[..., Checkpoint], torchvision_file: Path, tiny: ResNetConfig
     ):

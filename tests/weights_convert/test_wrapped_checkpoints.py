@@ -1,27 +1,34 @@
 """Full networks in the checkpoints that training programs write: the right logits in float64, or the exact refusal.
 
 Sources of the layouts: PyTorch's ImageNet example (main.py); Lightning's guide to transfer learning; DeepSpeed's
-`save_checkpoint`; facebookresearch/moco (moco/builder.py, main_moco.py); facebookresearch/dino (main_dino.py);
-facebookresearch/swav (main_swav.py, src/resnet50.py); fastai's `Learner.save` and `create_body`; mmpretrain's
-`ImageClassifier`; detectron2 (modeling/backbone/resnet.py); torchvision's detectors.
+`_save_checkpoint` (runtime/engine.py), whose file is mp_rank_00_model_states.pt; facebookresearch/moco (moco/builder.py,
+main_moco.py); facebookresearch/dino (main_dino.py); facebookresearch/swav (main_swav.py, src/resnet50.py); fastai's
+`Learner.save` and `create_body`; mmpretrain's `ImageClassifier`; detectron2 (modeling/backbone/resnet.py); torchvision's
+detectors; tensorflow/models (research/slim/nets/resnet_v1.py); keras-applications 1.0.6 (resnet50.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 import torchvision
 
 from conformance.cases.inputs import noise
+from impls.config import ResNetConfig
+from impls.numpy.resnet import resnet as numpy_resnet
 from tests.weights_convert.conftest import distance
+from tests.weights_convert.containers.test_tensorflow_file import write_checkpoint
 from tests.weights_convert.test_peers import LIMIT, calibrated
 from weights_convert import ConversionError, load
 
@@ -87,7 +94,14 @@ WRAPPERS: dict[str, tuple[Callable[[State], Any], dict[str, Any], bool]] = {
     ),
     "torch.compile and DistributedDataParallel": (lambda state: under("_orig_mod.module.", state), {}, True),
     "DeepSpeed": (
-        lambda state: {"module": state, "ds_config": {}, "ds_version": "0.15", "optimizer": None, "global_steps": 7},
+        lambda state: {
+            "module": state, "buffer_names": [name for name in state if "running" in name], "optimizer": None,
+            "param_shapes": [OrderedDict((name, tensor.shape) for name, tensor in state.items())],
+            "frozen_param_shapes": None, "shared_params": {}, "frozen_param_fragments": None,
+            "lr_scheduler": {"last_batch_iteration": 7}, "data_sampler": None, "random_ltd": None,
+            "sparse_tensor_module_names": set(), "skipped_steps": 0, "global_steps": 7, "global_samples": 56,
+            "dp_world_size": 1, "mp_world_size": 1, "ds_config": {"train_batch_size": 8}, "ds_version": "0.15.4",
+        },
         {},
         True,
     ),
@@ -203,6 +217,98 @@ def test_a_network_of_detectron2_gives_the_logits_of_its_strides(model: Any, tmp
     torch.save({"model": under("backbone.bottom_up.", state) | mlp("proposal_generator", 0)}, tmp_path / "a.pth")
     checkpoint = load(tmp_path / "a.pth", variant="v1", entry="bottom_up")
     assert distance(logits("numpy", "v1", checkpoint), outputs(moved, False)) < LIMIT
+
+
+def as_slim(model: Any) -> Any:
+    """Return a network of torchvision as TF-Slim builds it: strides in the last unit of a block, a SAME max pool."""
+    slim = copy.deepcopy(model)
+    stages = [slim.layer1, slim.layer2, slim.layer3, slim.layer4]
+    for stage in stages:
+        stage[0].conv2.stride = stage[0].downsample[0].stride = (1, 1)
+    for stage in stages[:3]:
+        stage[-1].conv2.stride = (2, 2)
+        stage[-1].downsample = torch.nn.MaxPool2d(1, 2)
+    slim.maxpool = torch.nn.Sequential(torch.nn.ConstantPad2d((0, 1, 0, 1), -np.inf), torch.nn.MaxPool2d(3, 2))
+    return slim
+
+
+def slim_arrays(state: State) -> dict[str, np.ndarray]:
+    """Return the variables of TF-Slim's resnet_v1_50 (research/slim/nets/resnet_v1.py) with a network's numbers."""
+    arrays = {"global_step": np.array(7)}
+    leaves = {"bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    for name, tensor in state.items():
+        path, _, leaf = name.rpartition(".")
+        path = re.sub(
+            r"^layer(\d)\.(\d+)\.", lambda match: f"block{match[1]}/unit_{int(match[2]) + 1}/bottleneck_v1/", path
+        )
+        path = re.sub(
+            r"bn(\d)$|downsample.1$", lambda m: f"conv{m[1]}/BatchNorm" if m[1] else "shortcut/BatchNorm", path
+        )
+        path = path.replace("downsample.0", "shortcut").replace("fc", "logits")
+        array = tensor.numpy()
+        if leaf == "weight" and array.ndim > 1:
+            kernel = array if array.ndim == 4 else array[:, :, None, None]
+            arrays[f"resnet_v1_50/{path}/weights"] = kernel.transpose(2, 3, 1, 0)
+        elif leaf == "weight":
+            arrays[f"resnet_v1_50/{path}/gamma"] = array
+        elif leaf != "num_batches_tracked":
+            arrays[f"resnet_v1_50/{path}/{'biases' if path == 'logits' else leaves[leaf]}"] = array
+    return arrays
+
+
+def test_a_checkpoint_of_tf_slim_gives_its_logits_by_the_configuration_that_the_message_names(
+    model: Any, tmp_path: Path
+):
+    write_checkpoint(tmp_path / "resnet_v1_50.ckpt", slim_arrays(model.state_dict()), version=2)
+    with pytest.raises(
+        ConversionError, match="it is of TF-Slim's resnet_v1, in which stages 1 to 3 stride in"
+    ) as refusal:
+        load(tmp_path / "resnet_v1_50.ckpt", variant="v1")
+    (call,) = re.findall(r"config=(ResNetConfig\(.*\))\)", refusal.value.advice)
+    config = eval(call, {"ResNetConfig": ResNetConfig})  # as a user copies it
+    checkpoint = load(tmp_path / "resnet_v1_50.ckpt", config=config)
+    with torch.no_grad():
+        expected = as_slim(model).double()(torch.from_numpy(IMAGE)).numpy()
+    assert distance(numpy_resnet(config, checkpoint)(IMAGE), expected) < LIMIT
+    assert distance(outputs(model, with_head=True), expected) > 1e-3
+
+
+def test_old_weights_of_keras_give_their_features_by_the_configuration_that_the_message_names(tmp_path: Path):
+    """The layers of keras-applications 1.0.6, resnet50.py: keras.applications' own with other names and epsilons."""
+    import keras
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        modern = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg", input_shape=(64, 64, 3))
+        text = json.dumps(modern.get_config()).replace("1.001e-05", "0.001")
+        for layer in modern.layers:
+            text = text.replace(f'"{layer.name}"', f'"{old_name(layer.name)}"')
+        old = keras.Model.from_config(json.loads(text))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    random = np.random.default_rng(3)
+    for variable in old.variables:
+        noise = random.normal(0, 0.1, variable.shape)
+        variable.assign(variable.numpy() + (noise if variable.path.rpartition("/")[2] != "kernel" else 0))
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        save_weights_to_hdf5_group(file, old)
+    with pytest.raises(ConversionError, match=r"all norms have an eps of 1e-3, where variant keras has 1\.001e-5"):
+        load(tmp_path / "old.h5", variant="keras")
+    config = ResNetConfig(num_classes=0, strided_layer="conv1", conv_bias=True, norm_eps=0.001)
+    checkpoint = load(tmp_path / "old.h5", config=config)
+    expected = keras.ops.convert_to_numpy(old(IMAGE.transpose(0, 2, 3, 1), training=False))
+    assert distance(numpy_resnet(config, checkpoint)(IMAGE), expected) < LIMIT
+
+
+def old_name(name: str) -> str:
+    """Return the name that keras-applications 1.0.6 gave to a layer."""
+    if match := re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", name):
+        branch = "1" if match[3] == "0" else f"2{'abc'[int(match[3]) - 1]}"
+        kind = "res" if match[4] == "conv" else "bn"
+        return f"{kind}{match[1]}{'abcdef'[int(match[2]) - 1]}_branch{branch}"
+    return {"conv1_conv": "conv1", "conv1_bn": "bn_conv1"}.get(name, name)
 
 
 @pytest.mark.parametrize("form", ["nested", "flat", "sequential"])

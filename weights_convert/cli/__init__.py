@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,17 @@ def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     """Return the options that choose what is read, and those that request changes of numbers."""
     requested = {name: value for name, value in options.items() if name in changes.CHANGES}
     return {name: value for name, value in options.items() if name not in requested}, requested
+
+
+def at_most_two(context: click.Context, option: click.Parameter, words: Sequence[str]) -> Sequence[str]:
+    """Return the words of an option that is given for each of two sources.
+
+    Raises:
+        click.BadParameter: If there are more.
+    """
+    if len(words) > 2:
+        raise click.BadParameter("it is given once for FIRST and once for SECOND")
+    return words
 
 
 def parse_size(context: click.Context, option: click.Parameter, size: str | None) -> int | None:
@@ -251,22 +263,32 @@ def inspect_command(source: str, dialect: str | None, variant: str | None, as_js
     epilog=examples(
         "diff resnet50.pth resnet50.keras.safetensors",
         "diff before.msgpack after.orbax --json",
+        "diff dino.pth dino.pth --entry teacher.backbone --entry student.module.backbone",
     ),
 )
 @click.argument("first")
 @click.argument("second")
 @click.option("--variant", type=VARIANT, help="Variant of the network, if the two do not state it.")
+@click.option(
+    "--entry",
+    "entries",
+    metavar="PATH",
+    multiple=True,
+    callback=at_most_two,
+    help="Read the network at this path of FIRST; given again, of SECOND.",
+)
 @JSON
-def diff_command(first: str, second: str, variant: str | None, as_json: bool) -> None:
+def diff_command(first: str, second: str, variant: str | None, entries: Sequence[str], as_json: bool) -> None:
     """Compare two checkpoints, array by array.
 
     The two may be of any dialects and containers. The exit code is 0 if all arrays are equal bit for bit and may belong
     to the same variant, and 1 otherwise.
     """
-    sides = [inspect(source, variant=variant) for source in (first, second)]
+    both = zip_longest((first, second), entries)
+    sides = [inspect(source, variant=variant, entry=entry) for source, entry in both]
     for side in sides:
         if side.dialect is None:
-            raise ConversionError(side.where, side.problems)
+            raise ConversionError(side.where, side.problems, side.advice)
     arrays = [side.canonical() for side in sides]
     different = differences(*arrays)
     variants = [[network.variant for network in side.networks] for side in sides]
