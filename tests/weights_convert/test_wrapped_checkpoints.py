@@ -1,10 +1,11 @@
 """Full networks in the checkpoints that training programs write: the right logits in float64, or the exact refusal.
 
 Sources of the layouts: PyTorch's ImageNet example (main.py); Lightning's guide to transfer learning; DeepSpeed's
-`_save_checkpoint` (runtime/engine.py), whose file is mp_rank_00_model_states.pt; facebookresearch/moco (moco/builder.py,
-main_moco.py); facebookresearch/dino (main_dino.py); facebookresearch/swav (main_swav.py, src/resnet50.py); fastai's
-`Learner.save` and `create_body`; mmpretrain's `ImageClassifier`; detectron2 (modeling/backbone/resnet.py); torchvision's
-detectors; tensorflow/models (research/slim/nets/resnet_v1.py); keras-applications 1.0.6 (resnet50.py).
+`_save_checkpoint` (runtime/engine.py), whose file is mp_rank_00_model_states.pt; facebookresearch/moco
+(moco/builder.py, main_moco.py); facebookresearch/dino (main_dino.py); facebookresearch/swav (main_swav.py,
+src/resnet50.py); fastai's `Learner.save` and `create_body`; mmpretrain's `ImageClassifier`; detectron2
+(modeling/backbone/resnet.py); torchvision's detectors; tensorflow/models (research/slim/nets/resnet_v1.py);
+keras-applications 1.0.6 (resnet50.py).
 """
 
 from __future__ import annotations
