@@ -15,13 +15,14 @@ from conformance.run.candidates.hooks import Hook, ValueTap, find_hooks, untappe
 from conformance.run.candidates.naming import Naming, read_names
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.repeat import examine
-from conformance.run.candidates.survey import Unfit
+from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.capabilities import Arrays, ArrayTap, Capability, Examination
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from weights_convert import Checkpoint, TrainingState, load
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import first_line
+from weights_convert.shapes import Shape
 from weights_convert.sources import Source
 from weights_convert.table import RUNNING_STATISTICS, Framework
 
@@ -71,6 +72,34 @@ class ModelCandidate(BlueprintAdapter):
         self.not_shown: dict[str, str] = {}
         self.hooks: list[Hook] = []
         self.untrained: dict[str, np.ndarray] | None = None
+
+    def survey(self) -> Survey:
+        """Describe the model without running it, and write its arrays to a file where they were asked for."""
+        file, decays = self.options.own_weights, self.decays()
+        if file:
+            self.save_arrays(file)
+        decay = decays.pop() if len(decays) == 1 else None
+        name, shapes, facts = self.kind.name, self.shapes(), self.facts()
+        return Survey(name, self.framework, shapes, self.packages, facts, decay, self.cannot, file)
+
+    def save_arrays(self, file: str) -> None:
+        """Write all arrays to a file by the model's own names."""
+        from safetensors.numpy import save_file
+
+        save_file(self.named_arrays(), file)
+
+    @abstractmethod
+    def shapes(self) -> dict[str, Shape]:
+        """Return the shape of every array by the model's own names."""
+
+    def decays(self) -> set[float]:
+        """Return the shares of the running statistic that norms keep; none where they do not tell."""
+        return set()
+
+    def facts(self) -> dict[str, Any]:
+        """Return the configuration of one of this project's own models."""
+        config = getattr(self.module, "config", None)
+        return config.to_dict() if isinstance(config, ResNetConfig) else {}
 
     @abstractmethod
     def named_arrays(self) -> dict[str, np.ndarray]:

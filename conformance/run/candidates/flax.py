@@ -22,13 +22,12 @@ from conformance.run.adapters.flax import FlaxAdapter
 from conformance.run.candidates.candidate import ModelCandidate
 from conformance.run.candidates.hooks import Hook, ValueTap, untapped
 from conformance.run.candidates.options import select_output
-from conformance.run.candidates.survey import Survey
 from conformance.run.capabilities import Arrays, ArrayTap, ReadState, TakeStep
-from impls.config import ResNetConfig
 from impls.flax import training
 from impls.paths import follow, put
 from impls.recipe import Recipe
 from weights_convert import TrainingState
+from weights_convert.shapes import Shape
 
 TRAIN_ARGUMENTS = {
     "train": True,
@@ -125,23 +124,13 @@ class LinenCandidate(FlaxCandidate):
             self.given = unfreeze(dict(initialise(jax.random.key(0))))
         return self.given
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[str, Shape]:
         """Return the shape of every array, and compute none."""
         if self.given is not None:
             return {name: tuple(array.shape) for name, array in flat(self.given).items()}
         images = jax.ShapeDtypeStruct(USUAL_IMAGES, jnp.float32)
         made = jax.eval_shape(lambda key, x: self.module.init(key, x, **self.mode(False)), jax.random.key(0), images)
         return {name: tuple(array.shape) for name, array in flat(unfreeze(dict(made))).items()}
-
-    def survey(self) -> Survey:
-        """Describe the module without running it."""
-        if self.options.own_weights:
-            from safetensors.numpy import save_file
-
-            save_file(self.named_arrays(), self.options.own_weights)
-        return Survey(
-            self.kind.name, "flax", self.shapes(), self.packages, cannot=self.cannot, weights=self.options.own_weights
-        )
 
     def named_arrays(self) -> dict[str, np.ndarray]:
         """Copies of all variables, by their paths with the collection in front."""
@@ -232,20 +221,13 @@ class NnxCandidate(FlaxCandidate):
         super().__init__(nnx.clone(model), options)
         self.train_argument = find_train_argument(type(model).__call__, options.train_argument)
 
-    def survey(self) -> Survey:
-        """Describe the module without running it."""
-        if self.options.own_weights:
-            from safetensors.numpy import save_file
+    def shapes(self) -> dict[str, Shape]:
+        """Return the shapes of parameters and running statistics."""
+        return {name: tuple(variable.shape) for name, variable in by_path(self.module).items()}
 
-            save_file(self.named_arrays(), self.options.own_weights)
-        shapes = {name: tuple(variable.shape) for name, variable in by_path(self.module).items()}
-        norms = [module for _, module in nnx.iter_modules(self.module) if isinstance(module, nnx.BatchNorm)]
-        decays = {norm.momentum for norm in norms}
-        config = getattr(self.module, "config", None)
-        facts = config.to_dict() if isinstance(config, ResNetConfig) else {}
-        decay = decays.pop() if len(decays) == 1 else None
-        own = self.options.own_weights
-        return Survey(self.kind.name, "flax", shapes, self.packages, facts, decay, self.cannot, own)
+    def decays(self) -> set[float]:
+        """Return the shares of the running statistic that norms keep."""
+        return {norm.momentum for _, norm in nnx.iter_modules(self.module) if isinstance(norm, nnx.BatchNorm)}
 
     def named_arrays(self) -> dict[str, np.ndarray]:
         """Copies of parameters and running statistics."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from impls.config import ResNetConfig
 from impls.keras import training
 from impls.recipe import Recipe
 from weights_convert import TrainingState
+from weights_convert.shapes import Shape
 from weights_convert.sources import Source
 from weights_convert.table import SLOTS
 
@@ -44,29 +46,15 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
 
     def survey(self) -> Survey:
         """Describe the model without running it."""
-        if self.options.own_weights:
-            from safetensors.numpy import save_file
+        return replace(super().survey(), sides=self.input_sides())
 
-            save_file(self.named_arrays(), self.options.own_weights)
-        shapes = {name: tuple(variable.shape) for name, variable in self.variables().items()}
-        decays = {layer.momentum for layer in self.layers().values() if hasattr(layer, "momentum")}
-        decay = decays.pop() if len(decays) == 1 else None
-        return Survey(
-            self.kind.name,
-            "keras",
-            shapes,
-            self.packages,
-            self.facts(),
-            decay,
-            self.cannot,
-            self.options.own_weights,
-            self.input_sides(),
-        )
+    def shapes(self) -> dict[str, Shape]:
+        """Return the shape of every variable."""
+        return {name: tuple(variable.shape) for name, variable in self.variables().items()}
 
-    def facts(self) -> dict[str, Any]:
-        """Return the configuration of one of this project's own models."""
-        config = getattr(self.module, "config", None)
-        return config.to_dict() if isinstance(config, ResNetConfig) else {}
+    def decays(self) -> set[float]:
+        """Return the shares of the running statistic that norms keep."""
+        return {layer.momentum for layer in self.layers().values() if hasattr(layer, "momentum")}
 
     def input_sides(self) -> tuple[int, int] | None:
         """Height and width of the images that a graph is fixed to; None if it takes any."""

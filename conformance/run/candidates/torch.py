@@ -18,12 +18,13 @@ from conformance.run.adapters.torch import TorchAdapter, to_numpy
 from conformance.run.candidates.candidate import ModelCandidate
 from conformance.run.candidates.hooks import Hook, untapped
 from conformance.run.candidates.options import select_output
-from conformance.run.candidates.survey import Survey, Unfit
+from conformance.run.candidates.survey import Unfit
 from conformance.run.capabilities import Arrays, ArrayTap, Capability, ReadState, TakeStep
 from impls.config import ResNetConfig
 from impls.recipe import Recipe
 from impls.torch import training
 from weights_convert import TrainingState
+from weights_convert.shapes import Shape
 from weights_convert.sources import Source
 
 TensorTap = Callable[[str, Tensor], Tensor | None]
@@ -48,17 +49,19 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
         self.module.to(device=self.device, dtype=getattr(torch, precision))
         return name
 
-    def survey(self) -> Survey:
-        """Describe the module without running it."""
-        arrays = self.state()
-        if self.options.own_weights:
-            from safetensors.torch import save_file
+    def save_arrays(self, file: str) -> None:
+        """Write all tensors to a file; NumPy does not have all of their dtypes."""
+        from safetensors.torch import save_file
 
-            copies = {name: tensor.cpu().contiguous().clone() for name, tensor in arrays.items()}
-            save_file(copies, self.options.own_weights)
-        shapes = {name: tuple(tensor.shape) for name, tensor in arrays.items()}
-        facts = model_facts(self.inner)
-        return Survey(self.kind.name, "torch", shapes, self.packages, facts, weights=self.options.own_weights)
+        save_file({name: tensor.cpu().contiguous().clone() for name, tensor in self.state().items()}, file)
+
+    def shapes(self) -> dict[str, Shape]:
+        """Return the shape of every tensor."""
+        return {name: tuple(tensor.shape) for name, tensor in self.state().items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the configuration that the module's library gives it."""
+        return model_facts(self.inner)
 
     def state(self) -> dict[str, Tensor]:
         """The module's own state_dict."""

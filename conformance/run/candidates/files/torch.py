@@ -50,7 +50,7 @@ class ExportedProgram(TorchCandidate):
         batch, *others = (length if isinstance(length, int) else None for length in self.input_shape)
         height, width = others[:2] if self.options.layout == "NHWC" else others[1:]
         sides = (height, width) if height is not None and width is not None else None
-        return replace(super().survey(), cannot=self.cannot, sides=sides, batch=batch)
+        return replace(super().survey(), sides=sides, batch=batch)
 
 
 class ExportedFileCandidate(ExportedProgram):
