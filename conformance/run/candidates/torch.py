@@ -94,6 +94,13 @@ class TorchCandidate(ModelCandidate, TorchAdapter):
                 f"{len(frozen)} parameters are frozen (requires_grad is False), {frozen[0]} among them"
             )
 
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """The arrays that the module lists, without counters of its own: whole numbers that are no weights."""
+        state, own = self.state(), self.naming.unread
+        counters = [name for name in own if name in state and not state[name].dtype.is_floating_point]
+        self.not_shown |= dict.fromkeys(counters, "it holds whole numbers, which are no weights of the network")
+        return {name: shape for name, shape in super().parameters().items() if name not in counters}
+
     @contextmanager
     def put_back(self, train: bool) -> Iterator[None]:
         """Set the buffers, which a train-mode run updates, to what they were; in inference mode none may change."""

@@ -104,6 +104,29 @@ def single_images(model):
     model.forward = lambda x: forward(x.float().to(x.dtype))
 
 
+def single_block(model):
+    """Rounds to float32 what one block takes, in the middle of the network."""
+    forward = model.layer3[0].forward
+    model.layer3[0].forward = lambda x: forward(x.float().to(x.dtype))
+
+
+def single_logits(model):
+    forward = model.forward
+    model.forward = lambda x: forward(x).float().to(x.dtype)
+
+
+def counting(model):
+    """Counts its calls, and computes the same at each."""
+    forward = model.forward
+    model.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def count(x):
+        model.calls += 1
+        return forward(x)
+
+    model.forward = count
+
+
 def blind(model):
     """Computes the same of all images."""
     forward = model.forward
@@ -175,6 +198,9 @@ BUGS = {
             without_gradient,
             single_inside,
             single_images,
+            single_block,
+            counting,
+            single_logits,
             blind,
             drawing_logits,
             talking,

@@ -146,9 +146,14 @@ def test_float32_inside_is_noticed_by_its_dtype_and_by_what_it_does_not_notice(c
     with pytest.raises(Unfit, match="its stem is float32 where float64 goes in") as caught:
         candidate(small_ports.port("single_inside")).examine(IMAGES)
     assert caught.value.lacks == "float64"
-    with pytest.raises(Unfit, match="its stem does not notice a change of the images by 3e-11") as caught:
-        candidate(small_ports.port("single_images")).examine(IMAGES)
-    assert caught.value.lacks == "float64"
+    for bug, words in (
+        ("single_images", "its stem does not notice a change of the images by 3e-08"),
+        ("single_block", "its stage3.0.conv1 changes by .* where the images change by 3e-11"),
+        ("single_logits", "its logits changes by .* where the images change by 3e-11"),
+    ):
+        with pytest.raises(Unfit, match=words) as caught:
+            candidate(small_ports.port(bug)).examine(IMAGES)
+        assert caught.value.lacks == "float64"
     candidate(small_ports.port("single_inside"), "float32").examine(IMAGES)
 
 
@@ -166,6 +171,12 @@ def test_logits_are_picked_and_images_laid_out_as_asked(candidate):
         candidate(small_ports.port("in_a_tuple")).record(IMAGES, False, layers=False)
     with pytest.raises(Unfit, match="--output 2 leads to no tensor in it"):
         candidate(small_ports.port("in_a_tuple"), output="2").record(IMAGES, False, layers=False)
+
+
+def test_a_counter_is_no_weight_of_the_network_and_is_told(candidate):
+    adapter = candidate(small_ports.port("counting"))
+    assert set(adapter.parameters()) == {*parameter_names(CONFIG), *statistic_names(CONFIG)}
+    assert adapter.examine(IMAGES).not_shown == {"calls": "it holds whole numbers, which are no weights of the network"}
 
 
 def test_a_layer_whose_module_is_not_called_is_not_shown_and_told(candidate):
