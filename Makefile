@@ -41,9 +41,10 @@ newest-runs:
 selftest: $(INSTALLED)  ## inject every fault of the catalogue into every implementation: ten minutes
 	$(BIN)/conformance selftest $(ARGS)
 
-benchmarks: $(INSTALLED)  ## measure conversions and models beside other libraries
+benchmarks: $(INSTALLED)  ## measure conversions and models beside other libraries, and what a check adds
 	$(BIN)/python -m benchmarks.conversion $(ARGS)
 	$(BIN)/python -m benchmarks.models --budget 900
+	$(BIN)/python -m benchmarks.check
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(BIN)/python -m ruff check .

@@ -18,7 +18,7 @@ from conformance.cases.synthetic import synthetic_weights
 from conformance.outcome import Failure
 from conformance.plan import Listener, Plan, make_jobs
 from conformance.run.candidates.kinds import adapt
-from conformance.run.candidates.naming import Naming, read_names
+from conformance.run.candidates.naming import FOLDED, Naming, read_names
 from conformance.run.candidates.options import Layout, Options
 from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.candidates.targets import Target, TargetError, parse_target
@@ -244,14 +244,16 @@ def hold_against(target: Target | None, survey: Survey, request: Request) -> Hel
     Raises:
         ValueError: If its arrays or its variant cannot be told, or weights do not suit it or are missing.
     """
+    patterns = Path(request.names) if request.names else None
     keeps = survey.cannot.get("weights", "")
+    if not keeps and read_names(survey.shapes, survey.framework, patterns).is_folded:
+        keeps = FOLDED
     if keeps and request.weights is not None:
         weights = weights_convert.load(request.weights, variant=request.variant)
         config, convention = follow_convention(weights.config, survey)
         return Held(config, replace(weights, config=config), weights.recognised_by, convention=convention)
-    if keeps and not survey.shapes:
+    if keeps and (keeps == FOLDED or not survey.shapes):
         raise VariantError(f"{keeps}: give those that it was made from by --weights (in Python weights=...)")
-    patterns = Path(request.names) if request.names else None
     variant, known_by = find_variant(request.variant, target, survey)
     try:
         naming = read_names(survey.shapes, survey.framework, patterns)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from conformance.cases.case import TASKS
+from conformance.cases.case import MODES, TASKS
 from conformance.cases.recipes import STEPS
 from conformance.compare.limits import (
     ACTIVATIONS_FLOAT64,
@@ -307,6 +307,9 @@ def _print_closing(record: Record, console: Console) -> None:
     names = [name for inputs in record["environment"]["inputs"].values() for name in inputs]
     modes = " and ".join(record["plan"]["modes"])
     console.print(f"inputs: {', '.join(dict.fromkeys(names))}; each in {modes} mode")
+    for mode in MODES:
+        if mode not in record["plan"]["modes"]:
+            console.print(f"not compared: {mode} mode; what this run says holds for {modes} mode alone")
     if absent := [task for task in TASKS if task not in record["plan"]["tasks"]]:
         console.print(f"not compared: {', '.join(absent)} ({' '.join(f'--task {task}' for task in absent)})")
     verdict, comparisons = record["verdict"], record["comparisons"]

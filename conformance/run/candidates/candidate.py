@@ -12,7 +12,7 @@ import numpy as np
 
 from conformance.run.adapters.blueprint import BlueprintAdapter
 from conformance.run.candidates.hooks import Hook, ValueTap, find_hooks, untapped
-from conformance.run.candidates.naming import Naming, read_names
+from conformance.run.candidates.naming import FOLDED, Naming, read_names
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.repeat import examine
 from conformance.run.candidates.survey import Survey, Unfit
@@ -130,7 +130,7 @@ class ModelCandidate(BlueprintAdapter):
         """Give the model the weights, unless it keeps its own, and find its layers."""
         self.config, self.untrained, own = config, None, self.named_arrays()
         self.naming = read_names(own, self.framework, Path(self.options.names) if self.options.names else None)
-        if "weights" not in self.cannot:
+        if "weights" not in self.cannot and not self.naming.is_folded:
             given = load(weights).to("canonical").arrays
             arrays = {
                 name: self.naming.from_canonical(name, given[known])
@@ -171,6 +171,11 @@ class ModelCandidate(BlueprintAdapter):
 
     def examine(self, images: np.ndarray) -> Examination:
         """Run the smallest input twice; see `repeat.examine`. What is never called cannot be shown."""
+        if self.naming.is_folded:
+            self.cannot |= dict.fromkeys(("train", "gradients", "backward", "steps"), FOLDED)
+            inside = [hook.name for hook in self.hooks if hook.inside]
+            self.not_shown |= dict.fromkeys((*inside, "parameters"), FOLDED)
+        self.hooks = [hook for hook in self.hooks if hook.name not in self.not_shown]
         called: set[str] = set()
         examine(self, images, called)
         for hook in self.hooks:

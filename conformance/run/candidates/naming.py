@@ -37,6 +37,10 @@ LEAST_SHARE = 0.5
 """A naming in which less than this share of a model's arrays is found is not that model's."""
 
 
+FOLDED = "its norms are folded into its convolutions, so that it keeps its weights and shows no layers"
+"""What is said of a model that has no norms."""
+
+
 class NamingError(ValueError):
     """Names that no dialect reads, or a file of patterns that does not describe them; the message says what to do."""
 
@@ -60,6 +64,11 @@ class Naming:
     unread: tuple[str, ...] = ()
     prefix: str = ""
     collections: tuple[str, ...] = ()
+
+    @property
+    def is_folded(self) -> bool:
+        """Tell a model that has no norms: they are folded into the convolutions before them."""
+        return not any("bn" in canonical for canonical, _ in self.arrays.values())
 
     def shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Return the canonical name and shape of every array; one that is not read, or has other axes, as it is."""

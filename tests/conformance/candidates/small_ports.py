@@ -10,6 +10,7 @@ import time
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class Block(nn.Module):
@@ -59,6 +60,19 @@ class Port(nn.Module):
 
     def forward(self, x):
         return self.fc(self.features(x))
+
+
+def folded(state, **arguments):
+    """A right port for inference: each norm, with its arrays, is folded into the convolution before it."""
+    model = Port(**arguments)
+    model.load_state_dict(state, strict=False)
+    for module in [module for module in model.eval().modules() if not isinstance(module, nn.ModuleList)]:
+        names = [name for name, child in module.named_children() if isinstance(child, nn.BatchNorm2d)]
+        for name in names:
+            before = "0" if name == "1" else name.replace("bn", "conv")
+            setattr(module, before, fuse_conv_bn_eval(getattr(module, before), getattr(module, name)))
+            setattr(module, name, nn.Identity())
+    return model
 
 
 def port(bug="", **arguments):

@@ -10,6 +10,7 @@ import torch
 
 import conformance
 from tests.conformance.candidates import small_ports
+from weights_convert import load
 
 
 def states(model):
@@ -77,3 +78,17 @@ def test_the_wrong_layer_of_a_live_module_is_measured_where_no_known_fault_expla
 def test_what_cannot_be_checked_is_refused(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         conformance.check(model, **arguments)
+
+
+def test_a_model_whose_norms_are_folded_is_judged_in_inference_mode_by_the_weights_that_it_was_made_from(small_weights):
+    file, options = small_weights["v1.5"], {"variant": "v1.5", "precisions": ["float64"]}
+    state = {name: torch.from_numpy(a).double() for name, a in load(file).to("torchvision").arrays.items()}
+    model = small_ports.folded(state).double()
+    report = conformance.check(model, weights=file, inference=True, **options)
+    assert report.conforms, str(report)
+    assert "its norms are folded into its convolutions" in " ".join(str(report).split())
+    names = {comparison["name"] for comparison in report.to_dict()["comparisons"]}
+    assert {"stem", "stage1.0", "stage4.1", "pool", "logits"} <= names
+    assert "parameters" not in names
+    with pytest.raises(ValueError, match="keeps its weights and shows no layers: give those that it was made from"):
+        conformance.check(model, **options)
