@@ -137,3 +137,10 @@ def test_what_was_measured_takes_the_place_of_no_known_fault_where_it_explains_t
     for line in ("measured: conv1 adds eps (`eps-other`)", "not identified: bn1", "not measured: stage1.0", words):
         assert line in text
     assert "conformance explain eps-other" in text
+
+
+@pytest.mark.parametrize("modes", [("inference",), ("inference", "train")])
+def test_a_mode_that_was_not_run_is_told(plan, modes):
+    text = " ".join(printed(replace(plan, modes=modes), Outcome([comparison(3.1e-6)])).split())
+    told = "not compared: train mode; what this run says holds for inference mode alone"
+    assert (told in text) is ("train" not in modes)
