@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import MODES, PRECISIONS
+from conformance.cases.defaults import default_inputs
 from conformance.cases.synthetic import synthetic_weights
-from conformance.checking import inputs_of
 from conformance.plan import NetworkPlan, Plan, case_requests, make_jobs, write_files
 from conformance.run.jobs import run_jobs
 from conformance.run.switches import switches
@@ -67,7 +67,7 @@ def numpy_alone(variant: str) -> tuple[float, float]:
     """Draw the weights, and run the oracle and the reference builds on the cases of a check; seconds of each."""
     before = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     config = VARIANTS[variant]
-    network = NetworkPlan(config, synthetic_weights(config, 0), inputs_of(config, 0, None))
+    network = NetworkPlan(config, synthetic_weights(config, 0), default_inputs(config, 0))
     drawing = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - before
     before = children()
     with tempfile.TemporaryDirectory() as folder:
@@ -81,9 +81,8 @@ def numpy_alone(variant: str) -> tuple[float, float]:
 
 def bare(variant: str, folder: Path) -> float:
     """Run the bare candidate in each precision, on the images that a check gives it there."""
-    network = NetworkPlan(
-        VARIANTS[variant], synthetic_weights(VARIANTS[variant], 0), inputs_of(VARIANTS[variant], 0, None)
-    )
+    config = VARIANTS[variant]
+    network = NetworkPlan(config, synthetic_weights(config, 0), default_inputs(config, 0))
     plan = Plan({variant: network}, [], PRECISIONS, folder)
     files = write_files(plan)[variant].inputs
     total = 0.0

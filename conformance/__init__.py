@@ -36,6 +36,7 @@ def check(
     names: str | Path | None = None,
     output: str = "",
     layout: Literal["NCHW", "NHWC", ""] = "",
+    size: int | None = None,
     train_argument: str = "",
     device: str = "auto",
     timeout: float = 900.0,
@@ -55,6 +56,7 @@ def check(
         names: A TOML file of path patterns, where a model has names of its own.
         output: Key, index or attribute of the logits in what they return.
         layout: Axes of the images that they take; empty for those that their framework is used to.
+        size: Height and width of the images, where they take no other, as behind a pool of 7x7; None where they do.
         train_argument: The argument of a Flax module's call that asks for train mode, where it has no usual name.
         device: "cpu", "gpu" or "auto".
         timeout: Seconds that one worker may take; a live object has no limit.
@@ -78,6 +80,7 @@ def check(
         names=names,
         output=output,
         layout=layout,
+        size=size,
         train_argument=train_argument,
         device=device,
         timeout=timeout,

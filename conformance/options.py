@@ -126,6 +126,7 @@ MODEL_OPTIONS = (
     click.option("--names", type=PATH, help="A TOML file of path patterns: the model's names."),
     click.option("--output", default="", metavar="KEY", help="Key, index or attribute of the logits in its output."),
     click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axes of the images that it takes."),
+    click.option("--size", type=click.IntRange(1), metavar="SIDE", help="Images have this height and width alone."),
     click.option("--train-argument", default="", metavar="NAME", help="Argument of its call that asks for train mode."),
     *RUN_OPTIONS,
 )

@@ -49,6 +49,7 @@ class Request:
         names: A TOML file of path patterns; None where the names of arrays are those of a known dialect.
         output: Key, index or attribute of the logits in what models return.
         layout: Axes of the images that models take; None or empty for those that their framework is used to.
+        size: Height and width of the images that models take, where they take no other; None where they do.
         train_argument: The argument of a model's call that asks for train mode.
         device: "cpu", "gpu" or "auto".
         timeout: Seconds that one worker may take.
@@ -67,6 +68,7 @@ class Request:
     names: str | Path | None = None
     output: str = ""
     layout: Layout | Literal[""] | None = None
+    size: int | None = None
     train_argument: str = ""
     device: str = "auto"
     timeout: float = 900.0
@@ -208,13 +210,12 @@ def prepare(candidate: Implementation, target: Target | None, survey: Survey, re
     named = f", its arrays named as in {held.dialect}" if held.dialect else ""
     notes = [f"{candidate.name}: {survey.kind}{named}; {held.config.variant} {held.known_by}"]
     notes += [f"{candidate.name} is compared with {held.convention}"] * bool(held.convention)
-    if survey.sides:
-        notes.append(
-            f"{candidate.name} takes images of {survey.sides[0]}x{survey.sides[1]} alone: no other size is compared"
-        )
+    sides = survey.sides or (request.size and (request.size, request.size)) or None
+    if sides:
+        notes.append(f"{candidate.name} takes images of {sides[0]}x{sides[1]} alone: no other size is compared")
     if survey.batch:
         notes.append(f"{candidate.name} takes batches of {survey.batch} alone: no other size of batch is compared")
-    return Checked(candidate, held.config, held.weights, notes, survey.sides, survey.batch)
+    return Checked(candidate, held.config, held.weights, notes, sides, survey.batch)
 
 
 @dataclass(frozen=True)

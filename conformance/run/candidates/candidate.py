@@ -228,10 +228,11 @@ class ModelCandidate(BlueprintAdapter):
 
 
 def forward_failed(error: Exception, shape: Sequence[int], other: str) -> Unfit:
-    """Say that a forward pass raised an error, and that there is another layout, if one was not asked for."""
-    hint = f" (--layout {other} gives them the other way round)" if other else ""
+    """Say that a forward pass raised an error, and what else can be asked for: another layout, if none was."""
+    hints = [f"--layout {other} gives them the other way round"] * bool(other)
+    hints.append("--size 224 gives images of 224x224 alone")
     what = f"its forward pass raised {type(error).__name__} on images of shape {tuple(shape)}"
-    return Unfit(f"{what}: {first_line(error)}{hint}")
+    return Unfit(f"{what}: {first_line(error)} ({'; '.join(hints)})")
 
 
 def pooled(name: str, array: np.ndarray) -> np.ndarray:

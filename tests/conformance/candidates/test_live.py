@@ -92,3 +92,16 @@ def test_a_model_whose_norms_are_folded_is_judged_in_inference_mode_by_the_weigh
     assert "parameters" not in names
     with pytest.raises(ValueError, match="keeps its weights and shows no layers: give those that it was made from"):
         conformance.check(model, **options)
+
+
+def test_a_model_that_takes_one_size_alone_is_compared_at_that_size():
+    options = {"variant": "v1.5", "precisions": ["float64"], "inference": True}
+    report = conformance.check(small_ports.port("fixed_pool", width=4), **options)
+    assert (report.verdict, "--size 224 gives images of 224x224 alone" in " ".join(str(report).split())) == (
+        "incomplete",
+        True,
+    )
+    report = conformance.check(small_ports.port("fixed_pool", width=4), size=224, **options)
+    assert report.conforms, str(report)
+    assert "takes images of 224x224 alone: no other size is compared" in " ".join(str(report).split())
+    assert {c["input"] for c in report.to_dict()["comparisons"]} == {"photograph", "noise-224x224", "-"}

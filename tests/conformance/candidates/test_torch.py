@@ -129,7 +129,7 @@ def test_frozen_parameters_have_no_gradient_and_are_not_trained(candidate):
         ),
         (lambda: small_ports.port(dropout=0.1), "stage1.0", "two runs of the same input in inference mode differ by"),
         (lambda: small_ports.port("raising"), "", "its forward pass raised RuntimeError on images of shape (2, 3, 64"),
-        (lambda: small_ports.port("channels_last"), "", "(--layout NHWC gives them the other way round)"),
+        (lambda: small_ports.port("channels_last"), "", "(--layout NHWC gives them the other way round; --size 224"),
         (lambda: small_ports.port("blind"), "stem", "its stem is the same for other images"),
     ],
     ids=["always training", "drawing logits", "dropout", "raising", "channels last", "blind"],
