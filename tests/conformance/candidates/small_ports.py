@@ -64,7 +64,7 @@ class Port(nn.Module):
 
 def folded(state, **arguments):
     """A right port for inference: each norm, with its arrays, is folded into the convolution before it."""
-    model = Port(**arguments)
+    model = Port(**arguments).double()  # or folding would round to float32
     model.load_state_dict(state, strict=False)
     for module in [module for module in model.eval().modules() if not isinstance(module, nn.ModuleList)]:
         names = [name for name, child in module.named_children() if isinstance(child, nn.BatchNorm2d)]

@@ -82,8 +82,8 @@ def test_what_cannot_be_checked_is_refused(model, arguments, message):
 
 def test_a_model_whose_norms_are_folded_is_judged_in_inference_mode_by_the_weights_that_it_was_made_from(small_weights):
     file, options = small_weights["v1.5"], {"variant": "v1.5", "precisions": ["float64"]}
-    state = {name: torch.from_numpy(a).double() for name, a in load(file).to("torchvision").arrays.items()}
-    model = small_ports.folded(state).double()
+    state = {name: torch.from_numpy(a) for name, a in load(file).to("torchvision").arrays.items()}
+    model = small_ports.folded(state)
     report = conformance.check(model, weights=file, inference=True, **options)
     assert report.conforms, str(report)
     assert "its norms are folded into its convolutions" in " ".join(str(report).split())
