@@ -26,7 +26,8 @@ from weights_convert.sources import Source, open_source
 from weights_convert.table import reorder
 from weights_convert.unlikely import UnlikelyNumbers, unlikely_numbers
 
-SAY_WHICH = "Give the variant (--variant or variant=...): the ResNet-50 of torchvision, timm and transformers is v1.5."
+SAY_WHICH = "Give the variant (--variant or variant=...)"
+USUAL = "the ResNet-50 of torchvision, timm and transformers is v1.5."
 
 UNNAMED = "the file does not name its layers, and their order alone tells which is which"
 
@@ -48,6 +49,7 @@ class Inspection:
         changes: The changes of numbers that the file records.
         advice: The option that would accept what is wrong; may be empty.
         notes: How the network was found in the source, one line each.
+        choices: What the library of its names builds, where that tells which variant is right; may be empty.
         accepted: The fields of a library's configuration, as FIELD=VALUE, that somebody said to be harmless.
     """
 
@@ -63,6 +65,7 @@ class Inspection:
     changes: tuple[str, ...] = ()
     advice: str = ""
     notes: tuple[str, ...] = ()
+    choices: str = ""
     accepted: tuple[str, ...] = ()
 
     def checkpoint(self) -> Checkpoint:
@@ -77,7 +80,9 @@ class Inspection:
             several = len(self.networks) > 1
             fitting = f"several: {variants}" if several else f"{variants} alone, whose strides nothing states"
             problems.append(f"it does not state its variant, and its arrays fit {fitting}")
-            say = SAY_WHICH if several else f"If it computes what {variants} computes, say so: --variant {variants}."
+            say = f"{SAY_WHICH}: {self.choices or USUAL}"
+            if not several:
+                say = f"If it computes what {variants} computes, say so: --variant {variants}."
             advice = "\n".join(filter(None, [advice, say]))
         if problems or self.dialect is None:
             raise ConversionError(self.where, problems, advice)
@@ -218,8 +223,8 @@ def inspect(
     stated = judge(metadata, accept)
     # The hash of a file of ours covers the classifier, which is therefore dropped behind the comparison with it.
     request = Request(known, entry, drop, head, drop_head and not ours, averaged, at_top=bool(ours))
-    axes = {name: array.ndim for name, array in opened.arrays.items()}
-    selection = select(opened.arrays, other_values(metadata), request, axes)
+    shapes = {name: array.shape for name, array in opened.arrays.items()}
+    selection = select(opened.arrays, other_values(metadata), request, shapes)
     opened = replace(
         opened,
         dropped=selection.dropped,
@@ -270,7 +275,7 @@ def _compared(
     network = next(iter(networks), None) if ours or config is None else config
     if network is not None:
         problems += wrong_arrays(dialect, {name: array.shape for name, array in arrays.items()}, network)
-    advice = opened.advice
+    advice, choices = opened.advice, ""
     if not ours and (relative := relative_of(tree.names.values(), shapes)) and (problems or opened.problems):
         opened, problems, advice = replace(opened, problems=()), [relative], ""
     elif not ours and (family := family_of(tree, opened.arrays)):
@@ -280,7 +285,7 @@ def _compared(
             statements = family.statements(networks[0]) if networks else ""
             opened, networks, problems, advice = replace(opened, problems=()), (), [refusal], statements
         elif len(networks) > 1:
-            advice = "\n".join(filter(None, [advice, family.advice]))
+            choices = family.choices
     inspection = replace(
         opened,
         dialect=dialect,
@@ -289,6 +294,7 @@ def _compared(
         recognised_by=recognised_by,
         problems=(*opened.problems, *problems),
         advice=advice,
+        choices=choices,
         notes=(*opened.notes, *notes),
     )
     return inspection if not ours or inspection.problems else _checked_against_hash(inspection, ours)

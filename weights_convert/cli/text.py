@@ -108,8 +108,10 @@ def inspection_facts(inspection: Inspection) -> dict[str, Any]:
         ],
     }
     advice = inspection.advice.splitlines()
-    if networks and inspection.variant is None and dialect and dialect.published_variant:
+    if networks and inspection.variant is None and dialect and dialect.published_variant and not inspection.choices:
         advice.append(f"give --variant; the weights that {dialect.name} publishes are {dialect.published_variant}")
+    elif networks and inspection.variant is None and inspection.choices:
+        advice.append(f"give --variant: {inspection.choices}")
     elif networks and inspection.variant is None:
         advice.append("give --variant")
     return facts | ({"advice": "\n".join(advice)} if advice else {})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from weights_convert.recognition.beside import grouped, known_beside
 from weights_convert.recognition.heads import HEAD_NAMES, linear_layers
 from weights_convert.recognition.subtrees import Subtree
+from weights_convert.shapes import Shape
 
 LISTED = 8
 """The number of options that an advice names."""
@@ -25,7 +26,7 @@ class Account:
         base: The path that the user named by `--entry`; None if there was none.
         dropped: What is left out, by path, each with the reason; completed here.
         problems: What is wrong, one line each; completed here.
-        axes: The number of axes of arrays, where it is known.
+        shapes: The shapes of arrays, where they are known.
         unknown: The number of names at every path that no rule and no row knows.
         linear: Those of these paths that hold one linear layer.
         left_out: The names that are left out.
@@ -35,7 +36,7 @@ class Account:
     base: str | None
     dropped: dict[str, str]
     problems: list[str]
-    axes: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     linear: list[str] = field(default_factory=list)
     left_out: set[str] = field(default_factory=set)
@@ -61,9 +62,8 @@ class Account:
                 (unknown if self._is_in_entry(name) else outside).append(name)
         self.leave_out(outside, f"beside {self.base!r}, which was asked for")
         groups = grouped(unknown, self.tree.readings) if self.tree.is_whole else dict.fromkeys(unknown, 1)
-        convolutions = {name.rpartition(".")[0] for name, count in self.axes.items() if count > 2}
         layers = linear_layers(groups, self.tree.dialect, names)
-        self.linear = [path for path in layers if path not in convolutions]
+        self.linear = [path for path in layers if self._may_be_classifier(path)]
         for path, count in groups.items():
             self.problems.append(self._unknown(path) + (f" ({count} arrays)" if count > 1 else ""))
             self.unknown[path] = count
@@ -102,6 +102,13 @@ class Account:
         if heads and not has_classifier:
             lines.append(f"{heads[0]!r} is no single linear layer; --drop-head leaves it out as the classifier.")
         return "\n".join(lines)
+
+    def _may_be_classifier(self, path: str) -> bool:
+        """Return whether the kernel of a layer is a matrix that takes the network's features, as far as is known."""
+        last = next((name for name, path in self.tree.canonical.items() if path == "stage4.0.bn3.bias"), "")
+        kernels = [s for name, s in self.shapes.items() if name.rpartition(".")[0] == path and len(s) > 1]
+        features = self.shapes.get(last, ())[-1:]
+        return all(len(kernel) == 2 and set(features) <= set(kernel) for kernel in kernels)
 
     def _unknown(self, path: str) -> str:
         if path.startswith(self.tree.outer):

@@ -59,18 +59,20 @@ class Family:
         Example:
             >>> print(FAMILIES[-1].statements(ResNetConfig(num_classes=0)))
             For a network of keras-resnet: load(..., config=ResNetConfig(num_classes=0, strided_layer='conv1', same_padding=True)).
+            ResNetConfig is in impls.config.
         """  # noqa: E501 (a message is one line)
         shown = {name: getattr(sizes, name) for name in FREE_FIELDS}
         configs = {programs: replace(config, **shown) for programs, config in self.custom.items()}
-        return "\n".join(f"For a network of {who}: load(..., {statement(config)})." for who, config in configs.items())
+        lines = [f"For a network of {who}: load(..., {statement(config)})." for who, config in configs.items()]
+        return "\n".join([*lines, *["ResNetConfig is in impls.config."] * bool(lines)])
 
     @property
-    def advice(self) -> str:
-        """The conditions under which each variant is right, in a sentence; empty if none is."""
+    def choices(self) -> str:
+        """The conditions under which each variant is right, behind a colon; empty if none is."""
         if not self.functions:
             return ""
-        choices = "; ".join(f"{variant} ({when})" for variant, when in self.functions.items())
-        return f"Under these names, {self.name} build {choices}." + (f" But {self.others}." if self.others else "")
+        choices = "; or ".join(f"{variant} ({when})" for variant, when in self.functions.items())
+        return f"networks of {self.name} are {choices}." + (f" But {self.others}." if self.others else "")
 
     def matches(self, tree: Subtree, names: Iterable[str]) -> bool:
         """Return whether a network, with all names of its source, is of this family."""

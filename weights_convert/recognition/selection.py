@@ -19,6 +19,7 @@ from weights_convert.recognition.subtrees import (
     unclear_dialect,
     whole_networks,
 )
+from weights_convert.shapes import Shape
 
 AVERAGED_IGNORED = "averaged weights; --averaged (averaged=True) reads them"
 LAST_IGNORED = "the last weights"
@@ -47,7 +48,7 @@ class Selection:
 
 
 def select(
-    names: Collection[str], others: Mapping[str, str], request: Request, axes: Mapping[str, int] | None = None
+    names: Collection[str], others: Mapping[str, str], request: Request, shapes: Mapping[str, Shape] | None = None
 ) -> Selection:
     """Choose the network to read, and account for every other name.
 
@@ -55,7 +56,7 @@ def select(
         names: The names of all arrays of a source.
         others: What else the source holds by name, with the type of each.
         request: The user's choices.
-        axes: The number of axes of each array, so that no convolution is taken for a linear layer in an advice.
+        shapes: The shape of each array, so that an advice takes no other layer for the classifier.
 
     Example:
         >>> from impls.config import ResNetConfig
@@ -82,7 +83,7 @@ def select(
     if request.head is not None and tree.head is None:
         leaves = " and ".join(map(repr, linear_rules(tree.dialect)))
         problems.append(f"it holds no linear layer {request.head!r}, with the arrays {leaves} and no others")
-    account = Account(tree, base, dropped, problems, axes or {})
+    account = Account(tree, base, dropped, problems, shapes or {})
     if request.drop_head:
         account.leave_out(without_head(subtree(tree.dialect, left, tree.outer, tree.inner), left)[1], ON_REQUEST)
     account.arrays(left)
