@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from conformance.run.candidates.function import FunctionCandidate
 from conformance.run.candidates.options import Options
-from conformance.run.candidates.survey import Survey
+from conformance.run.candidates.survey import Survey, Unfit
 from weights_convert.table import Framework
 
 
@@ -21,8 +22,8 @@ class Graph(Protocol):
         """Shape of its input; an axis that is no integer takes any length."""
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of its input."""
+    def float32_only(self) -> str:
+        """Say why it cannot be run in float64; empty where it can."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that are stored in the graph, by name; none where they are not what they were made from."""
@@ -46,8 +47,8 @@ class GraphCandidate(FunctionCandidate):
     def __init__(self, function: Graph, options: Options) -> None:
         super().__init__(function, options)
         self.cannot = {"train": f"{self.file} is a graph for inference", "weights": f"{self.file} keeps its weights"}
-        if function.dtype != np.float64:
-            self.cannot["float64"] = f"the input of its graph, and what it computes, is {function.dtype}"
+        if function.float32_only:
+            self.cannot["float64"] = function.float32_only
 
     def survey(self) -> Survey:
         """Describe the graph, and write its arrays to a file where they were asked for."""
@@ -67,4 +68,20 @@ class GraphCandidate(FunctionCandidate):
             weights=self.options.own_weights,
             sides=None if height is None or width is None else (height, width),
             batch=batch,
+        )
+
+
+LOW_PRECISIONS = {"int8", "uint8", "int16", "float16", "bfloat16"}
+
+
+def refuse_quantised(file: Path, types: Iterable[str]) -> None:
+    """Refuse a file that holds arrays of a low precision.
+
+    Raises:
+        Unfit: If one of the types is a low precision.
+    """
+    if low := LOW_PRECISIONS.intersection(types):
+        raise Unfit(
+            f"{file} is quantised (it holds arrays of {', '.join(sorted(low))}): it does not compute in float32, "
+            "and is not compared"
         )

@@ -145,7 +145,7 @@ KINDS: tuple[Kind, ...] = (
         (FILES[".onnx"],),
         "conformance.run.candidates.files.onnx:OnnxCandidate",
         ("onnxruntime", "onnx"),
-        float64="no",
+        float64="yes, unless its norms are folded; by onnx's reference evaluator",
         train="no",
         weights=FROM_THE_FILE,
         activations=OUTPUTS,

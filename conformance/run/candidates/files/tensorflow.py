@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from conformance.run.candidates.graph import GraphCandidate
+from conformance.run.candidates.graph import GraphCandidate, refuse_quantised
 from conformance.run.candidates.survey import Unfit
 from weights_convert.errors import first_line
 
@@ -63,10 +62,9 @@ class SavedModel:
         return shape
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the images."""
-        dtype: np.dtype[Any] = np.dtype(self.input.dtype.as_numpy_dtype)
-        return dtype
+    def float32_only(self) -> str:
+        """Say why it cannot be run in float64; empty where it was saved in float64."""
+        return "" if self.input.dtype == tf.float64 else f"its graph was saved in {self.input.dtype.name}"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the variables by their attribute paths; where they were numbered instead, by their names."""
@@ -121,12 +119,7 @@ class LiteFile:
             self.interpreter.allocate_tensors()
         except Exception as error:  # TensorFlow raises errors of many kinds
             raise Unfit(f"{file} cannot be read as a TFLite file: {first_line(error)}") from error
-        types = {np.dtype(tensor["dtype"]).name for tensor in self.interpreter.get_tensor_details()}
-        if quantised := types & {"int8", "uint8", "int16", "float16"}:
-            raise Unfit(
-                f"{file} is quantised (it holds tensors of {', '.join(sorted(quantised))}): it does not compute in "
-                "float32, and is not compared"
-            )
+        refuse_quantised(file, (np.dtype(tensor["dtype"]).name for tensor in self.interpreter.get_tensor_details()))
         inputs = self.interpreter.get_input_details()
         if len(inputs) != 1 or len(inputs[0]["shape"]) != 4:
             shapes = [each["shape"].tolist() for each in inputs]
@@ -139,10 +132,9 @@ class LiteFile:
         return [int(length) if length > 0 else None for length in self.input["shape_signature"]]
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the images."""
-        dtype: np.dtype[Any] = np.dtype(self.input["dtype"])
-        return dtype
+    def float32_only(self) -> str:
+        """Say why it cannot be run in float64."""
+        return "TFLite computes in float32"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return none: the converter folds norms, and names arrays anew."""
@@ -152,7 +144,7 @@ class LiteFile:
         """Run the graph on images of any size that it takes."""
         self.interpreter.resize_tensor_input(self.input["index"], images.shape, strict=True)
         self.interpreter.allocate_tensors()
-        self.interpreter.set_tensor(self.input["index"], images.astype(self.dtype))
+        self.interpreter.set_tensor(self.input["index"], images.astype(self.input["dtype"]))
         self.interpreter.invoke()
         return {o["name"]: self.interpreter.get_tensor(o["index"]) for o in self.interpreter.get_output_details()}
 

@@ -26,7 +26,7 @@ def test_without_its_packages_it_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A port with statistics of its own, exported with its norms folded; its weights beside it."""
+    """A port with statistics of its own, exported with its norms folded and whole; its weights beside it."""
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra, which this environment does not have")
     pytest.importorskip("onnxscript", reason="PyTorch exports by onnxscript, which this environment does not have")
     folder = tmp_path_factory.mktemp("onnx")
@@ -45,7 +45,11 @@ def exported(tmp_path_factory):
         3: torch.export.Dim("w", min=33, max=512),
     }
     torch.onnx.export(model.eval(), (torch.randn(2, 3, 64, 96),), folder / "port.onnx", dynamic_shapes={"x": sizes})
+    torch.onnx.export(
+        model, (torch.randn(2, 3, 64, 96),), folder / "whole.onnx", dynamic_shapes={"x": sizes}, optimize=False
+    )
     model.layer3[0].bn2.eps = 1e-3
+    torch.onnx.export(model, (torch.randn(1, 3, 64, 96),), folder / "wrong_whole.onnx", optimize=False)
     torch.onnx.export(model, (torch.randn(1, 3, 224, 224),), folder / "wrong.onnx")
     return folder
 
@@ -60,7 +64,7 @@ def test_a_right_file_conforms_in_inference_mode_in_float32(exported):
     weights = ("--weights", exported / "port.pth", "--variant=v1.5")
     code, text = check(exported / "port.onnx", *weights, "--inference")
     assert code == 0, text
-    assert "left out: port is not compared in float64: the arrays of its graph" in text
+    assert "left out: port is not compared in float64: the norms of 29 of its 29 conv" in text
     assert check(exported / "port.onnx", *weights, "--inference", "--precision=float64")[0] == 3
     code, text = check(exported / "wrong.onnx", *weights, "--inference")
     assert code == 1, text
@@ -69,9 +73,19 @@ def test_a_right_file_conforms_in_inference_mode_in_float32(exported):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_file_of_whole_norms_is_compared_in_float64_with_its_own_weights(exported):
+    code, text = check(exported / "whole.onnx", exported / "wrong_whole.onnx", "--variant=v1.5", "--inference")
+    assert code == 1, text
+    assert "ONNX file (`.onnx`), its arrays named as in torchvision; v1.5 as given" in text
+    assert "wrong_whole diverges (v1.5, float64, inference" in text
+    assert "whole diverges" not in text.replace("wrong_whole", "")
+    assert "is not compared in float64" not in text
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_folded_norms_are_told(exported):
     code, text = check(exported / "port.onnx", "--variant=v1.5", "--inference")
     assert code == 2
-    assert "an exporter may fold norms into convolutions: give those that it was made from by --weights" in text
+    assert "(an exporter may fold norms into convolutions): give those that it was made from by --weights" in text
     port = open_file(str(exported / "port.onnx"), "float32")
     assert np.isfinite(port(np.zeros((1, 3, 64, 64), np.float32))["linear"]).all()

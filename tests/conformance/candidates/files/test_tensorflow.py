@@ -64,7 +64,7 @@ def files(tmp_path_factory):
 def test_a_saved_model_computes_as_the_oracle_with_its_own_weights(files, tmp_path):
     adapter, oracle, survey = opened(files / "right", "float32", tmp_path, variant="v1.5")
     assert (survey.sides, survey.batch, survey.kind) == (None, None, "TensorFlow SavedModel (a folder)")
-    assert survey.cannot["float64"] == "the input of its graph, and what it computes, is float32"
+    assert survey.cannot["float64"] == "its graph was saved in float32"
     adapter.examine(IMAGES)
     assert adapter.record(IMAGES, False, True).keys() == {"logits"}
     assert first_difference(adapter, oracle, IMAGES, 1e-5) is None
@@ -115,7 +115,7 @@ def test_what_cannot_be_compared_says_why(files, tmp_path):
     (tmp_path / "text.tflite").write_text("no model")
     with pytest.raises(Unfit, match=r"text.tflite cannot be read as a TFLite file"):
         LiteFile(tmp_path / "text.tflite", "float32")
-    with pytest.raises(Unfit, match=r"exported-quantised.tflite is quantised \(it holds tensors of int8\)"):
+    with pytest.raises(Unfit, match=r"exported-quantised.tflite is quantised \(it holds arrays of int8\)"):
         LiteFile(files / "exported-quantised.tflite", "float32")
     with pytest.raises(TargetError, match="there is no folder"):
         open_file(str(tmp_path / "none"), "float32")
