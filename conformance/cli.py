@@ -17,6 +17,7 @@ from conformance.options import (
     PATH,
     RUN_OPTIONS,
     SEED,
+    WORKER_OPTIONS,
     Candidates,
     Commands,
     choose_candidates,
@@ -230,6 +231,46 @@ def record_command(target: str, out: Path, small: bool, **options: Any) -> None:
         click.echo(line)
     click.echo(f"{out}: {len(recording.traces)} cases of {recording.candidate}, {out.stat().st_size / 1e6:,.1f} MB")
     sys.exit(EXIT_CODES["incomplete"] if recording.not_recorded else 0)
+
+
+@main.command(name="map", short_help="Propose path patterns for a model with names of its own.")
+@click.argument("target")
+@click.option("--out", type=PATH, callback=in_a_folder, help="The TOML file to write.  [default: print it]")
+@with_options(*WORKER_OPTIONS)
+def map_command(target: str, out: Path | None, **options: Any) -> None:
+    """Propose the TOML file of path patterns that `check --names` takes, from the shapes and the names of the arrays.
+
+    TARGET is one as in `check`. What is ambiguous is left to you, in comments.
+
+    \b
+    Exit code 0: the patterns read every array, each once; or the names are those of a known dialect.
+              2: bad input; the arrays are not those of a bottleneck ResNet, for example.
+              3: something is left to you, or the target could not be loaded.
+
+    \b
+    conformance map my_port:build --out names.toml
+    """  # noqa: D301 (click's mark of lines to be kept)
+    from conformance.outcome import EXIT_CODES
+    from conformance.proposing import NotLoaded, map_target, write_proposal
+    from conformance.report.progress import progress
+    from conformance.surveying import Request
+
+    with exit_on_bad_input(), progress() as notify:
+        try:
+            mapped = map_target(target, Request(**options), notify)
+        except NotLoaded as error:
+            click.echo(f"{target} could not be loaded: {error}", err=True)
+            sys.exit(EXIT_CODES["incomplete"])
+        if mapped.proposal is None:
+            click.echo(f"{mapped.name}: its arrays are named as in {mapped.dialect}; no file is needed")
+            return
+        click.echo(write_proposal(mapped, mapped.proposal, out), nl=False)
+    if out is not None:
+        click.echo(f"{out}: {len(mapped.proposal.layers)} patterns")
+    left = [*mapped.proposal.ambiguous, *mapped.proposal.missing]
+    if left:
+        click.echo(f"left to you, in comments: {', '.join(left)}", err=True)
+    sys.exit(EXIT_CODES["incomplete"] if left else 0)
 
 
 @main.command(name="compare", short_help="Compare two files that `record` wrote; no framework is needed.")

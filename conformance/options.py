@@ -94,13 +94,7 @@ def new_or_empty(context: click.Context, option: click.Parameter, folder: Path |
 PATH = click.Path(path_type=Path)
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise.")
 
-RUN_OPTIONS = (
-    click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]"),
-    click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="What to run.  [default: forward]"),
-    click.option("--images", multiple=True, type=PATH, help="Your own pictures, not the photograph."),
-    click.option("--weights", type=PATH, help="A checkpoint, in place of synthetic weights."),
-    SEED,
-    click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"])),
+WORKER_OPTIONS = (
     click.option(
         "--timeout",
         default=900.0,
@@ -116,6 +110,17 @@ RUN_OPTIONS = (
         callback=parse_pairs,
         help="Run NAME by another interpreter.",
     ),
+)
+"""Options of every command that starts workers."""
+
+RUN_OPTIONS = (
+    click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]"),
+    click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="What to run.  [default: forward]"),
+    click.option("--images", multiple=True, type=PATH, help="Your own pictures, not the photograph."),
+    click.option("--weights", type=PATH, help="A checkpoint, in place of synthetic weights."),
+    SEED,
+    click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"])),
+    *WORKER_OPTIONS,
 )
 """Options of every command that runs candidates."""
 

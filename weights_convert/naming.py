@@ -28,6 +28,11 @@ CANONICAL_LAYERS: dict[str, Kind] = {
 }
 """The canonical pattern of every layer that holds arrays, with the kind of the layer."""
 
+WRITTEN_OUT: dict[str, Kind] = {
+    pattern.replace("{k}", k): kind for pattern, kind in CANONICAL_LAYERS.items() if "{k}" in pattern for k in "123"
+}
+"""The patterns of the layers of a block without `{k}`: a dialect that is only read may spell each of its own."""
+
 PLACEHOLDERS: dict[str, tuple[str, int, str]] = {
     "stage": ("stage", 0, "[1-4]"),
     "stage0": ("stage", -1, "[0-3]"),
@@ -212,7 +217,7 @@ class Dialect:
         """
         path, _, leaf = self._without_collection(name).rpartition(".")
         for canonical, expression in self._expressions.items():
-            rule = find_rule(CANONICAL_LAYERS[canonical], self.framework, leaf)
+            rule = find_rule(LAYER_KINDS[canonical], self.framework, leaf)
             if rule and (match := expression.fullmatch(path)):
                 numbers = _numbers(match, topology)
                 if name != f"{self._collection(rule)}{path}.{leaf}" or numbers["stage"] > len(topology.depths):
@@ -262,6 +267,7 @@ def _compile(pattern: str, root: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("".join(literal + group for literal, group in zip(literals, [*groups, ""], strict=True)))
 
 
+LAYER_KINDS = CANONICAL_LAYERS | WRITTEN_OUT
 CANONICAL_EXPRESSIONS = {pattern: _compile(pattern, ()) for pattern in CANONICAL_LAYERS}
 
 

@@ -26,12 +26,15 @@ import numpy as np
 
 from impls.config import ResNetConfig
 from weights_convert.dialects import BATCH_COUNTER, DIALECTS
-from weights_convert.naming import CANONICAL_LAYERS, FLAT, PLACEHOLDERS, Dialect
+from weights_convert.naming import CANONICAL_LAYERS, FLAT, LAYER_KINDS, PLACEHOLDERS, Dialect
 from weights_convert.shapes import Shape, infer_sizes
 from weights_convert.table import Framework, Rule, reorder, reorder_shape
 
 SHARE_OF_PREFIX = 0.5
 """A prefix is looked for among those that at least this share of all names begins with."""
+
+LINEN = ("params.", "batch_stats.")
+"""Beginnings of the names of a Linen module's parameters and running statistics."""
 
 LEAST_SHARE = 0.5
 """A naming in which less than this share of a model's arrays is found is not that model's."""
@@ -130,7 +133,7 @@ def read_names(names: Iterable[str], framework: Framework, patterns: Path | None
     """
     names = list(names)
     if patterns is not None:
-        naming = read_as(names, pattern_dialect(patterns, framework), "")
+        naming = read_as(names, pattern_dialect(patterns, framework, collections_of(names)), "")
         return check_one_to_one(naming, patterns)
     dialects = spellings(framework)
     namings = [read_as(names, dialect, prefix) for prefix in prefixes(names) for dialect in dialects]
@@ -194,28 +197,50 @@ def read_as(names: Iterable[str], dialect: Dialect, prefix: str) -> Naming:
     return Naming(dialect.name, dialect.framework, readings, tuple(unread), prefix, dialect.collections)
 
 
-def pattern_dialect(file: Path, framework: Framework) -> Dialect:
+def collections_of(names: Iterable[str]) -> tuple[str, str]:
+    """Return what the names of a Linen module's parameters, and of its running statistics, begin with; else nothing."""
+    return LINEN if any(name.startswith(LINEN[0]) for name in names) else ("", "")
+
+
+def pattern_dialect(file: Path, framework: Framework, collections: tuple[str, str] = ("", "")) -> Dialect:
     """Read a file of path patterns.
 
     Raises:
-        NamingError: If it cannot be read, or does not give a path to each layer by the placeholders that there are.
+        NamingError: If it cannot be read; see `parse_patterns`.
     """
     try:
-        contents = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_patterns(file.read_text(), str(file), framework, collections)
+    except (OSError, UnicodeDecodeError) as error:
+        raise NamingError(f"{file} cannot be read: {error}") from error
+
+
+def parse_patterns(text: str, file: str, framework: Framework, collections: tuple[str, str]) -> Dialect:
+    """Read the text of a file of path patterns.
+
+    Raises:
+        NamingError: If it is no TOML, or does not give a path to each layer by the placeholders that there are.
+    """
+    try:
+        contents = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise NamingError(f"{file} cannot be read: {error}") from error
     layers, known = contents.get("layers"), {*PLACEHOLDERS, FLAT}
     if contents.keys() != {"layers"} or not isinstance(layers, dict):
         raise NamingError(f"{file} must have one table, [layers]: a path of the model for each of {listed()}")
-    problems = [f"{name!r} has no path" for name in CANONICAL_LAYERS if name not in layers and name != "fc"]
-    problems += [f"{name!r} is no layer of the network" for name in layers if name not in CANONICAL_LAYERS]
+    problems = [f"{name!r} has no path" for name in CANONICAL_LAYERS if name != "fc" and not is_given(name, layers)]
+    problems += [f"{name!r} is no layer of the network" for name in layers if name not in LAYER_KINDS]
     problems += [f"the path of {name!r} is no text" for name, path in layers.items() if not isinstance(path, str)]
     for name, path in layers.items():
-        if name in CANONICAL_LAYERS and isinstance(path, str):
+        if name in LAYER_KINDS and isinstance(path, str):
             problems += placeholder_problems(name, path, known)
     if problems:
         raise NamingError(f"{file}: {'; '.join(problems)}; the layers are {listed()}")
-    return Dialect(str(file), framework, {"fc": "\0", **layers}, "a file of path patterns", BATCH_COUNTER)
+    return Dialect(file, framework, {"fc": "\0", **layers}, "path patterns", BATCH_COUNTER, collections=collections)
+
+
+def is_given(name: str, layers: Mapping[str, str]) -> bool:
+    """Tell whether patterns hold a layer, those of the three places in a block as one or each for itself."""
+    return name in layers or ("{k}" in name and all(name.replace("{k}", k) in layers for k in "123"))
 
 
 def placeholder_problems(name: str, path: str, known: set[str]) -> list[str]:
@@ -223,7 +248,8 @@ def placeholder_problems(name: str, path: str, known: set[str]) -> list[str]:
     used = re.findall(r"{(\w*)}", path)
     problems = [f"{path!r} has the unknown placeholder {{{each}}}" for each in used if each not in known]
     problems += [f"{path!r} has {{{each}}} twice" for each, count in Counter(used).items() if count > 1]
-    told = {"stage", "block"} if FLAT in used else {PLACEHOLDERS[each][0] for each in used if each in PLACEHOLDERS}
+    told = {PLACEHOLDERS[each][0] for each in used if each in PLACEHOLDERS}
+    told |= {"stage", "block"} if FLAT in used else set()
     wanted = {PLACEHOLDERS[each][0] for each in re.findall(r"{(\w+)}", name)}
     if told != wanted:
         problems.append(f"{path!r} must have a placeholder for each of {', '.join(sorted(wanted)) or 'nothing'}")
@@ -235,7 +261,7 @@ def listed() -> str:
     return f"{', '.join(CANONICAL_LAYERS)}, and the placeholders {', '.join((*PLACEHOLDERS, FLAT))}"
 
 
-def check_one_to_one(naming: Naming, file: Path) -> Naming:
+def check_one_to_one(naming: Naming, file: Path | str) -> Naming:
     """Return the naming if every array of the model is read by it.
 
     Raises:
