@@ -26,6 +26,7 @@ from conformance.identify.screen import Screening, oracle_run, screened, screeni
 from conformance.identify.statistics import identify_statistics
 from conformance.identify.structure import (
     first_of,
+    instead_facts,
     merge_owners,
     missing_facts,
     missing_links,
@@ -172,6 +173,9 @@ class Search:
                 fact = owner_fact(self.table[name], owner)
                 self.facts.append(replace(fact, layers=(name,), mode="" if len(modes) == len(MODES) else modes[0]))
         self.facts += repeated_facts(self.left(), self.table, screening)
+        for name, modes in self.left().items():
+            facts = instead_facts(self.table[name], self.config)
+            self.facts += [fact for fact in facts if screening.holds(fact, self.table[name], modes)][:1]
 
     def take_answers(
         self, link: Link, asked: Asked, answers: Mapping[str, Probed], modes: Sequence[Mode], screening: Screening

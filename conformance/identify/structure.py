@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from conformance.cases.segments import segment_of
 from conformance.identify.fact import Fact
 from conformance.identify.link import IMAGES, Array, Arrays, Link, expected_output, links
 from impls.config import ResNetConfig
+from impls.numpy.resnet import relu
 
 OWNER = "that of "
 """Start of a measured kernel's name that is another layer's."""
@@ -63,6 +65,40 @@ def repeated_fact(links_of_source: Sequence[Link], block: str, config: ResNetCon
     words = f"passes through one block too many before it is taken: one like {block}, with its arrays"
     measured, expected = {"block": f"one too many, as {block}"}, {"block": "none"}
     return Fact(names[0], "structure", words, measured, expected, 0.0, "", law, names, f"the output of {source}")
+
+
+INSTEAD: dict[str, Callable[[Array, Array], Array]] = {
+    "the sum before its last ReLU": lambda branch, shortcut: branch + shortcut,
+    "its branch alone": lambda branch, shortcut: branch,
+    "its shortcut alone": lambda branch, shortcut: shortcut,
+}
+"""Functions of a block's branch and shortcut that may be taken in the place of its output, by their words."""
+
+
+def instead_facts(link: Link, config: ResNetConfig) -> Iterator[Fact]:
+    """Yield the statements that a link takes something else of a block than the block's output."""
+    sums = {each.name: each for each in links(config) if each.kind == "sum"}
+    for source in (name for name in link.inputs if name in sums):
+        for words, function in INSTEAD.items():
+            law = partial(_instead, sums[source], function)
+            said = f"takes of {source} {words} as its input, not what the block returns"
+            yield Fact(
+                link.name, "structure", said, {"input": words}, {"input": source}, 0.0, law=law, layers=(link.name,)
+            )
+
+
+def _instead(
+    block: Link,
+    function: Callable[[Array, Array], Array],
+    other: Link,
+    inputs: Arrays,
+    arrays: Arrays,
+    config: ResNetConfig,
+    train: bool,
+) -> Array:
+    branch, shortcut = (inputs[name] for name in block.inputs)
+    value = function(relu(branch) if block.after_relu else branch, shortcut)
+    return expected_output(other, {**inputs, block.name: value}, arrays, config, train)
 
 
 def inputs_there(link: Link, candidate: Mapping[str, Array]) -> bool:

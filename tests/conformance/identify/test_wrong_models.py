@@ -28,6 +28,7 @@ FACTS = {
     "relu-moved-to-the-next-branch": "each of the 9 conv1 layers of the blocks takes ReLU of its input first",
     "blocks-exchanged": "stage3.1 uses the arrays of stage3.2 in all of its layers, and stage3.2 those of stage3.1",
     "block-missing": "stage3.2 is missing",
+    "branch-of-the-unrectified-sum": "stage2.1.conv1 takes of stage2.0 the sum before its last ReLU as its input",
     "pool-of-five": "stem takes the maximum of 5x5 windows at stride 2",
     "momentum-of-keras": "each of the .* norms, in train mode: its running mean and variance keep a share of 0.99",
 }
