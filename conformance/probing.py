@@ -60,7 +60,10 @@ def identify_candidate(
         names = activation_names(network.config)
         left = max(_left(again[train], own_arrays[train], names) for train in again)
         identification = replace(identification, reproduced=left)
-    facts = confirmed(identification.facts, network.config, arrays, again, own_arrays)
+    if identification.reproduced is not None and not identification.is_reproduced:
+        facts = [replace(fact, fault="") for fact in identification.facts]  # a wrong name is worse than none
+    else:
+        facts = confirmed(identification.facts, network.config, arrays, again, own_arrays)
     return replace(identification, facts=tuple(facts))
 
 

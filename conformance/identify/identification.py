@@ -25,6 +25,7 @@ from conformance.identify.questions import REPEATED, Asked, ask_layer, layer_pro
 from conformance.identify.screen import Screening, oracle_run, screened, screening_probes
 from conformance.identify.statistics import identify_statistics
 from conformance.identify.structure import (
+    early_shortcut_fact,
     first_of,
     instead_facts,
     merge_owners,
@@ -172,6 +173,10 @@ class Search:
             if owner := screening.owner(self.table[name], modes):
                 fact = owner_fact(self.table[name], owner)
                 self.facts.append(replace(fact, layers=(name,), mode="" if len(modes) == len(MODES) else modes[0]))
+        for block in (link for link in self.table.values() if link.kind == "sum"):
+            fact, left = early_shortcut_fact(block), self.left()
+            if all(name in left and screening.holds(fact, self.table[name], left[name]) for name in fact.layers):
+                self.facts.append(replace(fact, subject=block.name))
         self.facts += repeated_facts(self.left(), self.table, screening)
         for name, modes in self.left().items():
             facts = instead_facts(self.table[name], self.config)

@@ -101,6 +101,21 @@ def _instead(
     return expected_output(other, {**inputs, block.name: value}, arrays, config, train)
 
 
+def early_shortcut_fact(block: Link) -> Fact:
+    """Say that a block adds its shortcut before the last norm of its branch, not behind it."""
+    norm, shortcut = block.inputs
+
+    def law(other: Link, inputs: Arrays, arrays: Arrays, config: ResNetConfig, train: bool) -> Array:
+        if other.name == norm:
+            (source,) = other.inputs
+            return expected_output(other, {source: inputs[source] + inputs[shortcut]}, arrays, config, train)
+        return relu(inputs[norm])
+
+    words = f"adds its shortcut ({shortcut}) before {norm.rpartition('.')[2]}, not behind it"
+    measured, expected = {"shortcut": f"before {norm}"}, {"shortcut": f"behind {norm}"}
+    return Fact(block.name, "structure", words, measured, expected, 0.0, law=law, layers=(norm, block.name))
+
+
 def inputs_there(link: Link, candidate: Mapping[str, Array]) -> bool:
     """Tell whether a candidate has all activations that a link takes, so that they could be fed."""
     return all(name == IMAGES or name in candidate for name in link.inputs)
