@@ -10,7 +10,7 @@ from conformance.run.adapters.blueprint import Blueprint
 from conformance.run.adapters.numpy import Oracle
 from conformance.run.adapters.torch import TorchAdapter
 from impls.numpy import resnet
-from impls.numpy.training import Training, gradients
+from impls.numpy.training import Training, gradients, read_training
 from impls.torch import read_weights
 
 
@@ -49,7 +49,8 @@ def coarse_gradients(*arguments):
 
 class CoarseGradients(Oracle):
     def __init__(self):
-        super().__init__(Blueprint("numpy", resnet, SimpleNamespace(Training=Coarse, gradients=gradients)))
+        coarse = SimpleNamespace(Training=Coarse, gradients=gradients, read_training=read_training)
+        super().__init__(Blueprint("numpy", resnet, coarse))
 
 
 class CoarseLayer(Oracle):
