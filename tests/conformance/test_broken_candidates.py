@@ -16,7 +16,7 @@ SLOW = {
     "flax": ("broken_flax:PaddingOfStem", "conv1"),
     "keras": ("broken_keras:DefaultEpsilon", "bn1"),
     "stride": ("broken_ports:StrideOfStage2", "stage2.0.conv1"),
-    "epsilon": ("broken_ports:EpsilonOfStage4", "stage4.1.bn2"),
+    "epsilon": ("broken_ports:EpsilonOfStage4", "stage4.0.bn2"),
     "leak": ("broken_oracles:ReducedPrecision", "conv1"),  # no known fault: every one is tried
 }
 """Further candidates, of the slow tests."""

@@ -26,7 +26,7 @@ class EpsilonOfStage4(TorchAdapter):
 
     def build(self, config, weights):
         super().build(config, weights)
-        self.model.stage4[1].bn2.eps = 1.001e-5
+        self.model.stage4[0].bn2.eps = 1.001e-5
 
 
 class SwappedKernels(TorchAdapter):

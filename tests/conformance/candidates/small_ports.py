@@ -38,18 +38,16 @@ class Block(nn.Module):
 
 
 class Port(nn.Module):
-    def __init__(self, num_classes=10, inplace=True, dropout=0.0, width=8):
+    def __init__(self, num_classes=10, inplace=True, dropout=0.0, width=8, depths=(2, 2, 2, 2)):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
         self.relu, self.maxpool = nn.ReLU(inplace), nn.MaxPool2d(3, 2, 1)
         entering = width
-        for number in range(4):
+        for number, depth in enumerate(depths):
             channels, stride = width * 2**number, 1 + (number > 0)
-            blocks = [
-                Block(entering, channels, stride, inplace, dropout),
-                Block(4 * channels, channels, 1, inplace, 0.0),
-            ]
-            setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
+            first = Block(entering, channels, stride, inplace, dropout)
+            others = (Block(4 * channels, channels, 1, inplace, 0.0) for _ in range(depth - 1))
+            setattr(self, f"layer{number + 1}", nn.Sequential(first, *others))
             entering = 4 * channels
         self.fc = nn.Linear(entering, num_classes)
 

@@ -48,7 +48,14 @@ def test_a_wrong_model_of_another_environment_is_placed_and_named(conformance):
 def test_what_one_environment_records_is_compared_with_the_other(conformance, small_weights, tmp_path, version):
     weights = ("--weights", small_weights["v1.5"])
     for name, more in (("old", OPTIONS), ("here", OPTIONS[:-1])):
-        arguments = ("record", f"{name}={PORTS}:port", "--out", tmp_path / f"{name}.trace", "--small", *weights)
+        arguments = (
+            "record",
+            f"{name}={PORTS}:port(depths=(2, 1, 1, 1))",
+            "--out",
+            tmp_path / f"{name}.trace",
+            "--small",
+            *weights,
+        )
         assert conformance(*arguments, *more).returncode == 0
     recording = Recording.load(tmp_path / "old.trace")
     assert {trace.origin.versions["python"] for trace in recording.traces.values()} == {version}

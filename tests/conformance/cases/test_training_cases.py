@@ -116,7 +116,7 @@ def test_pytorch_trains_as_the_oracle_does(green_run):
     assert (done.returncode, report["verdict"]) == (0, "conforms")
     tasks = {comparison["task"] for comparison in report["comparisons"]}
     assert tasks == {"", "gradients", *(f"steps {recipe}" for recipe in RECIPES)}
-    assert len(report["comparisons"]) > 2000
+    assert len(report["comparisons"]) > 1700
 
 
 def test_the_report_says_what_was_left_out(green_run):

@@ -16,6 +16,7 @@ from conformance.compare.noise import NoiseFloor
 from conformance.compare.training import judge_float32_gradient
 from conformance.run.tasks import keep_choices
 from impls.config import VARIANTS
+from tests.conformance.conftest import small
 
 CANDIDATES = tuple(
     f"--impl={name}=broken_training:{adapter}"
@@ -113,7 +114,7 @@ def test_training_as_it_comes_is_reported_and_not_judged(run_of, framework):
     reported = [c for c in report["reported"] if c["implementation"] == framework]
     cases = [Case("v1.5", "noise", "train", task="gradients")]
     cases += [Case("v1.5", "noise", "train", task="steps", recipe=recipe) for recipe in RECIPES]
-    config = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2))
+    config = small("v1.5")
     assert [(c["task"], c["name"]) for c in reported] == [
         (case.words, name) for case in cases for name in expected_names(case, config)
     ]
@@ -143,7 +144,7 @@ def test_keras_takes_gradients_on_its_other_backends(backend, conformance, small
     done = conformance("run", "--impl=keras", *options, "--report", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
     assert (done.returncode, report["verdict"], report["failures"]) == (0, "conforms", [])
-    config = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2))
+    config = small("v1.5")
     names = expected_names(Case("v1.5", "noise", "train", task="gradients"), config)
     assert {c["name"] for c in report["comparisons"] if c["task"] == "backward"} == set(names)
     assert [c["name"] for c in report["reported"]] == names
