@@ -6,7 +6,6 @@ import pytest
 from click.testing import CliRunner
 
 from conformance.cli import main
-from conformance.faults import FAULTS
 from conformance.run.implementations import IMPLEMENTATIONS
 from conformance.selftest.faulty import injection_at
 from conformance.selftest.loop import run_selftest
@@ -26,9 +25,9 @@ FAMILIES = {  # candidates with one fault of each mechanism: the first wrong lay
         ["`normalised-twice` at input", "`kernel-flip` at stage2.0.conv2", "`head-max` at head"],
     ),
     "estimated-layer-source": (
-        "torch+eps-other@stage1.1.bn2+pad-same@stage3.0.conv2+relu-after-missing@stage4.1",
+        "torch+eps-other@stage1.1.bn2+pad-same@stage3.0.conv2+relu-after-missing@stage4.0",
         "stage1.1.bn2",
-        ["eps = 0.00037", "`pad-same` at stage3.0.conv2", "`relu-after-missing` at stage4.1"],
+        ["eps = 0.00037", "`pad-same` at stage3.0.conv2", "`relu-after-missing` at stage4.0"],
     ),
 }
 
@@ -63,16 +62,28 @@ def test_a_fault_of_each_family_is_red_with_the_right_words(red_run, family, gro
     assert all(word in " ".join(done.stdout.split()) for word in words)
 
 
+INJECTED = {
+    "flax": (
+        *("kernel-io-swap", "bn-frozen", "relu-missing", "pool-zero", "relu-grad-half", "loss-sum"),
+        "adam-eps-uncorrected",
+    ),
+    "keras": (
+        *("pad-same", "eps-1.001", "pool-zero", "pool-valid", "bgr", "shortcut-detached", "wd-decoupled"),
+        "gamma-other",
+    ),
+}
+"""Faults of the self-test in Flax and in Keras, which take seconds each; PyTorch is given all of them."""
+
+INJECTED["torch"] = tuple(dict.fromkeys(INJECTED["flax"] + INJECTED["keras"]))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_the_selftest_names_what_it_injects(implementation):
+@pytest.mark.parametrize(("implementation", "trials"), [("torch", 31), ("flax", 15), ("keras", 17)])
+def test_the_selftest_names_what_it_injects(implementation, trials):
     """Fourteen faults; `make selftest` injects the whole catalogue, in some minutes for each implementation."""
-    faults = ["kernel-io-swap", "pad-same", "eps-1.001", "bn-frozen", "relu-missing", "pool-zero", "pool-valid", "bgr"]
-    faults += ["shortcut-detached", "relu-grad-half", "loss-sum", "wd-decoupled", "adam-eps-uncorrected", "gamma-other"]
-    faults = [fault for fault in faults if FAULTS[fault].can_be_in(implementation)]
-    result = run_selftest([IMPLEMENTATIONS[implementation]], "v1.5", faults)
+    result = run_selftest([IMPLEMENTATIONS[implementation]], "v1.5", INJECTED[implementation])
     assert result.missed() == []
-    assert len(result.trials) == 22 + 9 - (implementation == "keras")
+    assert len(result.trials) == trials
     assert result.correct > 1000
     assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero"}
 
