@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from impls.config import ResNetConfig
 from weights_convert import Checkpoint, ConversionError, containers, inspect, load
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -121,3 +123,21 @@ def test_a_long_list_of_names_is_read_as_keras_2_splits_it(checkpoint_of: MakeCh
         names = file["resnet"].attrs.pop("weight_names")
         file["resnet"].attrs["weight_names0"], file["resnet"].attrs["weight_names1"] = names[:10], names[10:]
     assert load(path).content_hash() == checkpoint.content_hash()
+
+
+def test_a_file_without_names_of_layers_does_not_tell_its_variant(
+    tiny: ResNetConfig, checkpoint_of: MakeCheckpoint, tmp_path: Path
+):
+    """Biases tell variant keras under the names of its library; Keras before 3.6 and tf_keras write no names."""
+    checkpoint = checkpoint_of(replace(tiny, conv_bias=True), dialect="keras.applications")
+    checkpoint.save(tmp_path / "a.weights.h5")
+    with h5py.File(tmp_path / "a.weights.h5", "a") as file:
+        file.attrs.clear()
+    assert load(tmp_path / "a.weights.h5").config.variant == "keras"
+    with h5py.File(tmp_path / "a.weights.h5", "a") as file:
+        file.visititems(lambda path, item: item.attrs.clear())
+    with pytest.raises(ConversionError, match="its arrays fit keras alone, whose strides nothing states"):
+        load(tmp_path / "a.weights.h5")
+    unnamed = load(tmp_path / "a.weights.h5", variant="keras")
+    assert unnamed.content_hash() == checkpoint.content_hash()
+    assert unnamed.notes == ("the file does not name its layers, and their order alone tells which is which",)

@@ -11,6 +11,7 @@ import pytest
 from weights_convert import Checkpoint, ConversionError, inspect, load
 from weights_convert.dialects import DIALECTS, WRITTEN
 from weights_convert.recognition import Request, select
+from weights_convert.recognition.subtrees import subtree
 
 MakeCheckpoint = Callable[..., Checkpoint]
 Arrays = dict[str, np.ndarray]
@@ -87,6 +88,23 @@ class TestPrefixes:
         problems = refusal(halves, dialect="torchvision").problems
         assert problems[0] == "torchvision has no rule for 'b.conv1.weight'"
         assert problems[-1].startswith("not a bottleneck ResNet")
+
+    def test_two_spellings_of_the_same_arrays_are_refused(self, checkpoint_of: MakeCheckpoint):
+        """In transformers, the names of a network without its classifier lack a prefix."""
+        arrays = checkpoint_of(dialect="transformers").arrays
+        again = {name.removeprefix("resnet."): array for name, array in arrays.items()}
+        assert not subtree(DIALECTS["transformers"], {**arrays, **again}).is_whole
+        assert "'encoder.stages' lies beside the network 'resnet' (95 arrays)" in refusal({**arrays, **again}).problems
+
+    def test_a_layer_that_no_network_has_makes_it_no_whole_network(self, whole: Arrays):
+        assert subtree(DIALECTS["torchvision"], whole).is_whole
+        whole["layer1.1.downsample.0.weight"] = np.ones((16, 16, 1, 1), np.float32)
+        assert not subtree(DIALECTS["torchvision"], whole).is_whole
+        assert refusal(whole).problems == ("'layer1.1.downsample.0.weight' has no place in this network",)
+
+    def test_a_prefix_ends_at_a_dot(self, whole: Arrays):
+        (problem,) = refusal(under("old_", whole)).problems
+        assert problem.startswith("its names belong to no known dialect ('old_bn1.bias'")
 
     def test_what_a_prefix_hides_is_compared_like_any_other(self, whole: Arrays):
         del whole["layer3.0.bn2.bias"]
