@@ -994,6 +994,6 @@ DAMAGES = (
             ("no array", _archive(_with_entry(("more.npy", b""), ("more.npy", b"\x93NUMPY"), ("more.npy", b"text")))),
         )
     ),
-    Damage("JSON: an odd value", _odd_json, BITS, ("json",)),
+    Damage("JSON: an odd value", _odd_json, SAME, ("json",)),
     Damage("JSON: an odd text", _any_of(*ODD_TEXTS), BITS, ("json",)),
 )

@@ -447,7 +447,16 @@ def _transformers_folder(path: Path, checkpoint: Checkpoint) -> None:
 def _preset(path: Path, checkpoint: Checkpoint) -> None:
     path.mkdir()
     _bare_hdf5(path / INNER, checkpoint)
-    (path / "config.json").write_text(json.dumps({"registered_name": "keras_hub>ResNetBackbone"}))
+    config = {
+        "name": "res_net_backbone", "trainable": True, "dtype": "float32", "data_format": "channels_last",
+        "block_type": "bottleneck_block", "use_pre_activation": False, "input_conv_kernel_sizes": [7],
+        "input_conv_filters": [TINY.width], "stackwise_num_filters": [TINY.width * 2**stage for stage in range(4)],
+        "stackwise_num_blocks": list(TINY.depths), "stackwise_num_strides": [1, 2, 2, 2],
+        "image_shape": [None, None, 3],
+    }  # fmt: skip
+    model = {"module": "keras_hub.src.models.resnet.resnet_backbone", "class_name": "ResNetBackbone"}
+    model |= {"registered_name": "keras_hub>ResNetBackbone", "config": config}
+    (path / "config.json").write_text(json.dumps(model))
 
 
 FORMS = (

@@ -211,3 +211,17 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path):
         archive.writestr("archive/data/0", bytes(10_000_000))
     with pytest.raises(ConversionError, match="it promises 10,000,000 bytes and holds"):
         containers.read(tmp_path / "a.pth")
+
+
+def test_a_pickle_that_promises_more_than_its_entry_is_refused(tmp_path: Path):
+    """With `mmap=True`, PyTorch would read on into the next entry."""
+    torch.save({"a": torch.zeros(4), "b": torch.ones(4)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in entries if name.endswith("data.pkl"))
+    entries[pickled] = entries[pickled].replace(b"K\x04", b"K\x08", 2)  # the size of the first storage, and the shape
+    with zipfile.ZipFile(tmp_path / "b.pth", "w") as archive:
+        for name, entry in entries.items():
+            archive.writestr(name, entry)
+    with pytest.raises(ConversionError, match=r"record size \(16 bytes\) does not match expected size"):
+        containers.read(tmp_path / "b.pth")
