@@ -270,11 +270,21 @@ def open_candidate(target: str, options: Mapping[str, Any], precision: str) -> A
         return adapt(open_file(spoken.module, precision), Options.from_dict(options))
     found = import_target(spoken)
     is_model = any(kind.holds(found) for kind in KINDS[:-1])  # every factory is callable, as the last kind is
-    if keras := sys.modules.get("keras"):
-        keras.config.set_floatx(precision)  # a Keras model keeps the dtype that it is built in
+    known = set_keras_dtype(precision)
     if not is_model and callable(found) and (spoken.called or not needs_arguments(found)):
         try:
-            found = found(*spoken.arguments, **spoken.keywords)
+            made = found(*spoken.arguments, **spoken.keywords)
+            if not known and set_keras_dtype(precision):  # the factory imported Keras, and built in its default
+                made = found(*spoken.arguments, **spoken.keywords)
         except Exception as error:
             raise Unfit(f"{spoken.factory} raised {type(error).__name__}: {first_line(error)}") from error
+        found = made
     return adapt(found, Options.from_dict(options), (spoken.module.partition(".")[0],))
+
+
+def set_keras_dtype(precision: str) -> bool:
+    """Set the dtype of models that Keras builds from now on, which they keep; returns whether it is imported."""
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.config.set_floatx(precision)
+    return keras is not None

@@ -192,6 +192,15 @@ def test_keras_applications_conforms_without_its_softmax_which_is_named(check):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_keras_hub_conforms(check):
+    code, text, report = check(f"{HERE / 'peers.py'}:keras_hub_resnet", "--variant=v1.5", "--precision=float64")
+    assert code == 0, text
+    assert len(report["comparisons"]) > 500
+    assert "is compared with Keras's own running statistics" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_official_linen_example_conforms_to_flax(check):
     target = "tests.weights_convert.linen_example:ResNet50(num_classes=10)"
     code, text, report = check(target, "--variant=flax", "--precision=float64")
