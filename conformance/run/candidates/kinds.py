@@ -287,4 +287,5 @@ def set_keras_dtype(precision: str) -> bool:
     keras = sys.modules.get("keras")
     if keras is not None:
         keras.config.set_floatx(precision)
+        keras.config.set_dtype_policy(precision)  # which Keras remembers from the first layer that was built
     return keras is not None
