@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from conformance.cases.case import PRECISIONS
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
 from conformance.run.candidates.targets import (
@@ -287,5 +288,6 @@ def set_keras_dtype(precision: str) -> bool:
     keras = sys.modules.get("keras")
     if keras is not None:
         keras.config.set_floatx(precision)
-        keras.config.set_dtype_policy(precision)  # which Keras remembers from the first layer that was built
+        if keras.config.dtype_policy().name in PRECISIONS:  # Keras remembers it from the first layer; others are chosen
+            keras.config.set_dtype_policy(precision)
     return keras is not None

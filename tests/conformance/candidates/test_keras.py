@@ -13,7 +13,7 @@ from conformance.cases.names import parameter_names
 from conformance.cases.recipes import LOSS, RECIPES
 from conformance.cases.synthetic import synthetic_weights
 from conformance.run.adapters.numpy import Oracle
-from conformance.run.candidates.kinds import adapt
+from conformance.run.candidates.kinds import adapt, set_keras_dtype
 from conformance.run.candidates.options import Options
 from conformance.run.candidates.survey import Unfit
 from impls.config import VARIANTS
@@ -124,3 +124,10 @@ def test_the_survey_tells_the_size_and_the_convention():
     assert survey.sides == (64, 96)
     assert survey.decay == 0.99
     assert survey.shapes["conv1_conv.kernel"] == (7, 7, 3, 64)
+
+
+def test_a_factory_builds_in_the_precision_asked_for_unless_it_has_chosen_a_policy():
+    for chosen, built in (("float32", "float64"), ("mixed_bfloat16", "mixed_bfloat16")):
+        keras.config.set_dtype_policy(chosen)
+        assert set_keras_dtype("float64")
+        assert keras.layers.Dense(2).dtype_policy.name == built
