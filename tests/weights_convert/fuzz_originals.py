@@ -300,7 +300,7 @@ def _students(path: Path, checkpoint: Checkpoint) -> None:
     import torch
 
     state = _state(path, checkpoint)
-    other = {f"module.backbone.{name}": tensor.flip(0) for name, tensor in state.items()}
+    other = {f"module.backbone.{name}": -tensor for name, tensor in state.items()}
     teacher = {f"backbone.{name}": tensor for name, tensor in state.items()}
     heads = {f"head.mlp.{layer}.weight": torch.zeros(4, 4) for layer in (0, 2)}
     torch.save({"student": other | heads, "teacher": teacher | heads, "epoch": 3, "loss": {"center": heads}}, path)

@@ -75,7 +75,8 @@ def run(kills: int, seed: int, endings: Collection[str] = ENDINGS) -> Report:
     """Kill writing processes, the endings in turn. This process must have no threads, since it forks."""
     random, report = Random(seed), Report()
     turns = cycle(ending for ending in TURNS if ending in endings)
-    with tempfile.TemporaryDirectory() as folder:
+    # What was found until an interrupt is reported.
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         for number in range(kills):
             place = Path(folder) / str(number)
             place.mkdir()

@@ -268,6 +268,12 @@ class TestOtherValues:
 
 
 class TestHeads:
+    def test_a_layer_that_holds_more_than_a_linear_layer_is_no_classifier(self, body: Arrays, whole: Arrays):
+        own = {name.replace("fc.", "own."): array for name, array in whole.items() if name.startswith("fc.")}
+        assert read(body | own, head="own").config.num_classes == 5
+        problem = "it holds no linear layer 'own', with the arrays 'weight' and 'bias' and no others"
+        assert problem in refusal(body | own | {"own.scale": own["own.bias"]}, head="own").problems
+
     @pytest.mark.parametrize("path", ["fc.0", "fc.1", "head", "head.fc", "classifier", "classifier.1"])
     @pytest.mark.parametrize("prefix", ["", "net."])
     def test_of_known_spellings_are_found_and_said(self, path: str, prefix: str, whole: Arrays):
