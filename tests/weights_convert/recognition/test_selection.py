@@ -267,6 +267,11 @@ class TestOtherValues:
             assert f"'{prefix}fc.bias' is of type list, expected an array" in problems
 
 
+@pytest.mark.parametrize("name", ["optimal.weight", "step_embedding.weight", "argsort.weight", "rng2.bias"])
+def test_a_name_that_only_begins_like_a_known_one_is_not_left_out(name: str, whole: Arrays):
+    assert f"{name!r} lies beside the network 'net'" in refusal(under("net.", whole) | some(name)).problems
+
+
 class TestHeads:
     def test_a_layer_that_holds_more_than_a_linear_layer_is_no_classifier(self, body: Arrays, whole: Arrays):
         own = {name.replace("fc.", "own."): array for name, array in whole.items() if name.startswith("fc.")}
