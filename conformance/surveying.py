@@ -31,6 +31,9 @@ from weights_convert import Checkpoint
 from weights_convert.dialects import find_dialect
 from weights_convert.errors import first_line
 
+OWN_WEIGHTS = "the model's own weights"
+"""Source of weights that were read back from a model."""
+
 OPEN = "conformance.run.candidates.kinds:open_candidate"
 
 
@@ -294,4 +297,4 @@ def own_weights(config: ResNetConfig, naming: Naming, survey: Survey) -> Checkpo
     arrays = load_file(survey.weights)
     canonical = {known: naming.to_canonical(name, arrays[name]) for name, (known, _) in naming.arrays.items()}
     checkpoint = weights_convert.load(canonical, dialect="canonical", config=config)
-    return replace(checkpoint, dialect=find_dialect("canonical"), where="the model's own weights")
+    return replace(checkpoint, dialect=find_dialect("canonical"), where=OWN_WEIGHTS)

@@ -17,7 +17,7 @@ from conformance.plan import Request as Run
 from conformance.run.implementations import NAMED, ORACLE, Implementation, find_implementation
 from conformance.run.jobs import run_jobs
 from conformance.suite import failure_of
-from conformance.surveying import Checked, Request, survey_models
+from conformance.surveying import OWN_WEIGHTS, Checked, Request, survey_models
 from conformance.trace import Trace
 from conformance.tracing.recording import Key, Recording, sketched
 
@@ -55,7 +55,7 @@ def record_model(model: Any, request: Request, small: bool = False, notify: List
         network.inputs,
         chosen.weights.content_hash(),
         chosen.weights.where,
-        None if request.weights or request.own_weights else request.seed,
+        None if request.weights or chosen.weights.where == OWN_WEIGHTS else request.seed,
         {"platform": platform.platform(), "processors": str(os.cpu_count())},
         chosen.notes,
         reasons,

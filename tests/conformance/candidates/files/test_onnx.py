@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from conformance.cli import main
+from conformance.run.candidates.files.onnx import as_written
 from conformance.run.candidates.kinds import open_file
 from conformance.run.candidates.survey import Unfit
 from tests.conformance.candidates import small_ports
@@ -22,6 +23,10 @@ def test_without_its_packages_it_says_what_to_install(tmp_path, monkeypatch):
     file.write_bytes(b"")
     with pytest.raises(Unfit, match=r"needs the packages onnx and onnxruntime \(onnx is missing\): pip install"):
         open_file(str(file), "float32")
+
+
+def test_an_epsilon_that_was_rounded_to_float32_is_the_one_that_was_written():
+    assert [as_written(float(np.float32(eps))) for eps in (1e-5, 1.001e-5, 1e-3)] == [1e-5, 1.001e-5, 1e-3]
 
 
 @pytest.fixture(scope="module")
