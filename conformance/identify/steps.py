@@ -7,14 +7,14 @@ every array of every step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from conformance.cases.names import OFFSET
 from conformance.cases.recipes import RECIPES, STEPS
-from conformance.identify.fact import Fact, NotIdentified, Unidentified
+from conformance.identify.fact import Fact, NotIdentified, Unidentified, relative_error
 from conformance.identify.identification import Identification
 from conformance.identify.link import IMAGES, Array
 from conformance.identify.statistics import identify_statistics
@@ -45,8 +45,9 @@ def identify_steps(training: StepwiseTraining) -> Identification:
         others = (Measured(training, norm, frozen) for norm in NORMS if norm)
         measured = min((measured, *map(Measured.take_all, others)), key=Measured.unexpected_factors)
     facts, said = gathered(measured.rules, measured.rights, measured.norms)
-    facts = [*measured.source_facts(), *facts, *statistics_facts(training)]
-    unidentified = measured.without_rule()
+    statistics = statistics_facts(training)
+    facts = [*measured.source_facts(), *facts, *statistics]
+    unidentified = (*measured.without_rule(), *unexplained_statistics(training, statistics))
     if unidentified or not facts:
         return Identification(facts, unidentified, task="steps")
     left = max((max(errors(view, said[place])) for place, view in measured.views.items()), default=0.0)
@@ -230,6 +231,24 @@ def statistics_facts(training: StepwiseTraining) -> list[Fact]:
     before = {name: training.arrays[name].astype(np.float64) for name in expected_shapes(training.config)}
     found = [identify_statistics(fed, states[1], before, training.config) for states in training.states.values()]
     return [fact for fact in found[0] if all(fact in others for others in found[1:])] if found else []
+
+
+def unexplained_statistics(training: StepwiseTraining, facts: Sequence[Fact]) -> Iterator[Unidentified]:
+    """Say which running statistics are wrong after a step, and are those of no fact."""
+    known = {layer for fact in facts for layer in fact.layers}
+    wrong: dict[str, None] = {}
+    for recipe, states in training.states.items():
+        for step, state in states.items():
+            right = training.statistics_after(recipe, step)
+            for name in right.keys() - known - wrong.keys():
+                if name not in state or relative_error(right[name], state[name]) > PREDICTED:
+                    wrong[name] = None
+    if wrong:
+        first = next(name for name in expected_shapes(training.config) if name in wrong)
+        others = f" and {len(wrong) - 1} other statistics" if len(wrong) > 1 else ""
+        yield Unidentified(
+            f"{first}{others}", "are updated by another rule" if others else "is updated by another rule"
+        )
 
 
 def relative_difference(expected: float, value: float) -> float:

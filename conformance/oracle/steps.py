@@ -99,6 +99,11 @@ class StepwiseTraining:
             model.train(train), images, own if labels is None else labels, RECIPES[recipe_name]
         )
 
+    def statistics_after(self, recipe_name: str, step: int) -> dict[str, Array]:
+        """Return the right running statistics after a step from the candidate's own state before it."""
+        self.gradients_at(recipe_name, step)
+        return self._remembered[recipe_name, step][2]
+
     @cached_property
     def batches(self) -> list[tuple[Array, Array]]:
         """Images and labels of each step."""

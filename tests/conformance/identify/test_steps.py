@@ -174,3 +174,11 @@ def test_an_array_that_is_not_trained_is_named_and_the_run_reproduced(right_stat
     texts = [fact.text for fact in identification.facts]
     assert f"{name}, in step 1 of sgd, stays as it is" in texts
     assert identification.unidentified  # what follows is not what the network would have done
+
+
+def test_statistics_that_no_rule_gives_are_not_passed_over(right_states):
+    name = "stage2.0.bn1.running_mean"
+    wrong = {1: right_states["sgd"][1] | {name: right_states["sgd"][1][name] + 1e-3}}
+    identification = identified({"sgd": right_states["sgd"] | wrong})
+    assert any(each.layer == name for each in identification.unidentified)
+    assert identification.reproduced is None
