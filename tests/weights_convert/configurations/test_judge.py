@@ -222,3 +222,10 @@ def test_a_file_cannot_speak_for_its_reader(checkpoint_of: MakeCheckpoint, tmp_p
     forged = {"variant": "v1", "known_by": "its word"} | found("config.json", TRANSFORMERS)
     save_file(dict(checkpoint_of().arrays), tmp_path / "a.safetensors", forged)
     assert len(inspect(tmp_path / "a.safetensors").networks) == 4
+
+
+def test_a_configuration_with_problems_states_no_variant():
+    configuration = {"registered_name": "keras_hub>ResNetImageClassifier", "config": {"num_classes": 5}}
+    judgement = judge(found("config.json", configuration))
+    assert judgement.problems == ("Keras Hub's config.json: it names no backbone",)
+    assert judgement.variants == ()

@@ -272,6 +272,11 @@ def test_a_name_that_only_begins_like_a_known_one_is_not_left_out(name: str, who
     assert f"{name!r} lies beside the network 'net'" in refusal(under("net.", whole) | some(name)).problems
 
 
+def test_an_entry_ends_at_a_dot(whole: Arrays):
+    found = read(under("a.net.", whole) | some("ab.queue"), entry="a")
+    assert list(found.dropped) == ["ab.queue"]
+
+
 class TestHeads:
     def test_a_layer_that_holds_more_than_a_linear_layer_is_no_classifier(self, body: Arrays, whole: Arrays):
         own = {name.replace("fc.", "own."): array for name, array in whole.items() if name.startswith("fc.")}
