@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from impls.config import VARIANTS, ResNetConfig
 from tests.weights_convert.conftest import TINY
@@ -60,6 +62,13 @@ def test_segmentation_networks_of_torchvision_are_refused(make: str):
     arrays = {name: np.zeros(tensor.shape, np.float32) for name, tensor in state.items()}
     with pytest.raises(ConversionError, match="it is of torchvision's FCN and DeepLab, in which stages 3 and 4 are"):
         load(arrays, variant="v1.5", entry="backbone")
+
+
+def test_a_configuration_beside_a_dilated_network_does_not_make_it_a_variant(tmp_path: Path):
+    save_file(body("backbone.") | beside("classifier.0.weight"), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50"}))
+    with pytest.raises(ConversionError, match="it is of torchvision's FCN and DeepLab"):
+        load(tmp_path, entry="backbone")
 
 
 def test_a_detector_of_torchvision_asks_for_the_variant():
