@@ -63,8 +63,7 @@ def check(
         seed: Seed of synthetic weights and noise.
 
     Raises:
-        ValueError: If a target names nothing, a model's arrays or its variant cannot be told, or weights or pictures
-            cannot be read or do not suit it.
+        ValueError: If a target, the arrays or variant of a model, weights or pictures cannot be told or read.
     """
     from conformance.checking import check_models
     from conformance.surveying import Request

@@ -42,7 +42,7 @@ class Spread:
 
     @property
     def constant(self) -> bool:
-        """Whether all steps have the same measured and the same expected value."""
+        """Tell whether the measured value is the same in all steps, and the expected one, too."""
         return all(len({*map(_key, values.values())}) == 1 for values in (self.measured, self.expected))
 
     @property

@@ -66,7 +66,7 @@ class StepRule:
 
 @dataclass(frozen=True, eq=False)
 class StepView:
-    """One array in one step: everything that its update can be made from, and what it became.
+    """State of one array before and after one step, with everything that its update can be made from.
 
     Attributes:
         recipe: The recipe.
@@ -90,7 +90,7 @@ class StepView:
 
     @property
     def change(self) -> Array:
-        """What the step took off the array."""
+        """Difference of the array before the step and after it."""
         change: Array = self.weight - self.new_weight
         return change
 

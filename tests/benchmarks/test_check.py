@@ -1,4 +1,4 @@
-"""What a check adds is measured by processor time, and too much of it fails."""
+"""The benchmark of `conformance check` measures processor time, and fails where a check adds too much."""
 
 from __future__ import annotations
 

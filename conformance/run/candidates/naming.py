@@ -41,7 +41,7 @@ LEAST_SHARE = 0.5
 
 
 FOLDED = "its norms are folded into its convolutions, so that it keeps its weights and shows no layers"
-"""What is said of a model that has no norms."""
+"""Message about a model that has no norms."""
 
 
 class NamingError(ValueError):

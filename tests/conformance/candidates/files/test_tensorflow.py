@@ -44,7 +44,7 @@ def convert(folder, quantised=False):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """One of our own models as a SavedModel and as a TFLite file, of any size and of fixed ones; right and wrong."""
+    """Write our own Keras model as SavedModel folders and TFLite files: any size, fixed sizes, right and wrong."""
     folder = tmp_path_factory.mktemp("files")
     keras.config.set_floatx("float32")
     weights = folder / "weights.safetensors"

@@ -39,7 +39,7 @@ class Converting(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """One of our own models, of any size; with a wrong epsilon, and a fixed size; and what is no such program."""
+    """Exported programs of our own model: any size, a fixed size, a wrong epsilon; and files that are no program."""
     folder = tmp_path_factory.mktemp("files")
     weights = folder / "weights.safetensors"
     synthetic_weights(CONFIG, seed=0).save(weights)
