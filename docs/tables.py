@@ -26,7 +26,7 @@ from impls.config import TOTAL_STRIDE, VARIANTS, ResNetConfig
 from weights_convert.configurations import keras_hub, keras_layers, timm, transformers
 from weights_convert.configurations.fields import Field
 from weights_convert.containers import CONTAINERS
-from weights_convert.dialects import ALIASES, DIALECTS
+from weights_convert.dialects import ALIASES, DIALECTS, WRITTEN
 from weights_convert.recognition.beside import BESIDE
 from weights_convert.recognition.families import FAMILIES, statement
 from weights_convert.recognition.heads import BACKBONE_HEADS, SPELLINGS
@@ -100,9 +100,9 @@ def spoken(name: str) -> str:
 
 
 def formats() -> list[str]:
-    """The containers of each dialect, beside those that hold every dialect; dialects with the same ones share a row."""
+    """The containers of each dialect that is written, beside those that hold every dialect; equal ones share a row."""
     rows: dict[str, list[str]] = {}
-    for name in DIALECTS:
+    for name in WRITTEN:
         written = [ending for c in CONTAINERS if name in c.dialects for ending in c.endings]
         rows.setdefault(code(written), []).append(spoken(name))
     header = ["dialect", "containers beside `.safetensors`, `.pth` and `.npz`"]
