@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,32 @@ def machines() -> tuple[list[str], Iterator[list[str]]]:
         for card, results in newest().items()
     )
     return ["card", "date", "releases"], rows
+
+
+def summary() -> tuple[list[str], Iterator[list[str]]]:
+    """Forward runs: the worst variant in float64 and in float32; candidates with the same numbers share a row."""
+
+    def rows() -> Iterator[list[str]]:
+        for card, results in newest().items():
+            measured = [row for step in ("proof", "variants") for row in outcome(results, step).get("rows", [])]
+            alike: dict[tuple[str, ...], list[str]] = {}
+            for candidate in sorted({row["candidate"] for row in measured}):
+                own = [row for row in measured if row["candidate"] == candidate]
+                counts = [sum(row[name] for row in own) for name in ("passed", "compared")]
+                cells = (worst(own, "float64"), worst(own, "float32"), "{:,} of {:,}".format(*counts))
+                alike.setdefault(cells, []).append(candidate)
+            for cells, candidates in alike.items():
+                yield [card, ", ".join(candidates), *cells]
+
+    return ["card", "candidate", "float64, limit 1e-12", "float32, limit 2 noise floors", "passed (each)"], rows()
+
+
+def worst(rows: Sequence[Row], precision: str) -> str:
+    """Write the cell of the network that is nearest to its limit."""
+    own = [row for row in rows if row["precision"] == precision]
+    if not own:
+        return "not compared"
+    return cell(max(own, key=lambda row: float(cell(row, precision))), precision)
 
 
 def parity() -> tuple[list[str], Iterator[list[str]]]:
@@ -193,5 +219,6 @@ TABLES: dict[str, Callable[[], tuple[list[str], Iterator[list[str]]]]] = {
     "card-parity": parity,
     "card-precision": precision,
     "card-speed": speed,
+    "card-summary": summary,
     "card-training": training,
 }
