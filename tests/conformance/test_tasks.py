@@ -37,7 +37,7 @@ def test_the_selftest_has_a_bench_for_each_task_of_the_catalogue():
 ROOT = Path(__file__).parents[2] / "conformance"
 
 ORDERED = {
-    ("localise.py", "localise_steps"): "whether the run took gradients, too",
+    ("localise.py", "diagnose_steps"): "whether the run took gradients, too",
     ("case.py", "words"): "a forward run needs no words",
     ("suite.py", "first_failures"): "activations come first, whatever the other tasks are",
 }

@@ -76,7 +76,7 @@ def test_each_failure_is_reported(function: str, message: str, file: Path, monke
 
 
 def test_containers_are_read_on_trial_and_named_in_the_error(file: Path, monkeypatch: pytest.MonkeyPatch):
-    def crash(module: str, function: str, path: Path) -> None:
+    def crash(module: str, function: str, path: Path, packages: object) -> None:
         raise trial.TrialFailed("the library that reads it crashes (SIGSEGV)")
 
     monkeypatch.setattr(containers, "read_on_trial", crash)
