@@ -169,11 +169,15 @@ def run_commands(page):
 
 
 def pairs():
-    """Runs of faulty candidates, each with the block of text after it that shows what is printed."""
+    """Forward runs of faulty candidates, each with the block of text after it that shows what is printed.
+
+    Those of training take 90 s; the words for such causes are held in tests/conformance/cases/test_training_cases.py.
+    """
     return [
         (sh, text)
         for sh, text in pairwise(BLOCKS)
-        if "conformance run" in sh.text and text.language == "text" and "diverges (" in text.text
+        if "conformance run" in sh.text and "--task" not in sh.text
+        if text.language == "text" and "diverges (" in text.text
     ]
 
 

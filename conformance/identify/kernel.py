@@ -68,6 +68,7 @@ def _candidates(measured: Array, expected: Array, arrays: Arrays, layer: str) ->
     yield from _other_arrays(measured, arrays, layer)
     yield from _reshaped(measured, expected)
     yield from _shifted(measured, expected)
+    yield from _cut(measured, expected)
     yield from _grouped(measured)
     yield from _as_initialised(measured)
 
@@ -205,6 +206,24 @@ def _shifted(measured: Array, expected: Array) -> Iterator[Recognised]:
             place = "first" if shift > 0 else "last"
             words = f"its output channels are shifted by {shift}, and the {place} one is none of the checkpoint's"
             yield Recognised(words, f"output channels shifted by {shift}", partial(_constant, measured))
+
+
+def _cut(measured: Array, expected: Array) -> Iterator[Recognised]:
+    """Yield the right output channels, and fewer or more of them, as with another number of classes."""
+    place = _right_end(measured, expected)
+    if place:
+        sizes = f"it has {len(measured)} output channels, where {len(expected)} are expected"
+        words = f"{sizes}: the {place} {min(len(measured), len(expected))} are right"
+        yield Recognised(words, f"{len(measured)} output channels", partial(_constant, measured))
+
+
+def _right_end(measured: Array, expected: Array) -> str:
+    """Tell at which end two arrays with other numbers of rows are equal: "first", "last" or nothing."""
+    count = min(len(measured), len(expected))
+    if len(measured) == len(expected):
+        return ""
+    ends = {"first": slice(None, count), "last": slice(-count, None)}
+    return next((name for name, end in ends.items() if relative_error(expected[end], measured[end]) <= SAME), "")
 
 
 def _as_initialised(measured: Array) -> Iterator[Recognised]:
@@ -388,6 +407,8 @@ def recognise_bias(measured: Array, expected: Array | None, arrays: Arrays, laye
         return None
     if expected is not None and relative_error(expected, measured) <= SAME:
         return None
+    if expected is not None and _right_end(measured, expected):
+        return None  # what is said of the kernel tells its size
     if expected is not None and size <= SAME:
         return "its bias is missing", "missing", "fc-bias-dropped" if layer == "fc" else "conv-bias-dropped"
     for name, array in arrays.items():

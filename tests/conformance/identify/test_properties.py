@@ -15,7 +15,7 @@ from conformance.identify.convolution_questions import expected_geometry
 from conformance.identify.curve import CURVES, GRID, NONE, RELU, elu, find_curve, leaky
 from conformance.identify.fact import PREDICTED, Exam, NotIdentified, relative_error
 from conformance.identify.geometry import BORDERS, Axis, Geometry, solve
-from conformance.identify.kernel import REARRANGED, recognise
+from conformance.identify.kernel import REARRANGED, recognise, recognise_bias
 from conformance.identify.link import links
 from conformance.identify.norm_formula import DENOMINATORS, Formula
 from conformance.identify.total import MeasuredSum
@@ -90,6 +90,17 @@ def test_a_rearranged_kernel_is_recognised(seed, number):
     found = recognise(change.change(expected), expected, {}, "conv")
     assert found is not None
     assert relative_error(change.change(expected), found.change(expected)) == 0
+
+
+@pytest.mark.parametrize(("end", "place"), [(slice(None, 2), "first"), (slice(2, None), "last")])
+def test_right_output_channels_in_another_number_are_recognised(end, place):
+    random = np.random.default_rng(0)
+    expected, bias = random.normal(0.0, 1.0, (4, 32, 3, 3)), random.normal(0.0, 1.0, 4)
+    fewer, more = recognise(expected[end], expected, {}, "fc"), recognise(expected, expected[end], {}, "fc")
+    assert fewer.words == f"it has 2 output channels, where 4 are expected: the {place} 2 are right"
+    assert more.words == f"it has 4 output channels, where 2 are expected: the {place} 2 are right"
+    assert recognise_bias(bias[end], bias, {}, "fc") is None
+    assert recognise_bias(bias[end] + 1.0, bias, {}, "fc") is not None
 
 
 @SOME
