@@ -75,7 +75,7 @@ def imported_class(path: str) -> type | None:
 
 
 FROM_THE_FILE = "no: the oracle takes the file's, or those of `--weights`"
-OUTPUTS = "logits alone: a graph shows its outputs"
+GRAPH = {"train": "no", "activations": "logits alone: a graph shows its outputs", "taps": "no", "gradients": "no"}
 TORCH = "conformance.run.candidates.torch:"
 
 KINDS: tuple[Kind, ...] = (
@@ -147,11 +147,8 @@ KINDS: tuple[Kind, ...] = (
         "conformance.run.candidates.files.onnx:OnnxCandidate",
         ("onnxruntime", "onnx"),
         float64="yes, unless its norms are folded; by onnx's reference evaluator",
-        train="no",
         weights=FROM_THE_FILE,
-        activations=OUTPUTS,
-        taps="no",
-        gradients="no",
+        **GRAPH,
     ),
     Kind(
         "TensorFlow SavedModel (a folder)",
@@ -159,11 +156,8 @@ KINDS: tuple[Kind, ...] = (
         "conformance.run.candidates.files.tensorflow:SavedModelCandidate",
         ("tensorflow",),
         float64="where it was saved in float64",
-        train="no",
         weights=FROM_THE_FILE,
-        activations=OUTPUTS,
-        taps="no",
-        gradients="no",
+        **GRAPH,
     ),
     Kind(
         "TFLite file (`.tflite`)",
@@ -171,11 +165,8 @@ KINDS: tuple[Kind, ...] = (
         "conformance.run.candidates.files.tensorflow:LiteCandidate",
         ("tensorflow",),
         float64="no",
-        train="no",
         weights="no: the oracle takes those of `--weights`",
-        activations=OUTPUTS,
-        taps="no",
-        gradients="no",
+        **GRAPH,
     ),
     Kind(
         "function of images",

@@ -1,4 +1,4 @@
-"""One network in every framework: its recordings are compared across them, by a map of names and in one layout."""
+"""Recordings of one network in every framework are compared, by a map of names and in one layout."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ OTHER_FUNCTIONS: dict[str, tuple[Mapping[str, Field], dict[str, list[Any]]]] = {
         for kind in ("ZeroPadding2D", "MaxPooling2D", "Add", "AveragePooling2D", "Flatten")
     },
 }
-"""For each table, the values of other functions by the name of the field that decides the function."""
+"""Values of other functions for each table, by the name of the field that decides the function."""
 
 
 @pytest.mark.parametrize("library", OTHER_FUNCTIONS)

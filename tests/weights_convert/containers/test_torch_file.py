@@ -214,7 +214,7 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path):
 
 
 def test_a_pickle_that_promises_more_than_its_entry_is_refused(tmp_path: Path):
-    """With `mmap=True`, PyTorch would read on into the next entry."""
+    """PyTorch would read on into the next entry with `mmap=True`."""
     torch.save({"a": torch.zeros(4), "b": torch.ones(4)}, tmp_path / "a.pth")
     with zipfile.ZipFile(tmp_path / "a.pth") as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}

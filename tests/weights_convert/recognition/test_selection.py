@@ -90,7 +90,7 @@ class TestPrefixes:
         assert problems[-1].startswith("not a bottleneck ResNet")
 
     def test_two_spellings_of_the_same_arrays_are_refused(self, checkpoint_of: MakeCheckpoint):
-        """In transformers, the names of a network without its classifier lack a prefix."""
+        """Names of a network of transformers without its classifier lack a prefix."""
         arrays = checkpoint_of(dialect="transformers").arrays
         again = {name.removeprefix("resnet."): array for name, array in arrays.items()}
         assert not subtree(DIALECTS["transformers"], {**arrays, **again}).is_whole
