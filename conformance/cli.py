@@ -27,6 +27,7 @@ from conformance.options import (
     not_installed,
     report_option,
     trace_folder,
+    weights_option,
     with_options,
 )
 from impls.config import VARIANTS
@@ -95,7 +96,7 @@ def run_command(
     precisions: Sequence[str],
     tasks: Sequence[str],
     images: Sequence[Path],
-    weights: Path | None,
+    weights: str | None,
     seed: int,
     device: str,
     timeout: float,
@@ -276,12 +277,12 @@ def map_command(target: str, out: Path | None, **options: Any) -> None:
 @main.command(name="compare", short_help="Compare two files that `record` wrote; no framework is needed.")
 @click.argument("first", type=PATH)
 @click.argument("second", type=PATH)
-@click.option("--weights", type=PATH, help="The checkpoint that both were given, for float32.")
+@weights_option("The checkpoint that both were given, for float32")
 @click.option("--names", type=PATH, help="Of any network: a TOML file that maps names.")
 @click.option("--noise", type=PATH, help="Of any network: the first, recorded in float32.")
 @report_option("every comparison")
 def compare_command(
-    first: Path, second: Path, weights: Path | None, names: Path | None, noise: Path | None, report: Path | None
+    first: Path, second: Path, weights: str | None, names: Path | None, noise: Path | None, report: Path | None
 ) -> None:
     """Hold SECOND against FIRST, two files that `record` or `conformance.recording` wrote, array by array.
 

@@ -92,6 +92,13 @@ def new_or_empty(context: click.Context, option: click.Parameter, folder: Path |
 
 
 PATH = click.Path(path_type=Path)
+
+
+def weights_option(what: str) -> Option:
+    """Make the option `--weights` of a command; it stays text, since a path would change an address (`hf://...`)."""
+    return click.option("--weights", metavar="FILE", help=f"{what}: a file, a folder or an address.")
+
+
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and noise.")
 
 WORKER_OPTIONS = (
@@ -117,7 +124,7 @@ RUN_OPTIONS = (
     click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: both]"),
     click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), help="What to run.  [default: forward]"),
     click.option("--images", multiple=True, type=PATH, help="Your own pictures, not the photograph."),
-    click.option("--weights", type=PATH, help="A checkpoint, in place of synthetic weights."),
+    weights_option("A checkpoint, in place of synthetic weights"),
     SEED,
     click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"])),
     *WORKER_OPTIONS,

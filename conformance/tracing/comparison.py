@@ -85,7 +85,7 @@ class TraceReport(Judged):
 def compare_files(
     first: Path,
     second: Path,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     names: Path | None = None,
     noise: Path | None = None,
     notify: Listener = lambda event: None,
@@ -107,7 +107,7 @@ def compare_files(
 
 
 def compare_recordings(
-    first: Recording, second: Recording, weights: Path | None = None, notify: Listener = lambda event: None
+    first: Recording, second: Recording, weights: str | Path | None = None, notify: Listener = lambda event: None
 ) -> TraceReport:
     """Compare two recordings, array by array.
 
@@ -176,7 +176,7 @@ def check_comparable(first: Recording, second: Recording) -> None:
         raise TraceError(f"{first.name} and {second.name} cannot be compared: {'; '.join(problems)}")
 
 
-def rebuild_network(recording: Recording, weights: Path | None) -> tuple[NetworkPlan | None, str]:
+def rebuild_network(recording: Recording, weights: str | Path | None) -> tuple[NetworkPlan | None, str]:
     """Rebuild the network of a recording, so that oracle and reference builds can be run here.
 
     Returns:

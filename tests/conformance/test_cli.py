@@ -117,6 +117,13 @@ def test_a_flat_picture_is_no_false_alarm(conformance, small_weights, tmp_path):
     assert stem["limit"] == pytest.approx(2 * 112 * 112 * 2**-53, rel=1e-4)
 
 
+@pytest.mark.parametrize("command", ["run", "check", "record", "compare"])
+def test_weights_are_taken_by_an_address_as_it_is_written(command):
+    """A path would turn hf:// into hf:/."""
+    (option,) = [each for each in main.commands[command].params if each.name == "weights"]
+    assert option.type("hf://timm/resnet50.a1_in1k") == "hf://timm/resnet50.a1_in1k"
+
+
 def not_a_picture(folder: Path) -> Path:
     file = folder / "cat.jpg"
     file.write_text("meow")
@@ -138,6 +145,7 @@ def truncated(weights: Path, folder: Path) -> Path:
         (lambda w, f: ["--images", str(f / "none.jpg")], "none.jpg"),
         (lambda w, f: ["--weights", str(truncated(w["v1"], f))], "cut.safetensors"),
         (lambda w, f: ["--weights", str(f / "none.safetensors")], "none.safetensors"),
+        (lambda w, f: ["--weights", "hf://resnet-50"], "hf://resnet-50: expected hf://organisation/name"),
         (lambda w, f: ["--weights", str(w["v1"]), "--variant", "v1.5"], "it holds variant v1"),
         (lambda w, f: ["--weights", str(w["v1"]), "--variant", "v1", "--variant", "v1.5"], "one variant"),
         (lambda w, f: ["--python", "flax"], "NAME=PATH"),

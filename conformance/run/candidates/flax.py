@@ -38,8 +38,8 @@ TRAIN_ARGUMENTS = {
 }
 """Arguments by which modules are asked for train mode, and the value that asks for it."""
 
-USUAL_IMAGES = (1, 224, 224, 3)
-"""Shape of the images that a Linen module is initialised with, where it comes without variables."""
+USUAL_IMAGES = {"NHWC": (1, 224, 224, 3), "NCHW": (1, 3, 224, 224)}
+"""Shape of the images that a Linen module is initialised with, where it comes without variables, by layout."""
 
 
 class FlaxCandidate(ModelCandidate, FlaxAdapter):
@@ -116,10 +116,15 @@ class LinenCandidate(FlaxCandidate):
             )
 
     @property
+    def usual_images(self) -> tuple[int, ...]:
+        """The shape of the images that the module is initialised with."""
+        return USUAL_IMAGES[self.options.layout or "NHWC"]
+
+    @property
     def variables(self) -> dict[str, Any]:
         """The variables, made for the usual images where there are none."""
         if self.given is None:
-            images = jnp.zeros(USUAL_IMAGES)
+            images = jnp.zeros(self.usual_images)
             initialise = jax.jit(lambda key: self.module.init(key, images, **self.mode(False)))
             self.given = unfreeze(dict(initialise(jax.random.key(0))))
         return self.given
@@ -128,7 +133,7 @@ class LinenCandidate(FlaxCandidate):
         """Return the shape of every array, and compute none."""
         if self.given is not None:
             return {name: tuple(array.shape) for name, array in flat(self.given).items()}
-        images = jax.ShapeDtypeStruct(USUAL_IMAGES, jnp.float32)
+        images = jax.ShapeDtypeStruct(self.usual_images, jnp.float32)
         made = jax.eval_shape(lambda key, x: self.module.init(key, x, **self.mode(False)), jax.random.key(0), images)
         return {name: tuple(array.shape) for name, array in flat(unfreeze(dict(made))).items()}
 

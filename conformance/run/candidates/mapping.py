@@ -12,7 +12,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from conformance.run.candidates.naming import NamingError, check_one_to_one, collections_of, parse_patterns, read_as
+from conformance.run.candidates.naming import (
+    NamingError,
+    check_one_to_one,
+    collections_of,
+    parse_patterns,
+    read_as,
+    split_collection,
+)
 from impls.config import VARIANTS, ResNetConfig
 from weights_convert.naming import FLAT, LETTERS, PLACEHOLDERS, Topology
 from weights_convert.shapes import Shape, expected_shapes
@@ -152,9 +159,9 @@ def layers_of(shapes: Mapping[str, Shape], framework: Framework) -> list[Layer]:
         NamingError: If there are arrays of another kind of layer.
     """
     arrays: dict[str, dict[str, Shape]] = {}
+    collections = collections_of(shapes)
     for name, shape in shapes.items():
-        collection = next((each for each in collections_of(shapes) if each and name.startswith(each)), "")
-        path, _, leaf = name.removeprefix(collection).rpartition(".")
+        path, _, leaf = split_collection(name, collections)[1].rpartition(".")
         if leaf != "num_batches_tracked":
             arrays.setdefault(path, {})[leaf] = tuple(shape)
     layers, strange = [], []

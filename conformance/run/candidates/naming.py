@@ -36,6 +36,9 @@ SHARE_OF_PREFIX = 0.5
 LINEN = ("params.", "batch_stats.")
 """Beginnings of the names of a Linen module's parameters and running statistics."""
 
+NO_COLLECTIONS = ("", "")
+"""Those of every other model."""
+
 LEAST_SHARE = 0.5
 """A naming in which less than this share of a model's arrays is found is not that model's."""
 
@@ -92,8 +95,7 @@ class Naming:
 
     def path_of(self, name: str) -> str:
         """Return the path of the layer that has an array."""
-        collection = next((c for c in self.collections if c and name.startswith(c)), "")
-        return name.removeprefix(collection).rpartition(".")[0]
+        return split_collection(name, self.collections)[1].rpartition(".")[0]
 
     def from_canonical(self, name: str, array: np.ndarray) -> np.ndarray:
         """Return a canonical array in the axis order of the model's array of that name."""
@@ -135,7 +137,7 @@ def read_names(names: Iterable[str], framework: Framework, patterns: Path | None
     if patterns is not None:
         naming = read_as(names, pattern_dialect(patterns, framework, collections_of(names)), "")
         return check_one_to_one(naming, patterns)
-    dialects = spellings(framework)
+    dialects = spellings(framework, collections_of(names))
     namings = [read_as(names, dialect, prefix) for prefix in prefixes(names) for dialect in dialects]
     most = max((len(naming.arrays) for naming in namings), default=0)
     best = [naming for naming in namings if len(naming.arrays) == most]
@@ -150,59 +152,80 @@ def read_names(names: Iterable[str], framework: Framework, patterns: Path | None
     return best[0]
 
 
-def spellings(framework: Framework) -> list[Dialect]:
+def spellings(framework: Framework, collections: tuple[str, str] = NO_COLLECTIONS) -> list[Dialect]:
     """List the dialects of a framework, and those of others as a model of the framework would spell them.
 
     A port often keeps the names of the layers that it was ported from, and calls their arrays as its framework does.
+
+    Args:
+        framework: The framework.
+        collections: What names begin with that is no part of a layer's path.
 
     Example:
         >>> [dialect.name for dialect in spellings("flax")][:4]
         ['flax', 'transformers-flax', 'flax-linen', 'torchvision']
     """
     own = [dialect for dialect in DIALECTS.values() if dialect.framework == framework]
-    layers = [dialect.layers for dialect in own if not any(dialect.collections)]
+    layers = [dialect.layers for dialect in own if dialect.collections == collections]
     for dialect in DIALECTS.values():
         if dialect.layers not in layers:
             layers.append(dialect.layers)
-            own.append(replace(dialect, framework=framework, collections=("", "")))
+            own.append(replace(dialect, framework=framework, collections=collections))
     return own
 
 
 def prefixes(names: Iterable[str]) -> list[str]:
-    """List the dotted prefixes that many of the names begin with, the empty one first.
+    """List the dotted prefixes that many of the names begin with, behind their collections; the empty one first.
 
     Example:
         >>> prefixes(["model.conv1.weight", "model.fc.weight", "head.bias"])
         ['', 'model.']
+        >>> prefixes(["params.model.conv1.kernel", "batch_stats.model.bn1.mean"])
+        ['', 'model.']
     """
     names, counts = list(names), Counter[str]()
+    collections = collections_of(names)
     for name in names:
-        steps = name.split(".")[:-2]
+        steps = split_collection(name, collections)[1].split(".")[:-2]
         counts.update(".".join(steps[: depth + 1]) + "." for depth in range(len(steps)))
     return ["", *(prefix for prefix, count in counts.items() if count > SHARE_OF_PREFIX * len(names))]
 
 
 def read_as(names: Iterable[str], dialect: Dialect, prefix: str) -> Naming:
-    """Read names as those of a dialect, behind a prefix.
+    """Read names as those of a dialect, behind a prefix, which stands behind the collection of a Linen module.
 
     Of several names of one array (tied weights) the first is read; the others are not.
     """
-    shortened = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    split = {name: split_collection(name, dialect.collections) for name in names}
+    inside = {name: (collection, path) for name, (collection, path) in split.items() if path.startswith(prefix)}
+    shortened = {collection + path.removeprefix(prefix): name for name, (collection, path) in inside.items()}
+    shorter = {name: short for short, name in shortened.items()}
     readings, seen = {}, set()
     for short, (canonical, rule) in dialect.read_names(shortened).items():
         if canonical not in seen:
             seen.add(canonical)
             readings[shortened[short]] = canonical, rule
-    unread = [name for name in names if name not in readings and dialect.why_dropped(name.removeprefix(prefix)) is None]
+    unread = [n for n in split if n not in readings and dialect.why_dropped(shorter.get(n, n)) is None]
     return Naming(dialect.name, dialect.framework, readings, tuple(unread), prefix, dialect.collections)
 
 
 def collections_of(names: Iterable[str]) -> tuple[str, str]:
     """Return what the names of a Linen module's parameters, and of its running statistics, begin with; else nothing."""
-    return LINEN if any(name.startswith(LINEN[0]) for name in names) else ("", "")
+    return LINEN if any(name.startswith(LINEN[0]) for name in names) else NO_COLLECTIONS
 
 
-def pattern_dialect(file: Path, framework: Framework, collections: tuple[str, str] = ("", "")) -> Dialect:
+def split_collection(name: str, collections: Iterable[str]) -> tuple[str, str]:
+    """Split the beginning of a name that is no part of a layer's path from the rest.
+
+    Example:
+        >>> split_collection("params.conv1.kernel", LINEN), split_collection("params.conv1.kernel", NO_COLLECTIONS)
+        (('params.', 'conv1.kernel'), ('', 'params.conv1.kernel'))
+    """
+    collection = next((each for each in collections if each and name.startswith(each)), "")
+    return collection, name.removeprefix(collection)
+
+
+def pattern_dialect(file: Path, framework: Framework, collections: tuple[str, str] = NO_COLLECTIONS) -> Dialect:
     """Read a file of path patterns.
 
     Raises:

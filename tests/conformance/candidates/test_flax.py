@@ -58,8 +58,8 @@ def _float64():
 
 @pytest.fixture
 def candidate(files):
-    def make(module, config=CONFIG):
-        adapter = adapt(module, Options())
+    def make(module, config=CONFIG, **options):
+        adapter = adapt(module, Options(**options))
         adapter.prepare("cpu", "float64")
         adapter.build(config, files[config])
         return adapter
@@ -106,6 +106,35 @@ def test_steps_of_a_linen_module_are_the_oracles(candidate, oracle):
 def test_a_fixed_dtype_is_float32_inside(candidate):
     with pytest.raises(Unfit, match="its stem is float32 where float64 goes in"):
         candidate(ResNet(**SIZE, dtype="float32")).examine(IMAGES)
+
+
+class ChannelsFirst(linen.Module):
+    """A Linen module that takes NCHW images, as a port of a PyTorch model may."""
+
+    @linen.compact
+    def __call__(self, x, train=True):
+        return ResNet(**SIZE, name="inner")(jax.numpy.transpose(x, (0, 2, 3, 1)), train)
+
+
+@pytest.mark.slow
+def test_a_linen_module_takes_images_in_the_layout_asked_for(candidate, oracle):
+    assert adapt(ChannelsFirst(), Options(layout="NCHW")).survey().shapes["params.inner.conv_init.kernel"][2] == 3
+    adapter = candidate(ChannelsFirst(), layout="NCHW")
+    arrays, expected = (each.record(IMAGES, False, layers=False) for each in (adapter, oracle))
+    assert_equal_to_rounding(arrays, expected)
+
+
+class PortOfChannelsFirst(nnx_port.Port):
+    """An NNX module that takes NCHW images."""
+
+    def __call__(self, x):
+        return super().__call__(jax.numpy.transpose(x, (0, 2, 3, 1)))
+
+
+def test_an_nnx_module_takes_images_in_the_layout_asked_for(candidate):
+    first = candidate(PortOfChannelsFirst(), SYMMETRIC, layout="NCHW").record(IMAGES, False, layers=False)
+    last = candidate(nnx_port.Port(), SYMMETRIC).record(IMAGES, False, layers=False)
+    assert all(np.array_equal(first[name], last[name]) for name in last)
 
 
 def test_train_mode_is_asked_for_as_the_signature_tells_or_as_the_user_says():

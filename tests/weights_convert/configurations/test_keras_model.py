@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -51,6 +52,29 @@ def judged(model: Any) -> Judgement:
     return judge(found("config.json", serialised(model)))
 
 
+class CaffeNamed(Builder):
+    """Builds a network whose layers have Caffe's names, as in keras-applications until 1.0.6."""
+
+    def layer(self, kind: str, name: str, **options: Any) -> Any:
+        """Make a layer under Caffe's name."""
+        return super().layer(kind, caffe_name(name), **options)
+
+
+def caffe_name(name: str) -> str:
+    """Return Caffe's name of a layer of keras.applications.
+
+    Example:
+        >>> caffe_name("conv3_block2_1_bn"), caffe_name("conv2_block1_0_conv"), caffe_name("conv1_bn")
+        ('bn3b_branch2a', 'res2a_branch1', 'bn_conv1')
+    """
+    outside = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1", "predictions": "fc1000"}
+    match = re.fullmatch(r"conv(\d)_block(\d)_(\d)_(conv|bn)", name)
+    if match is None:
+        return outside.get(name, name)
+    kind, letter = {"conv": "res", "bn": "bn"}[match[4]], "abc"[int(match[2]) - 1]
+    return f"{kind}{match[1]}{letter}_branch" + ("1" if match[3] == "0" else f"2{'abc'[int(match[3]) - 1]}")
+
+
 class TestAVariant:
     @pytest.mark.parametrize("ending", [".keras", ".h5"])
     @pytest.mark.parametrize("variant", VARIANTS)
@@ -66,6 +90,18 @@ class TestAVariant:
         assert distance(numpy_resnet(read.config, weights=read)(images), expected) < LIMIT
         assert "BatchNormalization.epsilon is" in read.recognised_by
         assert "Conv2D.strides of conv2 in strided blocks is" in read.recognised_by
+
+    @pytest.mark.parametrize("variant", ["keras", "v1.5"])
+    def test_is_known_by_the_graph_also_under_names_that_libraries_give_to_other_functions(
+        self, variant: str, tmp_path: Path
+    ):
+        """Under such names alone it is refused; here the graph says which function it is."""
+        model = CaffeNamed(of(variant)).build()
+        read = load(save(model, tmp_path / "a.keras"))
+        assert (read.config.variant, read.dialect.name) == (variant, "keras-2")
+        assert "Conv2D.strides of conv2 in strided blocks is" in read.recognised_by
+        with pytest.raises(ConversionError, match="it is of "):
+            load({f"{v.path.replace('/', '.')}": np.array(v) for v in model.variables}, variant=variant)
 
     def test_may_have_layers_that_do_nothing_in_inference(self):
         import keras
