@@ -118,7 +118,7 @@ class ArrayFolder(Mapping[str, np.ndarray]):
 
     def store(self, name: str, array: np.ndarray) -> None:
         """Write one array."""
-        np.save(self._file(name), array)
+        np.save(self._file(name), storable(array))
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
@@ -147,7 +147,7 @@ class Trace:
     def save(self, path: Path) -> None:
         """Write the trace; the file appears under its name when it is complete."""
         partial = path.with_suffix(".partial")
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        arrays = {name: np.ascontiguousarray(storable(array)) for name, array in self.arrays.items()}
         save_file(arrays, partial, {"origin": self.origin.to_json()})
         partial.replace(path)
 
@@ -175,6 +175,19 @@ class Trace:
             shutil.rmtree(self.path, ignore_errors=True)
         elif self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def storable(array: np.ndarray) -> np.ndarray:
+    """Widen an array of a dtype that is not NumPy's own, like bfloat16, to float32, which holds all its values.
+
+    A file would give back bytes without a meaning.
+
+    Example:
+        >>> import ml_dtypes
+        >>> storable(np.ones(2, ml_dtypes.bfloat16))
+        array([1., 1.], dtype=float32)
+    """
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def finish_folder(folder: Path, origin: Origin) -> Trace:

@@ -17,10 +17,9 @@ from conformance.cases.probe import Probe, Probed
 from conformance.compare.limits import REPRODUCED
 from conformance.identify import convolution, norm, pool, total
 from conformance.identify.convolution import TooFewSamples
-from conformance.identify.fact import Difference, Exam, Fact, NotIdentified, Unidentified, group_words, relative_error
+from conformance.identify.fact import Difference, Exam, Fact, NotIdentified, Unidentified, fact_of, group_words
 from conformance.identify.geometry import Geometry
-from conformance.identify.link import Array, Arrays, Kind, Link, expected_output, links
-from conformance.identify.precision import NEAR, format_of
+from conformance.identify.link import Array, Arrays, Kind, Link, links
 from conformance.identify.questions import REPEATED, Asked, ask_layer, layer_probes
 from conformance.identify.screen import Screening, oracle_run, screened, screening_probes
 from conformance.identify.statistics import identify_statistics
@@ -82,10 +81,10 @@ class Identification:
 
         That is so where they explain the whole run, and each is a single property of a value that says what it is: two
         properties of a layer, or of training steps, or an unknown kernel, may be two faults of the catalogue at once.
-        What is random, no fault explains.
+        What is random or rounded, no fault explains.
         """
         values = [list(fact.measured.values()) for fact in self.facts]
-        if self.facts and all(fact.measured == {"random": True} for fact in self.facts):
+        if self.facts and all(fact.measured.keys() <= {"random", "format"} for fact in self.facts):
             return True
         if self.task == "steps" and len({name for fact in self.facts for name in fact.measured}) != 1:
             return False
@@ -164,11 +163,12 @@ class Search:
         return {name: modes for name, modes in self.wrong.items() if name not in known}
 
     def take_screening(self, screening: Screening) -> None:
-        """Take what a screening tells: which layers are wrong, missing, random or given another layer's arrays."""
+        """Take what a screening tells: which layers are wrong, missing, random, rounded or given another's arrays."""
         self.wrong = screening.wrong or self.wrong
         activations = next(iter(screening.candidate.values()))
         self.facts += missing_facts(missing_links(activations, self.config), self.config)
         self.facts += random_facts(self.wrong, self.table, screening, layers_of(self.facts))
+        self.facts += rounding_facts(self.left(), self.table, screening)
         for name, modes in self.left().items():
             if owner := screening.owner(self.table[name], modes):
                 fact = owner_fact(self.table[name], owner)
@@ -283,7 +283,7 @@ def measure(
         Exam(link, single, _outputs(link, asked, answers, mode), arrays, config, mode)
         for mode in (MODES if link.kind == "norm" else modes[:1])
     ]
-    facts = [fact for exam in exams for fact in (identify_rounding(exam), identify_randomness(exam)) if fact][:1]
+    facts = [fact for fact in map(identify_randomness, exams) if fact][:1]
     if link.kind == "norm" and not facts:
         return norm.identify(exams)
     fact = facts[0] if facts else IDENTIFY[link.kind](exams[0])
@@ -300,18 +300,19 @@ IDENTIFY: dict[Kind, Callable[[Exam], Fact]] = {
 """The function that makes a fact of the answers of a link in one mode, by kind."""
 
 
-def identify_rounding(exam: Exam) -> Fact | None:
-    """Recognise a layer that computes what it should in fewer digits; None if it does not."""
-    link, inputs, output = exam.link, exam.asked["held-out"], exam.answers["held-out"]
-    name = format_of(output)
-    if not name or not output.any():
-        return None
-    named = inputs if link.kind == "sum" else {link.inputs[0]: inputs}
-    expected = expected_output(link, named, exam.arrays, exam.config, exam.mode == "train")
-    if relative_error(expected, output) > NEAR[name]:
-        return None
-    words = f"computes in {name}: all of its outputs are numbers of that format; float64 is expected here"
-    return exam.fact([Difference("format", name, "float64", words)])
+def rounding_facts(
+    wrong: Mapping[str, Sequence[Mode]], table: Mapping[str, Link], screening: Screening
+) -> Iterator[Fact]:
+    """Say which layers compute what they should in fewer digits, once for each kind, its modes and its format."""
+    groups: dict[tuple[Kind, Sequence[Mode], str], list[str]] = {}
+    for name, modes in wrong.items():
+        if format := screening.format(table[name], modes):
+            groups.setdefault((table[name].kind, tuple(modes), format), []).append(name)
+    for (kind, modes, format), names in groups.items():
+        words = f"computes in {format}: all of its outputs are numbers of that format; float64 is expected here"
+        fact = fact_of(names[0], kind, [Difference("format", format, "float64", words)], np.inf)
+        mode = "" if len(modes) == len(MODES) else modes[0]
+        yield replace(fact, layers=tuple(names), subject=group_words(names, screening.config), mode=mode)
 
 
 def random_facts(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from conformance.cases.pictures import IMAGENET_MEAN, IMAGENET_STD
 from conformance.faults import FAULTS
 from conformance.identify.fact import Difference, number, relative_error
 from conformance.identify.link import Array
@@ -123,11 +124,35 @@ def colour_differences(weight: Array, expected: Array, added: Array | None) -> l
     if not words:
         return []
     what, fault = known_colours(matrix, offset)
+    what = what or normalisation(matrix, offset)
     said = f"sees its images {' and '.join(words)}" + f": {what}" * bool(what)
     measured = {"matrix": matrix.round(12).tolist(), "offset": offset.round(12).tolist()}
     return [
         Difference("colours", measured, {"matrix": np.eye(channels).tolist(), "offset": [0.0] * channels}, said, fault)
     ]
+
+
+def normalisation(matrix: Array, offset: Array) -> str:
+    """Say by which mean and deviation images with these colours were normalised, if they should be by ImageNet's.
+
+    Args:
+        matrix: Seen channels (rows) of given channels (columns).
+        offset: Number that is added to each channel.
+
+    Returns:
+        The clause; empty where channels are mixed, lost or not three.
+
+    Example:
+        >>> normalisation(np.diag([0.458, 0.448, 0.45]), np.array([-0.03, -0.088, -0.188]))
+        'as if normalised by mean 0.5, 0.5, 0.5 and deviation 0.5, 0.5, 0.5'
+    """
+    factors = np.diagonal(matrix)
+    if len(factors) != len(IMAGENET_MEAN) or not factors.all() or np.any(matrix != np.diag(factors)):
+        return ""
+    deviation = np.ravel(IMAGENET_STD) / factors
+    mean = np.ravel(IMAGENET_MEAN) - offset * deviation
+    said = (", ".join(map(number, values)) for values in (mean, deviation))
+    return "as if normalised by mean {} and deviation {}".format(*said)
 
 
 def _matrix_words(matrix: Array) -> list[str]:

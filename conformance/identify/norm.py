@@ -17,6 +17,7 @@ from conformance.identify.fact import PREDICTED, Difference, Exam, Fact, NotIden
 from conformance.identify.link import Array, Arrays, Link
 from conformance.identify.norm_formula import (
     DENOMINATORS,
+    MAGNITUDES,
     ROLES,
     STATISTICS,
     Formula,
@@ -314,10 +315,14 @@ def _role_differences(formula: Formula) -> Iterator[Difference]:
         )
         wrong = {role: name for role, name in wrong.items() if not role.startswith("running")}
     for role, name in list(wrong.items()):
-        if role in wrong and wrong.get(name) == role:
-            words = f"its {ROLES[role]} and its {ROLES[name]} are in each other's place"
-            yield Difference(ROLES[role], ROLES[name], ROLES[role], words, PAIR_FAULTS.get(frozenset({role, name}), ""))
-            del wrong[role], wrong[name]
+        other = MAGNITUDES.get(name, name)
+        if role in wrong and MAGNITUDES.get(wrong.get(other, ""), wrong.get(other)) == role:
+            signless = [each for each in (name, wrong[other]) if each in MAGNITUDES]
+            words = f"its {ROLES[role]} and its {ROLES[other]} are in each other's place"
+            words += "".join(f", the {ROLES[MAGNITUDES[each]]} without its signs" for each in signless)
+            fault = "" if signless else PAIR_FAULTS.get(frozenset({role, other}), "")
+            yield Difference(ROLES[role], ROLES[other], ROLES[role], words, fault)
+            del wrong[role], wrong[other]
     for role, name in wrong.items():
         empty, words, fault = LOST[role]
         if name == empty:
@@ -325,12 +330,9 @@ def _role_differences(formula: Formula) -> Iterator[Difference]:
         elif name == "one plus":
             yield Difference("scale", "1 + scale", "scale", "multiplies by 1 + scale; the scale alone is expected")
         else:
-            yield Difference(
-                ROLES[role],
-                ROLES.get(name, name),
-                "its own",
-                f"its {ROLES.get(name, name)} stands for its {ROLES[role]}",
-            )
+            other = MAGNITUDES.get(name, name)
+            source = f"{ROLES.get(other, other)}{', without its signs,' if name in MAGNITUDES else ''}"
+            yield Difference(ROLES[role], source.rstrip(","), "its own", f"its {source} stands for its {ROLES[role]}")
 
 
 Special = Callable[[Formula, Array, str, Arrays, float], Array]

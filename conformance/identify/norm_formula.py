@@ -157,7 +157,8 @@ class Formula:
 
     Attributes:
         statistics: Key of `STATISTICS`.
-        scale, offset, mean, variance: Which of the layer's arrays is in that role, "one" or "zero" where none is.
+        scale, offset, mean, variance: Which of the layer's arrays is in that role, "one" or "zero" where none is;
+            "|bias|" for its magnitudes.
         denominator: Key of `DENOMINATORS`.
         eps: What is added.
         owner: Path of another norm, whose arrays are used; empty for the norm's own.
@@ -208,10 +209,16 @@ def layer_arrays(path: str, arrays: Arrays) -> dict[str, Array]:
     return {leaf: np.asarray(arrays[f"{path}.{leaf}"], np.float64) for leaf in NORM_LEAVES}
 
 
+MAGNITUDES = {f"|{leaf}|": leaf for leaf in NORM_LEAVES}
+"""Names of the magnitudes of a norm's arrays: what is no variance was made positive, so that it has a root."""
+
+
 def array_in_role(name: str, own: Mapping[str, Array]) -> Array:
     """Return one of a norm's arrays, or ones or zeros, to be broadcast over a map."""
     if name in ("one", "zero"):
         return np.full((1, len(own["weight"]), 1, 1), float(name == "one"))
+    if name in MAGNITUDES:
+        return per_channel(np.abs(own[MAGNITUDES[name]]))
     return 1 + per_channel(own["weight"]) if name == "one plus" else per_channel(own[name])
 
 
@@ -231,7 +238,7 @@ def factor_formulas(link: Link, expected: str, arrays: Arrays) -> list[Formula]:
     scales = [*NORM_LEAVES, "one", "one plus"]
     fixed = [
         Formula("running", scale=scale, variance=variance, denominator=denominator)
-        for scale, variance, denominator in product(scales, [*NORM_LEAVES, "one"], DENOMINATORS)
+        for scale, variance, denominator in product(scales, [*NORM_LEAVES, "one", *MAGNITUDES], DENOMINATORS)
     ]
     measured = [
         Formula(key, scale=scale, denominator=denominator)

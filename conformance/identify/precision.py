@@ -5,8 +5,8 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
-FORMATS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
-"""Number formats by name, from the coarsest in range on."""
+FORMATS = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
+"""Number formats by name, from the fewest digits on: float16 holds most numbers of bfloat16, too."""
 
 
 def format_of(array: np.ndarray) -> str:

@@ -17,6 +17,7 @@ from conformance.cases.inputs import noise, noise_sides
 from conformance.cases.probe import Probe, Probed
 from conformance.identify.fact import Fact, NotIdentified, relative_error
 from conformance.identify.link import IMAGES, Array, Arrays, Link, expected_output, links
+from conformance.identify.precision import NEAR, format_of
 from conformance.identify.structure import inputs_there
 from conformance.oracle.forward import build_network
 from impls.config import ResNetConfig
@@ -24,6 +25,8 @@ from impls.taps import is_layer
 
 WRONG = 1e-11
 """Smallest relative L2 error of a layer, fed the oracle's own input, that counts as wrong."""
+
+EMPTY = np.zeros(0)
 
 PREFIX = "screen-"
 """Start of the names of the probes of a screening."""
@@ -100,6 +103,12 @@ class Screening:
             and not np.array_equal(self.candidate[mode][name], self.again[mode][name])
             for mode in modes
         )
+
+    def format(self, link: Link, modes: Sequence[Mode]) -> str:
+        """Name the format in whose digits a link computes what it should in some modes; empty if it does not."""
+        formats = {format_of(self.candidate[mode].get(link.name, EMPTY)) for mode in modes}
+        near = NEAR.get(min(formats), 0.0) if len(formats) == 1 else 0.0
+        return formats.pop() if near and all(self._error(link.name, mode) <= near for mode in modes) else ""
 
     def owner(self, link: Link, modes: Sequence[Mode]) -> str:
         """Name another layer of the same shape with whose arrays a link is right in some modes; empty if none is."""

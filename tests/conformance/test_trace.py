@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from conformance.cases.case import Case
-from conformance.trace import FORMAT_VERSION, Origin, Trace, TraceError
+from conformance.trace import FORMAT_VERSION, ArrayFolder, Origin, Trace, TraceError
 
 ORIGIN = Origin(
     Case("v1.5", "noise-64x96", "train", task="steps", recipe="sgd"),
@@ -35,6 +36,15 @@ def test_a_trace_is_read_as_it_was_written(tmp_path):
     for name, array in arrays.items():
         np.testing.assert_array_equal(loaded.arrays[name], array, strict=True)
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_arrays_of_bfloat16_are_widened(tmp_path):
+    array = np.float32([1.5, -3e38]).astype(ml_dtypes.bfloat16)
+    Trace({"a": array}, ORIGIN).save(tmp_path / "a.safetensors")
+    folder = ArrayFolder(tmp_path)
+    folder.store("a", array)
+    for read in (Trace.load(tmp_path / "a.safetensors").arrays["a"], folder["a"]):
+        np.testing.assert_array_equal(read, array.astype(np.float32), strict=True)
 
 
 def origin_text(**changes):

@@ -182,5 +182,6 @@ class Compiled(TorchAdapter):
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Copy a tensor of any device into an array."""
-    return tensor.detach().cpu().clone().numpy()
+    """Copy a tensor of any device into an array; bfloat16, which NumPy lacks, is widened to float32."""
+    dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True).numpy()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.cases.synthetic import synthetic_weights
 from conformance.identify import convolution, convolution_questions, norm, pool, total
 from conformance.identify.convolution import MeasuredConvolution
 from conformance.identify.convolution_questions import expected_geometry
-from conformance.identify.curve import CURVES, GRID, NONE, RELU, elu, find_curve, leaky
+from conformance.identify.curve import CURVES, GRID, NONE, RELU, elu, find_curve, gelu, gelu_by_tanh, leaky, sigmoid
 from conformance.identify.fact import PREDICTED, Exam, NotIdentified, relative_error
 from conformance.identify.geometry import BORDERS, Axis, Geometry, solve
+from conformance.identify.identification import rounding_facts
 from conformance.identify.kernel import REARRANGED, recognise, recognise_bias
-from conformance.identify.link import links
+from conformance.identify.link import expected_output, links
 from conformance.identify.norm_formula import DENOMINATORS, Formula
+from conformance.identify.screen import Screening, screening_probes
 from conformance.identify.total import MeasuredSum
 from impls.config import VARIANTS
 from weights_convert.shapes import expected_shapes
@@ -161,6 +165,39 @@ def test_a_random_norm_is_recovered(seed, statistics, denominator, eps, scale, o
     assert [fact.mode for fact in facts] == ["inference"]
 
 
+def test_exchanged_statistics_are_recognised_without_their_signs():
+    random, link = np.random.default_rng(0), LINKS["stage2.0.bn2"]
+    arrays = drawn_arrays(random)
+    wrong = Formula("running", mean="running_var", variance="|running_mean|", eps=CONFIG.norm_eps)
+    asked = norm.questions(link, random)
+    answers = answered(lambda x: wrong(x, link.layer, arrays), asked)
+    (fact,) = norm.identify([Exam(link, asked, answers, arrays, CONFIG, "inference")])
+    expected = "its running mean and its running variance are in each other's place, the running mean without its signs"
+    assert fact.words == expected
+    assert fact.error <= PREDICTED
+
+
+@pytest.mark.parametrize(("dtype", "format"), [(ml_dtypes.bfloat16, "bfloat16"), (np.float16, "float16")])
+def test_layers_of_fewer_digits_are_said_once_for_each_kind(dtype, format):
+    given = synthetic_weights(CONFIG, 0).to("canonical").arrays
+    arrays = {name: np.asarray(array, np.float64) for name, array in given.items()}
+    _, fed = screening_probes(CONFIG, arrays)
+    candidate = {
+        mode: {
+            link.name: expected_output(link, fed[mode], arrays, CONFIG, mode == "train").astype(dtype).astype(float)
+            for link in LINKS.values()
+        }
+        for mode in fed
+    }
+    candidate["train"]["logits"] = 2 * candidate["train"]["logits"]
+    screening = Screening(CONFIG, arrays, fed, candidate, candidate)
+    facts = list(rounding_facts(screening.wrong, LINKS, screening))
+    assert {fact.kind: len(fact.layers) for fact in facts}["convolution"] == 20
+    assert {(fact.measured["format"], fact.mode) for fact in facts} == {(format, "")}
+    assert facts[0].text.startswith(f"each of the 20 convolutions computes in {format}: ")
+    assert "logits" not in {name for fact in facts for name in fact.layers}
+
+
 @SOME
 @given(
     seed=SEEDS,
@@ -186,8 +223,28 @@ def test_every_curve_of_the_library_is_told_from_the_others(curve):
     assert find_curve(2.0 * curve(GRID) - 3.0).name == curve.name
 
 
+SQRT_HALF = float(np.float32(np.sqrt(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (lambda x: gelu(x, SQRT_HALF), "GELU (constants of float32)"),
+        (lambda x: gelu_by_tanh(x, cube=float(np.float32(0.044715))), "GELU in its tanh form (constants of float32)"),
+        (lambda x: gelu_by_tanh(x, 1.6, 0.05), "its sum multiplied by 2.0053, the third power multiplied by 1.11819"),
+        (lambda x: x * sigmoid(2 * x), "SiLU (its input multiplied by 2)"),
+    ],
+)
+def test_the_numbers_in_a_gate_are_measured(values, name):
+    found = find_curve(3.0 * values(GRID) - 1.0)
+    assert name in found.name
+    x = np.linspace(-2.9, 2.9, 7)
+    np.testing.assert_allclose(found(x), values(x), rtol=1e-11, atol=1e-13)
+
+
 def test_a_curve_of_none_of_the_library_is_not_named():
-    assert find_curve(np.sin(GRID)) is None
+    for curve in (np.sin, lambda x: x * np.arctan(x), lambda x: gelu(x, SQRT_HALF) + 1e-10 * x**2):
+        assert find_curve(curve(GRID)) is None
 
 
 @SOME
