@@ -1,10 +1,12 @@
-"""Whether each operation gives the same bits twice, with deterministic algorithms asked for and without.
+"""Whether each operation gives the same bits each time, with deterministic algorithms asked for and without.
 
     python -m benchmarks.determinism --framework torch|flax [--device gpu|cpu] [--small]
 
-Prints one JSON object: a row per operation with `equal` (the bits of two runs in this process) and `sha256` (of the
-result, to be compared between processes), or `refused` with the library's own words. Whether deterministic algorithms
-were asked for is read back from the framework and told in `switches`; `--free` asks for none.
+Prints one JSON object: a row per operation with `equal` (the bits of three runs in this process), the arrays that
+differ between the first and the second run and between the second and the third, the number of programs that XLA
+compiled in each run, and `sha256` (of the first result, to be compared between processes); or `refused` with the
+library's own words. Whether deterministic algorithms were asked for is read back from the framework and told in
+`switches`; `--free` asks for none. `--untuned` asks for them and lets XLA choose kernels without trying them out.
 """
 
 from __future__ import annotations
@@ -13,21 +15,29 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
 
+from conformance.run.switches import DETERMINISTIC
 from impls.recipe import Recipe
 
-Operation = Callable[[], "list[np.ndarray]"]
+Operation = Callable[[], "dict[str, np.ndarray]"]
+RUNS = 3
+"""Number of runs of an operation in a process: the second may be compiled anew, the third is as those that follow."""
 
 CONVOLUTIONS = {
     "conv 7x7/2, stem": (3, 64, 7, 2, 224),
     "conv 1x1, stage1": (64, 64, 1, 1, 56),
     "conv 3x3, stage1": (64, 64, 3, 1, 56),
     "conv 3x3/2, stage2": (128, 128, 3, 2, 56),
+    "conv 1x1/2, shortcut of stage2": (256, 512, 1, 2, 56),
+    "conv 3x3, stage3": (256, 256, 3, 1, 14),
     "conv 3x3, stage4": (512, 512, 3, 1, 7),
+    "conv 1x1, stage4": (2048, 512, 1, 1, 7),
 }
 """Name to input channels, output channels, kernel, stride and side of the input; padded by half the kernel."""
 
@@ -52,10 +62,14 @@ def torch_operations(device: str, side: int, batch: int, free: bool) -> tuple[di
     def tensor(*shape: int) -> Any:
         return torch.from_numpy(numbers(*shape)).to(place).requires_grad_()
 
-    def gradients(function: Callable[..., Any], *inputs: Any) -> list[np.ndarray]:
+    def gradients(function: Callable[..., Any], *inputs: Any) -> dict[str, np.ndarray]:
         result = function(*inputs)
         found = torch.autograd.grad((result * weights_like(result)).sum(), inputs)
-        return [array.detach().cpu().numpy() for array in (result, *found)]
+        return named((result, *found))
+
+    def named(arrays: Iterable[Any], names: Iterable[str] = ()) -> dict[str, np.ndarray]:
+        names = names or numbered()
+        return {name: array.detach().cpu().numpy() for name, array in zip(names, arrays, strict=False)}
 
     def weights_like(result: Any) -> Any:
         return torch.from_numpy(numbers(*result.shape)).to(place)
@@ -67,6 +81,7 @@ def torch_operations(device: str, side: int, batch: int, free: bool) -> tuple[di
             lambda i, w: functional.conv2d(i, w, stride=s, padding=k // 2), i, w
         )
     maps, scale, offset = tensor(batch, 64, side // 2, side // 2), tensor(64), tensor(64)
+    features, matrix, offsets = tensor(batch, 2048), tensor(1000, 2048), tensor(1000)
     operations["batch norm and its gradients"] = lambda: gradients(
         lambda x, w, b: functional.batch_norm(x, None, None, w, b, True), maps, scale, offset
     )
@@ -76,15 +91,17 @@ def torch_operations(device: str, side: int, batch: int, free: bool) -> tuple[di
     operations["7x7 average pool and its gradient"] = lambda: gradients(
         lambda x: functional.avg_pool2d(x, 7), tensor(batch, 2048, 7, 7)
     )
+    operations["classifier and its gradients"] = lambda: gradients(functional.linear, features, matrix, offsets)
     labels = torch.arange(batch, device=place)
-    model = resnet50("v1.5").to(place)
+    model = resnet50("v1.5", seed=0).to(place)
     images = tensor(batch, 3, side, side)
 
-    def network() -> list[np.ndarray]:
+    def network() -> dict[str, np.ndarray]:
         logits = model.train()(images)
         value = training.loss(logits, labels, Recipe(label_smoothing=0.1))
-        found = torch.autograd.grad(value, list(model.parameters()))
-        return [array.detach().cpu().numpy() for array in (logits, *found)]
+        parameters = dict(model.named_parameters())
+        found = torch.autograd.grad(value, list(parameters.values()))
+        return named((logits, *found), ("logits", *parameters))
 
     operations["ResNet-50, train mode, logits and all gradients"] = network
     return {"deterministic algorithms": str(torch.are_deterministic_algorithms_enabled())}, operations
@@ -92,8 +109,7 @@ def torch_operations(device: str, side: int, batch: int, free: bool) -> tuple[di
 
 def flax_operations(device: str, side: int, batch: int, free: bool) -> tuple[dict[str, str], Mapping[str, Operation]]:
     """Return XLA's flags, and the operations of the network and the network itself as compiled functions."""
-    flag = "--xla_gpu_deterministic_ops=true"
-    os.environ["XLA_FLAGS"] = "" if free else flag
+    os.environ["XLA_FLAGS"] += "" if free else f" {DETERMINISTIC}"
     import jax
     from flax import nnx
     from jax import lax
@@ -108,7 +124,7 @@ def flax_operations(device: str, side: int, batch: int, free: bool) -> tuple[dic
             result, pull = jax.vjp(function, *inputs)
             return result, pull(jax.numpy.asarray(numbers(*result.shape)))
 
-        return lambda: [np.asarray(array) for array in jax.tree.leaves(compiled(*inputs))]
+        return lambda: dict(zip(numbered(), map(np.asarray, jax.tree.leaves(compiled(*inputs))), strict=False))
 
     operations: dict[str, Operation] = {}
     for name, (inputs, outputs, kernel, stride, length) in CONVOLUTIONS.items():
@@ -132,7 +148,10 @@ def flax_operations(device: str, side: int, batch: int, free: bool) -> tuple[dic
     operations["7x7 average pool and its gradient"] = gradients(
         lambda x: nnx.avg_pool(x, (7, 7), (7, 7)), numbers(batch, 7, 7, 2048)
     )
-    model = resnet50("v1.5")
+    operations["classifier and its gradients"] = gradients(
+        lambda x, w, b: x @ w + b, numbers(batch, 2048), numbers(2048, 1000), numbers(1000)
+    )
+    model = resnet50("v1.5", seed=0)
     model.train()
     images, labels = jax.numpy.asarray(numbers(batch, side, side, 3)), jax.numpy.arange(batch)
 
@@ -145,24 +164,58 @@ def flax_operations(device: str, side: int, batch: int, free: bool) -> tuple[dic
         (_, logits), found = nnx.value_and_grad(loss, has_aux=True)(model)
         return logits, found
 
-    operations["ResNet-50, train mode, logits and all gradients"] = lambda: [
-        np.asarray(array) for array in jax.tree.leaves(network(model))
-    ]
+    def run() -> dict[str, np.ndarray]:
+        logits, found = network(model)
+        flat = {".".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(found)}
+        return {name: np.asarray(array) for name, array in {"logits": logits, **flat}.items()}
+
+    operations["ResNet-50, train mode, logits and all gradients"] = run
     return {"XLA_FLAGS": os.environ["XLA_FLAGS"]}, operations
 
 
 FRAMEWORKS = {"torch": torch_operations, "flax": flax_operations}
 
 
-def twice(operation: Operation) -> dict[str, Any]:
-    """Run an operation two times and compare the bits."""
+def numbered() -> Iterator[str]:
+    """Name the results of an operation: its output, and its gradients one after the other."""
+    yield "output"
+    yield from (f"gradient {number}" for number in count(1))
+
+
+def repeat(operation: Operation, compilations: Callable[[], int]) -> dict[str, Any]:
+    """Run an operation some times and compare the bits of each run with those of the one before."""
+    runs, compiled = [], [compilations()]
     try:
-        first, second = operation(), operation()
+        for _ in range(RUNS):
+            runs.append(operation())
+            compiled.append(compilations())
     except Exception as error:  # the library's refusal is the result
         return {"refused": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-    equal = all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
-    digest = hashlib.sha256(b"".join(array.tobytes() for array in first)).hexdigest()
-    return {"equal": equal, "sha256": digest[:16]}
+    differ = [
+        [name for name in first if first[name].tobytes() != second[name].tobytes()] for first, second in pairwise(runs)
+    ]
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in runs[0].values())).hexdigest()
+    return {
+        "equal": not any(differ),
+        "arrays": len(runs[0]),
+        "differ": [{"arrays": len(names), "first": names[:3]} for names in differ],
+        "compiled": [after - before for before, after in pairwise(compiled)],
+        "sha256": digest[:16],
+    }
+
+
+def count_compilations() -> Callable[[], int]:
+    """Return a function that tells how many programs XLA has compiled so far in this process; 0 without JAX."""
+    compiled: list[float] = []
+    if "jax" in sys.modules:
+        from jax import monitoring
+
+        def listen(event: str, seconds: float, **_: Any) -> None:
+            if event == "/jax/core/compile/backend_compile_duration":
+                compiled.append(seconds)
+
+        monitoring.register_event_duration_secs_listener(listen)
+    return lambda: len(compiled)
 
 
 def main() -> None:
@@ -171,11 +224,14 @@ def main() -> None:
     parser.add_argument("--framework", choices=FRAMEWORKS, required=True)
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--free", action="store_true", help="ask for no deterministic algorithms")
+    parser.add_argument("--untuned", action="store_true", help="XLA tries no kernels out")
     parser.add_argument("--small", action="store_true", help="images of 64x64, a batch of 2")
     options = parser.parse_args()
     side, batch = (64, 2) if options.small else (224, 8)
+    os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0" if options.untuned else ""
     switches, operations = FRAMEWORKS[options.framework](options.device, side, batch, options.free)
-    rows = {name: twice(operation) for name, operation in operations.items()}
+    compilations = count_compilations()
+    rows = {name: repeat(operation, compilations) for name, operation in operations.items()}
     print(json.dumps({"framework": options.framework, "switches": switches, "operations": rows}))
 
 

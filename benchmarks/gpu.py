@@ -5,9 +5,10 @@
     python3 -m benchmarks.gpu --out results.json --device cpu --small       # a rehearsal without a card
 
 It takes whatever of PyTorch, JAX with Flax, and Keras (on TensorFlow, or else on JAX and on PyTorch) this Python has,
-and needs nothing but the repository on PYTHONPATH. Steps run in the order of their importance; one that no longer fits
-the budget is left out, and said to be. Each has a time limit of its own. The file is written anew after each step; a
-second run with the same file repeats only what is not done yet.
+and needs nothing but the repository on PYTHONPATH. Steps are begun in the order of their importance, several at once
+where there are processors for them, since they mostly wait for compilers; the first and that of speed run alone. One
+that no longer fits the budget is left out, and said to be. Each has a time limit of its own. The file is written anew
+after each step; a second run with the same file repeats only what is not done yet.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import date
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from conformance.run.implementations import NAMED
 from conformance.run.switches import switches, worker_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,12 +72,14 @@ class Step:
         least: Seconds that must be left of the budget for it to be begun.
         limit: Seconds after which it is stopped.
         work: Does it; returns what goes into the file.
+        alone: Whether no other step may run beside it.
     """
 
     name: str
     least: float
     limit: float
     work: Callable[[Run], Any]
+    alone: bool = False
 
 
 class Stopped(RuntimeError):
@@ -222,20 +227,90 @@ def prove_training_of_variants(run: Run) -> Row:
     return conformance(run, "gradients", *variants, "--task", "gradients", impl=candidates(differentiated=True))
 
 
-def children(run: Run, calls: Mapping[str, Sequence[str]]) -> Row:
-    """Run modules side by side, each in a process of its own, and gather what each prints as JSON.
+FAULTS = {
+    "torch": ("bgr@input", "pad-same@stage3.0.conv2", "eps-keras@stage2.1.bn2", "kernel-flip@stage4.1.conv2"),
+    "flax": ("mean-offset-swap@stage1.0.bn3", "stride-1x1@stage2.0", "relu-after-missing@stage3.2"),
+}
+"""Framework to faults of the catalogue that are injected into it, with their places."""
 
-    Args:
-        run: Device and limits.
-        calls: By the name of the result: module, its arguments, and environment variables as NAME=VALUE before them.
+
+def find_faults(run: Run) -> Row:
+    """Run faulty candidates of the real network in float32: each must be caught, placed at its layer, and named."""
+    injected = {
+        f"{name}-{fault.partition('@')[0]}": f"{name}+{fault}" for name in frameworks() for fault in FAULTS[name]
+    }
+    impl = [f"{candidate}={faulty}" for candidate, faulty in injected.items()]
+    facts = conformance(run, "faults", "--variant", "v1.5", "--precision", "float32", impl=impl)
+    found = [
+        {
+            "injected": injected[divergence["implementation"]],
+            **{name: divergence[name] for name in ("precision", "mode", "input", "layer")},
+            "diagnosis": [finding["text"] for finding in divergence["diagnosis"]],
+        }
+        for divergence in facts["divergences"]
+    ]
+    not_caught = {*injected} - {divergence["implementation"] for divergence in facts["divergences"]}
+    return {"found": found, "not caught": sorted(not_caught), "could not run": facts["could not run"]}
+
+
+def inject_everything(run: Run) -> Row:
+    """Inject the whole catalogue into the PyTorch implementation, in small networks: the self-test on the card."""
+    report = (run.reports or run.folder) / "selftest.json"
+    arguments = ["conformance.cli", "selftest", "--impl", "torch", "--device", run.device, "--report", str(report)]
+    call([*arguments, *(["--fault", "bgr"] if run.small else [])], run.seconds, accepted=WITH_A_REPORT)
+    held = json.loads(report.read_text())
+    effective = [trial for trial in held["trials"] if not trial["harmless"]]
+    counts = {name: sum(bool(trial[name]) for trial in effective) for name in ("caught", "layer_named", "cause_named")}
+    return {
+        "injections": len(held["trials"]),
+        "effective": len(effective),
+        **counts,
+        "right comparisons": held["right_comparisons"],
+        "false alarms": held["false_alarms"],
+        "missed": held["missed"],
+    }
+
+
+PEERS = {
+    "torchvision": ("torchvision", "torchvision.models:resnet50"),
+    "timm": ("timm", "timm:create_model('resnet50')"),
+}
+"""Library to its module and to the target of `conformance check`."""
+
+
+def check_peers(run: Run) -> Row:
+    """Check other libraries' own models on the card, without an adapter."""
+    targets = [f"{name}={target}" for name, (module, target) in PEERS.items() if has(module)]
+    if not targets:
+        raise Stopped("none of its libraries is installed")
+    report = (run.reports or run.folder) / "peers.json"
+    arguments = ["conformance.cli", "check", *targets, "--device", run.device, "--timeout", f"{run.seconds:.0f}"]
+    call([*arguments, "--report", str(report)], run.seconds, accepted=WITH_A_REPORT)
+    held = json.loads(report.read_text())
+    return {"runs": [summary(record) for record in held.get("runs", [held])]}
+
+
+@dataclass(frozen=True)
+class Child:
+    """A module that is run in a process of its own and prints JSON.
+
+    Attributes:
+        arguments: Module, and its arguments.
+        variables: Environment variables beside the common ones.
     """
+
+    arguments: Sequence[str]
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def children(run: Run, calls: Mapping[str, Child]) -> Row:
+    """Run modules side by side, and gather what each prints, by the name of the result."""
     common = worker_environment(switches("float32", run.device, THREADS)) | {"XLA_FLAGS": ""}
     every = ["--device", run.device, *(["--small"] if run.small else [])]
 
-    def gather(words: Sequence[str]) -> Any:
-        variables = dict(word.split("=", 1) for word in words if "=" in word)
+    def gather(child: Child) -> Any:
         try:
-            return json.loads(call([*(w for w in words if "=" not in w), *every], run.seconds, common | variables))
+            return json.loads(call([*child.arguments, *every], run.seconds, common | child.variables))
         except (Stopped, json.JSONDecodeError) as error:
             return {"could not run": str(error)}
 
@@ -243,31 +318,47 @@ def children(run: Run, calls: Mapping[str, Sequence[str]]) -> Row:
         return dict(zip(calls, pool.map(gather, calls.values()), strict=True))
 
 
+def name_kernels(run: Run) -> Row:
+    """List the kernels that the card runs for each candidate, by kind, with the switches of the suite."""
+    calls = {
+        f"{name}, {precision}": Child(
+            ("benchmarks.kernels", "--candidate", name, "--precision", precision),
+            switches(precision, run.device, THREADS) | NAMED[name].variables,
+        )
+        for name in candidates()
+        for precision in NAMED[name].precisions
+    }
+    return children(run, calls)
+
+
 def measure_precision(run: Run) -> Row:
     """Classify TF32, bfloat16 and float16 and measure their errors; plant TF32 where float32 is asked for."""
-    ways = ("benchmarks.low_precision", "--framework")
-    calls = {name: (*ways, name) for name in frameworks()}
+    module = "benchmarks.low_precision"
+    calls = {name: Child((module, "--framework", name)) for name in frameworks()}
     for backend in ("torch", "jax"):
         if has("keras", backend):
-            calls[f"keras@{backend}"] = (f"KERAS_BACKEND={backend}", *ways, "keras")
+            calls[f"keras@{backend}"] = Child((module, "--framework", "keras"), {"KERAS_BACKEND": backend})
     if has("torch"):
-        calls["planted leaks"] = ("benchmarks.leaks",)
+        calls["planted leaks"] = Child(("benchmarks.leaks",))
     return children(run, calls)
 
 
 def measure_determinism(run: Run) -> Row:
     """Run each operation twice, in each of two processes, with deterministic algorithms asked for and without."""
     calls = {
-        f"{name}, {how}, process {process}": ("benchmarks.determinism", "--framework", name, *flags)
+        f"{name}, {how}, process {process}": Child(
+            ("benchmarks.determinism", "--framework", name, *flags), {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+        )
         for process in (1, 2)
         for how, flags in HOW.items()
         for name in frameworks()
+        if (name, how) != ("torch", "untuned")
     }
     return by_operation(children(run, calls), frameworks())
 
 
-HOW: dict[str, Sequence[str]] = {"deterministic": (), "free": ("--free",)}
-"""Whether deterministic algorithms are asked for, and the option of `benchmarks.determinism`."""
+HOW: dict[str, Sequence[str]] = {"deterministic": (), "free": ("--free",), "untuned": ("--untuned",)}
+"""Whether deterministic algorithms are asked for, and the option of `benchmarks.determinism`; "untuned" is XLA's."""
 
 
 def by_operation(processes: Row, names: Sequence[str]) -> Row:
@@ -275,6 +366,8 @@ def by_operation(processes: Row, names: Sequence[str]) -> Row:
     rows: Row = {}
     for name in names:
         for how in HOW:
+            if f"{name}, {how}, process 1" not in processes:
+                continue
             first, second = (processes[f"{name}, {how}, process {number}"] for number in (1, 2))
             if "operations" not in first or "operations" not in second:
                 rows[f"{name}, {how}"] = {"could not run": first.get("could not run") or second.get("could not run")}
@@ -285,6 +378,7 @@ def by_operation(processes: Row, names: Sequence[str]) -> Row:
                 else {
                     "within a process": row["equal"],
                     "between processes": row["sha256"] == second["operations"][operation].get("sha256"),
+                    **{name: row[name] for name in ("arrays", "differ", "compiled")},
                 }
                 for operation, row in first["operations"].items()
             }
@@ -309,13 +403,17 @@ def measure_speed(run: Run) -> Row:
 
 
 STEPS = (
-    Step("proof", least=20, limit=100, work=prove),
-    Step("training", least=60, limit=200, work=prove_training),
-    Step("variants", least=40, limit=150, work=prove_variants),
-    Step("precision", least=30, limit=100, work=measure_precision),
-    Step("determinism", least=30, limit=100, work=measure_determinism),
-    Step("speed", least=60, limit=180, work=measure_speed),
+    Step("proof", least=20, limit=100, work=prove, alone=True),
+    Step("training", least=60, limit=300, work=prove_training),
+    Step("variants", least=40, limit=200, work=prove_variants),
+    Step("faults", least=40, limit=200, work=find_faults),
+    Step("precision", least=30, limit=150, work=measure_precision),
+    Step("determinism", least=30, limit=150, work=measure_determinism),
+    Step("peers", least=30, limit=150, work=check_peers),
+    Step("kernels", least=20, limit=100, work=name_kernels),
+    Step("selftest", least=90, limit=500, work=inject_everything),
     Step("gradients", least=90, limit=400, work=prove_training_of_variants),
+    Step("speed", least=60, limit=180, work=measure_speed, alone=True),
 )
 """In the order of their importance; limits are for a card with 16 processors beside it, a rehearsal takes longer."""
 
@@ -343,8 +441,11 @@ class Results:
             raise SystemExit(f"{path} holds results of another machine, other packages or options: name another file")
         return cls(path, facts, held["steps"])
 
-    def write(self) -> None:
-        """Replace the file as a whole."""
+    def write(self, name: str, outcome: Row) -> None:
+        """Add the outcome of a step, and replace the file as a whole, its steps in the order of the table."""
+        self.steps[name] = outcome
+        places = {step.name: place for place, step in enumerate(STEPS)}
+        self.steps = dict(sorted(self.steps.items(), key=lambda item: places.get(item[0], len(places))))
         partial = self.path.with_name(f".{self.path.name}.partial")
         partial.write_text(json.dumps({"machine": self.facts, "steps": self.steps}, indent=1, sort_keys=False) + "\n")
         partial.replace(self.path)
@@ -382,8 +483,27 @@ def begin(step: Step, left: float, options: argparse.Namespace, folder: Path) ->
     return {**outcome, "seconds": round(time.monotonic() - started, 1)}
 
 
-def main() -> None:
-    """Run the steps that fit the budget, the most important first."""
+def perform(step: Step, deadline: float, options: argparse.Namespace, folder: Path) -> Row:
+    """Run one step if what is left of the budget affords it, or say that it is left out."""
+    left = deadline - time.monotonic()
+    if left < step.least:
+        return {"state": "left out", "reason": f"{left:.0f} s are left, it needs about {step.least:.0f}"}
+    print(f"{step.name}: at most {min(step.limit, left):.0f} s", flush=True)
+    return begin(step, left, options, folder)
+
+
+def groups(steps: Sequence[Step]) -> list[list[Step]]:
+    """Group the steps that may run side by side, in their order.
+
+    Example:
+        >>> [[step.name for step in group] for group in groups(STEPS)][0]
+        ['proof']
+    """
+    return [list(group) for _, group in groupby(steps, key=lambda step: step.name if step.alone else "")]
+
+
+def parse() -> argparse.Namespace:
+    """Read the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the results file")
     parser.add_argument("--budget", type=float, default=600.0, help="seconds for all of it; default 600")
@@ -391,27 +511,36 @@ def main() -> None:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--small", action="store_true", help="small networks where a step allows it: a rehearsal")
     parser.add_argument("--reports", type=Path, help="keep the suite's full reports in this folder")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=max(1, (os.cpu_count() or 1) // THREADS),
+        help="steps side by side; default: as many as have four processors each",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the steps that fit the budget, the most important first."""
+    options = parse()
     deadline = time.monotonic() + options.budget
     results = Results.continued(options.out, machine(options.device, options.small))
     if options.reports:
         options.reports.mkdir(parents=True, exist_ok=True)
         options.reports = options.reports.resolve()
+    wanted = [
+        step
+        for step in STEPS
+        if step.name in (options.steps or [step.name]) and results.steps.get(step.name, {}).get("state") != "done"
+    ]
     with tempfile.TemporaryDirectory(prefix="resnet-parity-gpu-") as folder:
-        for step in STEPS:
-            left = deadline - time.monotonic()
-            if results.steps.get(step.name, {}).get("state") == "done" or step.name not in (
-                options.steps or [step.name]
-            ):
-                continue
-            if left < step.least:
-                state = {"state": "left out", "reason": f"{left:.0f} s are left, it needs about {step.least:.0f}"}
-            else:
-                print(f"{step.name}: at most {min(step.limit, left):.0f} s", flush=True)
-                state = begin(step, left, options, Path(folder))
-            results.steps[step.name] = state
-            results.write()
-            print(f"{step.name}: {describe(state)}", flush=True)
+        for group in groups(wanted):
+            with ThreadPoolExecutor(options.at_once) as pool:
+                running = {pool.submit(perform, step, deadline, options, Path(folder)): step for step in group}
+                for finished in as_completed(running):
+                    step, outcome = running[finished], finished.result()
+                    results.write(step.name, outcome)
+                    print(f"{step.name}: {describe(outcome)}", flush=True)
 
 
 def describe(state: Row) -> str:

@@ -4,7 +4,8 @@
 
 Prints one JSON object: for each way to compute, the precision that a probe measures for matrix products and for
 convolutions (`in_force`), and the relative L2 errors, against the float64 oracle, of the logits and of the worst block,
-in inference mode, on the photograph. Keras runs on the backend that KERAS_BACKEND names.
+in inference mode, on the photograph; and the errors of single convolutions by their size (`by_size`), since a library
+may choose a lower precision for large ones alone. Keras runs on the backend that KERAS_BACKEND names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from conformance.cases.pictures import photograph
 from conformance.cases.synthetic import synthetic_weights
-from conformance.run.precision import measure_precision
+from conformance.run.precision import measure_precision, multiply_as_convolution
 from impls import numpy as oracle
 from impls.config import VARIANTS, ResNetConfig
 from weights_convert import Checkpoint
@@ -169,6 +170,33 @@ def measure(truth: Mapping[str, Array], activations: Mapping[str, Array]) -> dic
     }
 
 
+SIZES = {
+    "32 to 32 channels, 3x3, 16x16 pixels": (1, 32, 32, 3, 16),
+    "32 to 32 channels, 3x3, 16x16 pixels, 8 images": (8, 32, 32, 3, 16),
+    "64 to 64 channels, 3x3, 16x16 pixels": (1, 64, 64, 3, 16),
+    "64 to 64 channels, 3x3, 56x56 pixels": (1, 64, 64, 3, 56),
+    "64 to 256 channels, 1x1, 56x56 pixels": (1, 64, 256, 1, 56),
+    "128 to 128 channels, 3x3, 28x28 pixels": (1, 128, 128, 3, 28),
+    "512 to 512 channels, 3x3, 7x7 pixels": (1, 512, 512, 3, 7),
+    "3 to 64 channels, 7x7, 224x224 pixels": (1, 3, 64, 7, 224),
+}
+"""Name to images, input and output channels, side of the kernel and of the images; the first is that of the probe."""
+
+
+def errors_by_size(way: Way) -> dict[str, float]:
+    """Measure the relative L2 errors of unpadded convolutions of several sizes."""
+    errors = {}
+    for name, (count, inputs, outputs, kernel, side) in SIZES.items():
+        random = np.random.default_rng(0)
+        images, weights = (
+            random.standard_normal(shape).astype(np.float32)
+            for shape in ((count, inputs, side, side), (outputs, inputs, kernel, kernel))
+        )
+        exact = multiply_as_convolution(images.astype(np.float64), weights.astype(np.float64))
+        errors[name] = float(np.linalg.norm(way.convolve(images, weights) - exact) / np.linalg.norm(exact))
+    return errors
+
+
 def main() -> None:
     """Print the rows of one framework as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,7 +214,11 @@ def main() -> None:
     rows = {}
     with np.errstate(over="ignore", invalid="ignore"):  # float16 overflows on purpose
         for way in WAYS[options.framework](config, weights, options.device):
-            rows[way.name] = {"in_force": measure_precision(way, "float32"), **measure(truth, way.forward(images))}
+            rows[way.name] = {
+                "in_force": measure_precision(way, "float32"),
+                **measure(truth, way.forward(images)),
+                "by_size": errors_by_size(way),
+            }
     print(json.dumps({"framework": options.framework, "ways": rows}))
 
 

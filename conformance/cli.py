@@ -314,10 +314,17 @@ def compare_command(
 @click.option("--variant", default="v1.5", show_default=True, type=click.Choice(list(VARIANTS)))
 @click.option("--fault", "faults", multiple=True, metavar="ID", help="Fault of the catalogue.  [default: all]")
 @click.option("--everywhere", is_flag=True, help="Inject at every place, not at three of each kind.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]))
 @SEED
 @report_option("the whole self-test")
 def selftest_command(
-    names: Sequence[str], variant: str, faults: Sequence[str], everywhere: bool, seed: int, report: Path | None
+    names: Sequence[str],
+    variant: str,
+    faults: Sequence[str],
+    everywhere: bool,
+    device: str,
+    seed: int,
+    report: Path | None,
 ) -> None:
     """Inject the faults of the catalogue into the implementations: each must be caught, placed and named.
 
@@ -344,7 +351,9 @@ def selftest_command(
         candidates = choose_candidates(names, IMPLEMENTATIONS)
     exit_without_candidates(candidates, console)
     with exit_on_bad_input(), progress() as notify:
-        result = run_selftest(candidates.runnable, variant, faults, seed=seed, everywhere=everywhere, notify=notify)
+        result = run_selftest(
+            candidates.runnable, variant, faults, seed=seed, everywhere=everywhere, device=device, notify=notify
+        )
     for line in candidates.left_out:
         console.print(f"left out: {line}")
     print_selftest(result, variant, candidates.runnable, console)

@@ -41,6 +41,7 @@ def run_selftest(
     *,
     seed: int = 0,
     everywhere: bool = False,
+    device: str = "cpu",
     notify: Listener = lambda event: None,
 ) -> Result:
     """Inject faults into implementations and judge what the suite makes of them.
@@ -51,6 +52,7 @@ def run_selftest(
         faults: Ids of faults; none means all.
         seed: Seed of weights and inputs.
         everywhere: Whether every place is tried, not three of each kind.
+        device: "cpu", "gpu" or "auto": where the implementations run.
         notify: Hears every event of the workers.
 
     Raises:
@@ -65,7 +67,7 @@ def run_selftest(
                 injections = [injection for injection in chosen if injection.fault.task == task]
                 for precision in dict.fromkeys(injection.fault.precision for injection in injections):
                     group = [injection for injection in injections if injection.fault.precision == precision]
-                    run_injections(bench, implementation, precision, group, notify, result)
+                    run_injections(bench, implementation, precision, group, device, notify, result)
     result.seconds = time.monotonic() - started
     return result
 
@@ -75,13 +77,14 @@ def run_injections(
     implementation: Implementation,
     precision: str,
     injections: Sequence[Injection],
+    device: str,
     notify: Listener,
     result: Result,
 ) -> None:
     """Run a correct network and one with each injection, and add what the suite makes of them to the result."""
     named = {CORRECT: None} | {injection_name(injection): injection for injection in injections}
     correct: Traces = {}
-    for name, traces in run_networks(bench, implementation, precision, named, notify, result):
+    for name, traces in run_networks(bench, implementation, precision, named, device, notify, result):
         injection = named[name]
         if injection is None:
             correct, compared = traces, bench.compare(traces)
@@ -98,6 +101,7 @@ def run_networks(
     implementation: Implementation,
     precision: str,
     named: Mapping[str, Injection | None],
+    device: str,
     notify: Listener,
     result: Result,
 ) -> Iterator[tuple[str, Traces]]:
@@ -108,6 +112,7 @@ def run_networks(
         implementation: What runs them.
         precision: In which precision.
         named: By name of a network, the injection in it; the first has none.
+        device: Where it runs.
         notify: Hears every event of the workers.
         result: Gets a message about everything that could not run.
     """
@@ -116,7 +121,7 @@ def run_networks(
         name: replace(bench.files, faults=[(injection.fault.id, injection.place.name)] if injection else [])
         for name, injection in named.items()
     }
-    plan = Plan({}, [implementation], [], bench.directory, device="cpu", threads=1, variables=bench.variables)
+    plan = Plan({}, [implementation], [], bench.directory, device, threads=1, variables=bench.variables)
     jobs = []
     for number, names in enumerate(batched(named, bench.networks_per_worker)):
         sources = {replace(case, variant=name): bench.feed(case) for name in names for case in cases[name]}

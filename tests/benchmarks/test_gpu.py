@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import gpu
+from benchmarks.determinism import repeat
 from benchmarks.gpu import Results, by_operation, condense, summary
+from benchmarks.kernels import facts
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,26 +59,52 @@ def test_a_report_keeps_what_failed_and_what_could_not_run():
 
 def test_determinism_is_told_within_a_process_and_between_two():
     def process(equal, digest):
-        return {"switches": {}, "operations": {"conv": {"equal": equal, "sha256": digest}}}
+        row = {"equal": equal, "arrays": 1, "differ": [], "compiled": [1, 0, 0], "sha256": digest}
+        return {"switches": {}, "operations": {"conv": row}}
 
     processes = {
         f"torch, {how}, process {number}": process(True, how + str(number)) for how in gpu.HOW for number in (1, 2)
     }
     processes["torch, deterministic, process 2"] = process(True, "deterministic1")
     rows = by_operation(processes, ["torch"])
-    assert rows["torch, deterministic"]["operations"]["conv"] == {"within a process": True, "between processes": True}
-    assert rows["torch, free"]["operations"]["conv"] == {"within a process": True, "between processes": False}
+    told = {"within a process": True, "arrays": 1, "differ": [], "compiled": [1, 0, 0]}
+    assert rows["torch, deterministic"]["operations"]["conv"] == {**told, "between processes": True}
+    assert rows["torch, free"]["operations"]["conv"] == {**told, "between processes": False}
     processes["torch, free, process 1"] = {"could not run": "killed"}
     assert by_operation(processes, ["torch"])["torch, free"] == {"could not run": "killed"}
 
 
 def test_a_second_run_continues_the_file_of_the_same_machine_only(tmp_path):
     facts = {"card": "none", "versions": {"torch": "2"}, "device": "cpu", "small": True}
-    first = Results(tmp_path / "results.json", facts, {"proof": {"state": "done"}})
-    first.write()
+    first = Results(tmp_path / "results.json", facts)
+    first.write("speed", {"state": "stopped"})
+    first.write("proof", {"state": "done"})
+    assert list(first.steps) == ["proof", "speed"]
     assert Results.continued(first.path, facts).steps == first.steps
     with pytest.raises(SystemExit, match="another machine"):
         Results.continued(first.path, facts | {"card": "NVIDIA H100"})
+
+
+def test_steps_side_by_side_keep_their_order_and_the_speed_is_measured_alone():
+    names = [[step.name for step in group] for group in gpu.groups(gpu.STEPS)]
+    assert names[0] == ["proof"]
+    assert names[-1] == ["speed"]
+    assert [name for group in names for name in group] == [step.name for step in gpu.STEPS]
+
+
+def test_repeated_operations_tell_which_arrays_differ():
+    runs = iter([np.zeros(3), np.zeros(3), np.ones(3)])
+    row = repeat(lambda: {"same": np.zeros(1), "moved": next(runs)}, lambda: 0)
+    assert not row["equal"]
+    assert row["differ"] == [{"arrays": 0, "first": []}, {"arrays": 1, "first": ["moved"]}]
+
+
+def test_kernels_are_counted_by_kind():
+    counted = Counter({"winogradForwardData4x4": 2, "sm80_xmma_fprop_implicit_gemm_f32f32": 3, "relu": 5})
+    assert facts(counted) == {
+        "kinds": {"Winograd": 2, "convolution": 3, "other": 5},
+        "kernels": {"sm80_xmma_fprop_implicit_gemm_f32f32": 3, "winogradForwardData4x4": 2},
+    }
 
 
 def start(path, *options):
@@ -106,7 +136,7 @@ def test_a_step_that_takes_too_long_is_stopped_with_its_workers(monkeypatch):
 @pytest.mark.timeout(900)
 def test_a_kill_leaves_a_readable_file_that_a_second_run_continues(tmp_path):
     path = tmp_path / "results.json"
-    process = start(path, "--budget", "1500", "--steps", "precision", "determinism")
+    process = start(path, "--budget", "1500", "--at-once", "1", "--steps", "precision", "determinism")
     deadline = time.monotonic() + 600
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -126,4 +156,6 @@ def test_a_kill_leaves_a_readable_file_that_a_second_run_continues(tmp_path):
     assert "precision" not in output
     rows = json.loads(path.read_text())["steps"]["determinism"]["result"]
     operations = rows["flax, deterministic"]["operations"]
-    assert operations["max pool and its gradient"] == {"within a process": True, "between processes": True}
+    pool = operations["max pool and its gradient"]
+    assert (pool["within a process"], pool["between processes"]) == (True, True)
+    assert pool["compiled"] == [1, 0, 0]

@@ -42,7 +42,8 @@ def conformance() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(
         *arguments: object, without: tuple[str, ...] = (), patience: float = 250
     ) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(HERE / "broken"), "HIDDEN_PACKAGES": ",".join(without)}
+        path = os.pathsep.join(filter(None, [str(HERE / "broken"), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": path, "HIDDEN_PACKAGES": ",".join(without)}
         command = [sys.executable, "-m", "conformance.cli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=patience, check=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from conformance.cli import main
@@ -82,6 +83,15 @@ def test_the_selftest_names_what_it_injects(implementation, trials):
     assert len(result.trials) == trials
     assert result.correct > 1000
     assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero"}
+
+
+@pytest.mark.slow
+def test_a_selftest_on_a_gpu_that_is_not_there_tests_nothing():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = run_selftest([IMPLEMENTATIONS["torch"]], "v1.5", ["bgr"], device="gpu")
+    assert "GPU" in result.failures[0]
+    assert result.trials == []
 
 
 def trial(**changes):
