@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.networks import chosen_network
 from conformance.run.switches import DETERMINISTIC
+from impls.config import ResNetConfig
 from impls.recipe import Recipe
 
 Operation = Callable[[], "dict[str, np.ndarray]"]
@@ -41,18 +43,23 @@ CONVOLUTIONS = {
 }
 """Name to input channels, output channels, kernel, stride and side of the input; padded by half the kernel."""
 
+LARGE = {f"{name} and its gradients" for name in list(CONVOLUTIONS)[1:]}
+"""Operations that a rehearsal leaves out."""
+
 
 def numbers(*shape: int) -> np.ndarray:
     """Return standard-normal float32 numbers, the same for the same shape."""
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-def torch_operations(device: str, side: int, batch: int, free: bool) -> tuple[dict[str, str], Mapping[str, Operation]]:
+def torch_operations(
+    device: str, config: ResNetConfig, side: int, batch: int, free: bool
+) -> tuple[dict[str, str], Mapping[str, Operation]]:
     """Return PyTorch's switches, and the operations of the network and the network itself as functions."""
     import torch
     from torch.nn import functional
 
-    from impls.torch import resnet50, training
+    from impls.torch import resnet, training
 
     torch.set_deterministic_debug_mode("default" if free else "error")
     torch.backends.cudnn.conv.fp32_precision = "ieee"
@@ -93,7 +100,7 @@ def torch_operations(device: str, side: int, batch: int, free: bool) -> tuple[di
     )
     operations["classifier and its gradients"] = lambda: gradients(functional.linear, features, matrix, offsets)
     labels = torch.arange(batch, device=place)
-    model = resnet50("v1.5", seed=0).to(place)
+    model = resnet(config, seed=0).to(place)
     images = tensor(batch, 3, side, side)
 
     def network() -> dict[str, np.ndarray]:
@@ -107,14 +114,16 @@ def torch_operations(device: str, side: int, batch: int, free: bool) -> tuple[di
     return {"deterministic algorithms": str(torch.are_deterministic_algorithms_enabled())}, operations
 
 
-def flax_operations(device: str, side: int, batch: int, free: bool) -> tuple[dict[str, str], Mapping[str, Operation]]:
+def flax_operations(
+    device: str, config: ResNetConfig, side: int, batch: int, free: bool
+) -> tuple[dict[str, str], Mapping[str, Operation]]:
     """Return XLA's flags, and the operations of the network and the network itself as compiled functions."""
     os.environ["XLA_FLAGS"] += "" if free else f" {DETERMINISTIC}"
     import jax
     from flax import nnx
     from jax import lax
 
-    from impls.flax import resnet50, training
+    from impls.flax import resnet, training
 
     assert (jax.devices()[0].platform == "gpu") == (device == "gpu"), jax.devices()
 
@@ -151,7 +160,7 @@ def flax_operations(device: str, side: int, batch: int, free: bool) -> tuple[dic
     operations["classifier and its gradients"] = gradients(
         lambda x, w, b: x @ w + b, numbers(batch, 2048), numbers(2048, 1000), numbers(1000)
     )
-    model = resnet50("v1.5", seed=0)
+    model = resnet(config, seed=0)
     model.train()
     images, labels = jax.numpy.asarray(numbers(batch, side, side, 3)), jax.numpy.arange(batch)
 
@@ -225,12 +234,16 @@ def main() -> None:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--free", action="store_true", help="ask for no deterministic algorithms")
     parser.add_argument("--untuned", action="store_true", help="XLA tries no kernels out")
-    parser.add_argument("--small", action="store_true", help="images of 64x64, a batch of 2")
+    parser.add_argument("--small", action="store_true", help="a small network, two small images")
     options = parser.parse_args()
-    side, batch = (64, 2) if options.small else (224, 8)
+    config, side = chosen_network(options.small)
     os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0" if options.untuned else ""
-    switches, operations = FRAMEWORKS[options.framework](options.device, side, batch, options.free)
+    switches, operations = FRAMEWORKS[options.framework](
+        options.device, config, side, 2 if options.small else 8, options.free
+    )
     compilations = count_compilations()
+    if options.small:
+        operations = {name: operations[name] for name in operations if name not in LARGE}
     rows = {name: repeat(operation, compilations) for name, operation in operations.items()}
     print(json.dumps({"framework": options.framework, "switches": switches, "operations": rows}))
 

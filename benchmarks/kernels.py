@@ -15,15 +15,14 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.networks import chosen_network
 from conformance.cases.pictures import photograph
 from conformance.cases.synthetic import synthetic_weights
 from conformance.run.capabilities import load_adapter
 from conformance.run.implementations import NAMED
-from impls.config import VARIANTS
 
 KINDS = {
     "Winograd": ("winograd",),
@@ -76,10 +75,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--small", action="store_true", help="a small network of the variant")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    config = VARIANTS["v1.5"]
-    if options.small:
-        config = replace(config, depths=(1, 1, 1, 1), width=8, num_classes=10)
-    weights, images = synthetic_weights(config, seed=0), photograph(64 if options.small else 224).images
+    config, side = chosen_network(options.small)
+    weights, images = synthetic_weights(config, seed=0), photograph(side).images
     adapter = load_adapter(NAMED[options.candidate].adapter, {})
     device = adapter.prepare(options.device, options.precision)
     rows: dict[str, Any] = {"candidate": options.candidate, "precision": options.precision, "device": device}

@@ -18,13 +18,14 @@ os.environ.pop("NVIDIA_TF32_OVERRIDE", None)  # a worker's environment switches 
 
 import torch
 
+from benchmarks.networks import chosen_network
 from conformance.cases.pictures import photograph
 from conformance.cases.synthetic import synthetic_weights
 from conformance.plan import NetworkPlan, Plan, write_files
 from conformance.run.adapters.torch import TorchAdapter
 from conformance.run.implementations import find_implementation
 from conformance.suite import run_cases
-from impls.config import VARIANTS, ResNetConfig
+from impls.config import ResNetConfig
 
 
 def switch_tf32_on() -> None:
@@ -56,11 +57,12 @@ def main() -> None:
     """Print what the suite says of both candidates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
-    parser.add_argument("--small", action="store_true", help="ignored: the leak shows in the real network")
+    parser.add_argument("--small", action="store_true", help="a small network of the variant")
     options = parser.parse_args()
     names = {"from the start": TorchFromTheStart, "after the probe": TorchAfterTheProbe}
     candidates = [find_implementation(f"leak={__spec__.name}:{leak.__name__}") for leak in names.values()]
-    network = NetworkPlan(VARIANTS["v1.5"], synthetic_weights(VARIANTS["v1.5"], seed=0), [photograph()])
+    config, side = chosen_network(options.small)
+    network = NetworkPlan(config, synthetic_weights(config, seed=0), [photograph(side)])
     rows = {}
     for name, candidate in zip(names, candidates, strict=True):
         with tempfile.TemporaryDirectory(prefix="conformance-leaks-") as folder:

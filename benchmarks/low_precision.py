@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.networks import chosen_network
 from conformance.cases.pictures import photograph
 from conformance.cases.synthetic import synthetic_weights
 from conformance.run.precision import measure_precision, multiply_as_convolution
 from impls import numpy as oracle
-from impls.config import VARIANTS, ResNetConfig
+from impls.config import ResNetConfig
 from weights_convert import Checkpoint
 
 Array = np.ndarray
@@ -205,10 +206,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a small network of the variant")
     options = parser.parse_args()
     os.environ.pop("NVIDIA_TF32_OVERRIDE", None)  # it would switch TF32 off where it is asked for
-    config = VARIANTS["v1.5"]
-    if options.small:
-        config = replace(config, depths=(1, 1, 1, 1), width=8, num_classes=10)
-    weights, images = synthetic_weights(config, seed=0), photograph(64 if options.small else 224).images
+    config, side = chosen_network(options.small)
+    weights, images = synthetic_weights(config, seed=0), photograph(side).images
     model = oracle.resnet(config, weights)
     truth = model.activations(images.astype(np.float64))
     rows = {}

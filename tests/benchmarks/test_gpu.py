@@ -133,10 +133,20 @@ def test_a_step_that_takes_too_long_is_stopped_with_its_workers(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_machine_without_a_card_runs_no_kernels_of_one():
+    arguments = ("benchmarks.kernels", "--candidate", "torch", "--device", "cpu", "--small")
+    row = json.loads(gpu.call(arguments, seconds=200))
+    assert row["device"] == "cpu"
+    assert row["inference"] == row["train"] == {"kinds": {}, "kernels": {}}
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_kill_leaves_a_readable_file_that_a_second_run_continues(tmp_path):
     path = tmp_path / "results.json"
-    process = start(path, "--budget", "1500", "--at-once", "1", "--steps", "precision", "determinism")
+    names = ("precision", "determinism", "selftest")
+    options = ("--budget", "1500", "--steps", *names)
+    process = start(path, *options, "--at-once", "1")
     deadline = time.monotonic() + 600
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -147,14 +157,17 @@ def test_a_kill_leaves_a_readable_file_that_a_second_run_continues(tmp_path):
     assert "determinism" not in steps
     leaks = steps["precision"]["result"]["planted leaks"]  # without tensor cores, both candidates are right
     assert {name: (leak["refused"], leak["accused"]) for name, leak in leaks.items()} == {
-        name: ([], "0 of 145 comparisons") for name in ("from the start", "after the probe")
+        name: ([], "0 of 49 comparisons") for name in ("from the start", "after the probe")
     }
     ways = steps["precision"]["result"]["torch"]["ways"]
     assert ways["bfloat16"]["in_force"] == {"matrix product": "bfloat16", "convolution": "bfloat16"}
     assert ways["float16"]["in_force"] == {"matrix product": "float16", "convolution": "float16"}
-    output, _ = start(path, "--budget", "1500", "--steps", "precision", "determinism").communicate(timeout=600)
+    output, _ = start(path, *options, "--at-once", "2").communicate(timeout=600)
     assert "precision" not in output
-    rows = json.loads(path.read_text())["steps"]["determinism"]["result"]
+    steps = json.loads(path.read_text())["steps"]
+    assert {name: step["state"] for name, step in steps.items()} == dict.fromkeys(names, "done")
+    assert steps["selftest"]["result"]["cause_named"] == 1
+    rows = steps["determinism"]["result"]
     operations = rows["flax, deterministic"]["operations"]
     pool = operations["max pool and its gradient"]
     assert (pool["within a process"], pool["between processes"]) == (True, True)
