@@ -92,22 +92,23 @@ class ForwardSpecimen:
         """Arrays of another correct build with faults."""
         return {train: rounded_again(arrays, 3e-16) for train, arrays in self.faulty(injections).items()}
 
-    def whole(self, injections):
-        """Arrays of a network with faults in either mode, which goes on from its own activations."""
+    def whole(self, injections, dtype="float64", change=lambda segment, array: array):
+        """Arrays of a network with faults in either mode, which goes on from its own activations, each one changed."""
         arrays = {False: {}, True: {}}
         for train in arrays:
             entering = self.images
             for segment in segment_names(self.config):
-                arrays[train] |= self.oracle().run(segment, entering, train, injections)
-                entering = arrays[train].get(segment)
+                arrays[train] |= self.oracle(dtype).run(segment, entering, train, injections)
+                if segment in arrays[train]:
+                    entering = arrays[train][segment] = change(segment, arrays[train][segment])
         return arrays
 
-    def explain(self, candidate, whole=None):
+    def explain(self, candidate, whole=None, dtype="float64"):
         fed, confirming = (
             [Exhibit(train, self.images, self.right[train], arrays[train]) for train in arrays or ()]
             for arrays in (candidate, whole)
         )
-        return ForwardDiagnosis(self.oracle(), fed, whole=confirming).findings()
+        return ForwardDiagnosis(self.oracle(dtype), fed, whole=confirming).findings()
 
 
 class TrainingSpecimen:

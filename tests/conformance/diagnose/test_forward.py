@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from conformance.diagnose.finding import quote
+from conformance.diagnose.forward import WHOLE
 from conformance.diagnose.search import distance
 from conformance.faults import Injection, find_fault
 from conformance.oracle.forward import SegmentedOracle
 from conformance.selftest.trials import chosen_places
-from tests.conformance.specimens import bent, forward_specimen
+from tests.conformance.specimens import bent, forward_specimen, rounded_again
 
 DIAGNOSED = [
     *("kernel-flip", "pad-same", "bn-folded-twice", "layer-half", "mean-offset-swap", "eps-1.001", "var-biased"),
@@ -170,6 +171,50 @@ def test_a_fault_that_explains_each_segment_and_not_the_whole_run_is_no_cause(sp
     assert (finding.causes, finding.nearest) == ((), missing[0])
     assert "no known fault explains everything: `relu-after-missing` everywhere " in str(finding)
     assert "explains stage1.0, but not stage1.0 of a whole run (error " in str(finding)
+
+
+@pytest.fixture(scope="module")
+def tf32(specimen):
+    """TF32 everywhere, and another correct build with it that is fed; whole runs of such builds differ by rounding."""
+    injections = specimen.injections("tf32-leak@network")
+    fed = {train: rounded_again(arrays, 1e-7) for train, arrays in specimen.faulty(injections, "float32").items()}
+    return injections, fed
+
+
+def whole_run(specimen, injections, wrong="", size=0.0):
+    """A whole run of another build in float32, one segment of which errs by a random error of a relative size."""
+    random = np.random.default_rng(1)
+
+    def change(segment, array):
+        error = random.standard_normal(array.shape)
+        norm = np.linalg.norm(array) / np.linalg.norm(error)
+        return array * (1 + 2e-7 * random.standard_normal(array.shape)) + (segment == wrong) * size * norm * error
+
+    return specimen.whole(injections, "float32", change)
+
+
+def test_tf32_is_the_cause_of_a_whole_run_that_rounds_otherwise(specimen, tf32):
+    injections, fed = tf32
+    whole = whole_run(specimen, injections)
+    apart = distance(specimen.whole(injections, "float32")[False]["stage4.1"], whole[False]["stage4.1"])
+    assert apart > WHOLE["float32"]  # as far as TF32 itself goes
+    (finding,) = specimen.explain(fed, whole, "float32")
+    assert named_by(finding) == {("tf32-leak", "network")}
+
+
+@pytest.mark.parametrize(("wrong", "size"), [("stage1.0", 2e-4), ("stage2.0", 1e-3), ("stage4.1", 2e-3)])
+def test_tf32_is_no_cause_of_another_error_of_its_size(specimen, tf32, wrong, size):
+    injections, fed = tf32
+    (finding,) = specimen.explain(fed, whole_run(specimen, injections, wrong, size), "float32")
+    assert (finding.causes, finding.nearest) == ((), injections[0])
+    assert f"but not {wrong} of a whole run" in str(finding)
+
+
+@pytest.mark.parametrize("faults", ["", "tf32-leak@stage1.0"])
+def test_tf32_everywhere_is_no_cause_of_a_whole_run_without_it(specimen, tf32, faults):
+    injections, fed = tf32
+    (finding,) = specimen.explain(fed, whole_run(specimen, specimen.injections(faults)), "float32")
+    assert (finding.causes, finding.nearest) == ((), injections[0])
 
 
 def test_a_whole_run_is_compared_up_to_what_no_known_fault_explains(specimen):
