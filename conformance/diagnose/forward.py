@@ -11,48 +11,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby, product
-from math import inf, isclose, isfinite, isinf
+from math import inf, isclose, isinf
 from types import MappingProxyType
 
 import numpy as np
 
 from conformance.cases.segments import input_name, promised_names, segment_names, segment_of
 from conformance.diagnose.finding import Combination, Finding, one_digit
+from conformance.diagnose.reproduction import EXPLAINED, is_coarse, limit, nearby, whole_limit
 from conformance.diagnose.search import Attempt, Search, by_parameter, distance, estimates, hypotheses, subtract
 from conformance.faults import FAULTS, Arrays, Fault, Injection, Place
 from conformance.oracle.forward import IMPOSSIBLE, SegmentedOracle, Stopped, Watch
 
 Array = np.ndarray
-
-EXPLAINED = {"float64": 1e-11, "float32": 5e-5}
-"""Largest relative L2 error of an array that counts as explained, by precision.
-
-In float64 right explanations leave up to 1e-15 of activations and statistics, and the least fault of the catalogue (eps
-1.001e-5) changes them by 1e-9. In float32 a right explanation of TF32 was seen to leave more than 5e-6, since TF32
-rounds what differs in the last bit to one side or the other; its effect is above 5e-5. What errs by less is not to be
-explained: any fault without effect would explain it."""
-
-
-WHOLE = {"float64": 1e-10, "float32": 5e-5}
-"""Relative L2 error of an array of a whole run up to which it always counts as reproduced.
-
-In float64 correct builds differ by up to 2e-13 at the end of a whole run. In float32 an array may err by more, where
-`TIMES_NEARBY` allows it."""
-
-NEARBY = {"float64": 0.0, "float32": 1e-6}
-"""Relative change of what enters each segment of a nearby run; zero where there is none.
-
-A nearby run is what another correct build computes. TF32 rounds a number that lies between two of its own to one or the
-other, so that a change in the last bit of float32 becomes one of 1e-3, and two correct builds with TF32 differ, at the
-end of a whole run, by as much as TF32 changes at all: by 4e-4 to 9e-4 in the last block of small networks, where TF32
-changes 7e-4 to 1e-3."""
-
-TIMES_NEARBY = 3.0
-"""Largest error of an array of a whole run, in multiples of its distance from that of the nearby run.
-
-In 54 whole runs of correct builds with TF32 everywhere (PyTorch, Flax and two orders of sums in NumPy; three variants,
-three seeds), arrays of a hundred numbers and more differed from the oracle's with TF32 by up to 1.41 times that
-distance, and smaller ones by up to 2.7 times."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,32 +110,19 @@ class ForwardDiagnosis(Search[str]):
         """
         order = segment_names(self.oracle.config)
         for exhibit in self.whole:
-            entering = nearby = self._entering(exhibit, start)
+            entering = near = self._entering(exhibit, start)
             for segment in order[order.index(start) :]:
                 if segment in self.given_up:
                     break
                 arrays = self._run(exhibit, segment, (), entering=entering) or {}
-                others = self._run_nearby(exhibit, segment, nearby)
+                changed = nearby(near, self.oracle.dtype)
+                others = (self._run(exhibit, segment, (), entering=changed) if changed is not None else {}) or {}
                 for name in filter(exhibit.candidate.__contains__, self._names(exhibit, segment)):
                     error = self._error(arrays, exhibit, name)
-                    if error > self._allowed(arrays, others, name):
+                    if error > whole_limit(self.oracle.dtype, arrays.get(name), others.get(name)):
                         return f"{name} of a whole run (error {one_digit(error)})"
-                entering, nearby = arrays.get(segment, entering), others.get(segment, nearby)
+                entering, near = arrays.get(segment, entering), others.get(segment, near)
         return ""
-
-    def _run_nearby(self, exhibit: Exhibit, segment: str, entering: Array) -> Arrays:
-        """Run a segment on what enters it with another rounding; empty in a precision that has no nearby run."""
-        change = NEARBY[self.oracle.dtype]
-        if not change:
-            return {}
-        changed = entering * (1 + change * np.random.default_rng(0).standard_normal(entering.shape))
-        return self._run(exhibit, segment, (), entering=changed) or {}
-
-    def _allowed(self, arrays: Arrays, others: Arrays, name: str) -> float:
-        """Return the largest error of an array of a whole run that counts as reproduced."""
-        known = name in arrays and name in others
-        apart = distance(arrays[name], others[name]) if known else 0.0
-        return max(WHOLE[self.oracle.dtype], TIMES_NEARBY * apart if isfinite(apart) else 0.0)
 
     @staticmethod
     def demoted(finding: Finding, differing: str) -> Finding:
@@ -300,7 +258,8 @@ class ForwardDiagnosis(Search[str]):
             self._remembered[key] = []
             for exhibit in self.exhibits:
                 expected = self._run(exhibit, segment, ()) if self.causes else exhibit.oracle
-                self._remembered[key].append(self._match(exhibit, segment, expected or {}))
+                fine = self._without_coarse(exhibit, segment, ())
+                self._remembered[key].append(self._match(exhibit, segment, expected or {}, fine))
         return self._remembered[key]
 
     def attempt(self, segment: str, faults: Combination) -> Attempt:
@@ -322,27 +281,40 @@ class ForwardDiagnosis(Search[str]):
     def _try(self, exhibit: Exhibit, segment: str, faults: Combination) -> Match:
         """Return how far the oracle with faults reproduces a segment; it is run no farther."""
         names, errors = self._names(exhibit, segment), dict[str, float]()
+        fine = self._without_coarse(exhibit, segment, faults)
 
         def check(name: str, value: Array) -> None:
             if name in names:
                 errors[name] = self._error({name: value}, exhibit, name)
-                if errors[name] > self.limit:
+                if errors[name] > limit(self.oracle.dtype, value, fine.get(name)):
                     raise Stopped
 
         arrays = self._run(exhibit, segment, faults, check)
-        return Match(-1, inf, inf) if arrays is None else self._match(exhibit, segment, arrays, errors)
+        return Match(-1, inf, inf) if arrays is None else self._match(exhibit, segment, arrays, fine, errors)
 
     def _match(
-        self, exhibit: Exhibit, segment: str, expected: Arrays, known: Mapping[str, float] = MappingProxyType({})
+        self,
+        exhibit: Exhibit,
+        segment: str,
+        expected: Arrays,
+        fine: Arrays,
+        known: Mapping[str, float] = MappingProxyType({}),
     ) -> Match:
         """Return how far the candidate's arrays agree with the expected ones; some errors may be known already."""
         names = self._names(exhibit, segment)
         errors = {name: known[name] if name in known else self._error(expected, exhibit, name) for name in names}
-        right = [name for name in names if errors[name] <= self.limit]
-        first = next((name for name in names if errors[name] > self.limit), None)
+        limits = {name: limit(self.oracle.dtype, expected.get(name), fine.get(name)) for name in names}
+        right = [name for name in names if errors[name] <= limits[name]]
+        first = next((name for name in names if name not in right), None)
         count = len(names) if first is None else names.index(first)
         largest = max((errors[name] for name in names[:count]), default=0.0)
         return Match(count, largest, 0.0 if first is None else errors[first], frozenset(right))
+
+    def _without_coarse(self, exhibit: Exhibit, segment: str, faults: Combination) -> Arrays:
+        """Run a segment with the causes found so far and faults but for coarse ones; empty if none is coarse."""
+        if not any(map(is_coarse, [*self.causes, *faults])):
+            return {}
+        return self._run(exhibit, segment, faults, coarse=False) or {}
 
     def spread(self, attempt: Attempt, segment: str) -> int | None:
         """Count the arrays of other segments that faults explain; None if they would make a right one wrong.
@@ -397,13 +369,15 @@ class ForwardDiagnosis(Search[str]):
         faults: Combination,
         watch: Watch | None = None,
         entering: Array | None = None,
+        coarse: bool = True,
     ) -> Arrays | None:
         """Run a segment with the causes found so far and further faults; None if they cannot be there."""
         if entering is None:
             entering = self._entering(exhibit, segment)
+        injections = [each for each in [*self.causes, *faults] if coarse or not is_coarse(each)]
         try:
             with np.errstate(all="ignore"):
-                return self.oracle.run(segment, entering, exhibit.train, [*self.causes, *faults], watch)
+                return self.oracle.run(segment, entering, exhibit.train, injections, watch)
         except (*IMPOSSIBLE, AttributeError):  # a layer is missing where another text looks for it
             return None
 
