@@ -132,6 +132,7 @@ def plan_group(group: Sequence[Checked], request: Request, folder: Path) -> Plan
         request.seed,
         request.tasks or TASKS[:1],
         modes=MODES[:1] if request.inference else MODES,
+        layers=True,
     )
 
 

@@ -27,6 +27,7 @@ from conformance.cases.synthetic import synthetic_weights
 from conformance.compare.comparison import Comparison
 from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_traces
+from conformance.contradictions import without_contradictory_layers
 from conformance.diagnose.finding import Finding
 from conformance.diagnose.forward import Exhibit, ForwardDiagnosis
 from conformance.diagnose.gradients import GradientDiagnosis
@@ -44,6 +45,7 @@ from conformance.probing import identify_candidate
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS, Implementation
 from conformance.trace import Trace
 from impls.config import ResNetConfig
+from impls.taps import is_layer
 
 LONGEST_REASON = 160
 """Characters of a worker's message that a note repeats."""
@@ -83,7 +85,7 @@ class Localiser:
         for each in self.comparisons:
             of_first = (each.candidate, each.precision, each.case.variant, each.case.task)
             alike = of_first == (first.candidate, first.precision, first.case.variant, first.case.task)
-            if alike and not each.passed:
+            if alike and not each.passed and not is_layer(each.name):  # layers are compared of one input alone
                 wrong.setdefault(each.case.input, set()).add((each.case.mode, each.name))
         same = [name for name, arrays in wrong.items() if arrays == wrong[first.case.input]]
         smallest = min(same, key=lambda name: network.images(name).size)
@@ -168,11 +170,12 @@ def localise_layers(localiser: Localiser, network: NetworkPlan, group: Sequence[
     oracle, evidence, divergences = _by_mode(truth), {}, {}
     for name, traced in run(truth.traces, [first.candidate for first in group], [*cases, *whole_cases]).items():
         (first,) = [first for first in group if first.candidate == name]
-        evidence[name] = _by_mode(traced), _by_mode(traced, layers=False)
+        layers = without_contradictory_layers(oracle, _by_mode(traced), network.config, floors)
+        evidence[name] = layers, _by_mode(traced, layers=False)
         thorough = precision != "float64"  # in float64, what is measured may make the rest of the search needless
         divergences[name] = examine_layers(first, network, oracle, *evidence[name], floors, thorough)
     for name, traced in run(None, [name for name, d in divergences.items() if not d.fed], cases).items():
-        layers = _by_mode(traced)
+        layers = without_contradictory_layers(oracle, _by_mode(traced), network.config, floors)
         divergences[name] = examine_layers(divergences[name].first, network, oracle, layers, layers, floors)
     for name, divergence in divergences.items():
         if precision == "float64" and divergence.fed and not explained(divergence.findings):

@@ -45,6 +45,7 @@ class Failure:
         task: The task that it cannot do; empty where it could not run at all.
         layer: The layer at which it is wrong before anything is compared; empty where nothing says that it is wrong.
         lacks: What it lacks ("float64"), where that is the reason.
+        array: The arrays that could not be compared, where it ran.
     """
 
     candidate: str
@@ -53,11 +54,12 @@ class Failure:
     task: str = ""
     layer: str = ""
     lacks: str = ""
+    array: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """The failure as JSON values."""
         facts = {"implementation": self.candidate, "precision": self.precision}
-        known = {key: value for key, value in (("layer", self.layer), ("lacks", self.lacks)) if value}
+        known = {key: value for key in ("layer", "lacks", "array") if (value := getattr(self, key))}
         return facts | {"task": self.task, "reason": self.reason} | known
 
 

@@ -74,6 +74,7 @@ class Plan:
         threads: Number of threads of each worker; None shares the processors out.
         variables: Environment variables of the workers, beside those that precision and device need.
         modes: Modes that are compared.
+        layers: Whether float64 compares every layer of the smallest input, which shows what a tap contradicts.
     """
 
     networks: Mapping[str, NetworkPlan]
@@ -89,17 +90,24 @@ class Plan:
     threads: int | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     modes: Sequence[Mode] = MODES
+    layers: bool = False
 
     def cases(self, precision: str) -> list[Case]:
         """Every case of a candidate in that precision, in the order they run."""
         return [
-            case
+            replace(case, layers=True) if self.shows_layers(case, precision) else case
             for variant, network in self.networks.items()
             for task, make_cases in CASES.items()
             if ASKED_AS.get(task, task) in self.tasks
             for case in make_cases(variant, network, precision)
             if case.mode in self.modes
         ]
+
+    def shows_layers(self, case: Case, precision: str) -> bool:
+        """Tell whether a case compares every layer."""
+        smallest = min(self.networks[case.variant].inputs, key=lambda input: input.images.size)
+        wanted = self.layers and precision == "float64" and case.task == "forward"
+        return wanted and case.input == smallest.name
 
     def parallel(self, jobs: int) -> int:
         """Number of workers that run at a time, of that many jobs."""

@@ -13,6 +13,7 @@ from conformance.cases.case import Case, is_judged
 from conformance.compare.comparison import Comparison
 from conformance.compare.noise import NoiseFloors, noise_floors
 from conformance.compare.traces import compare_parameters, compare_traces
+from conformance.contradictions import find_contradictions, set_aside, without_contradictory
 from conformance.localise import Localiser, localise
 from conformance.outcome import Divergence, Failure, Outcome
 from conformance.plan import ASKED_AS, Files, Listener, Plan, Rerun, case_requests, make_jobs, write_files
@@ -24,6 +25,8 @@ from conformance.trace import Trace
 def run_suite(plan: Plan, notify: Listener) -> Outcome:
     """Run a plan: every case in every candidate; then localise the first failure of each candidate and variant.
 
+    Arrays that contradict what is computed from them are set aside first: their taps are wrong, not their layers.
+
     Args:
         plan: Everything that is to be run.
         notify: Hears every event of the workers.
@@ -34,6 +37,9 @@ def run_suite(plan: Plan, notify: Listener) -> Outcome:
     outcome = run_cases(plan, files, cases, notify)
     candidates = {candidate.name: candidate for candidate in plan.implementations}
     rerun = Rerun(plan, files, notify)
+    contradictions = find_contradictions(outcome.comparisons, plan.networks, candidates, rerun)
+    set_aside(outcome, contradictions)
+    candidates = without_contradictory(candidates, contradictions)
     localiser = Localiser(
         plan.networks, candidates, plan.tasks, plan.seed, rerun, plan.modes, tuple(outcome.comparisons)
     )

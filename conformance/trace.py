@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,25 @@ class ArrayFolder(Mapping[str, np.ndarray]):
 
 
 @dataclass(frozen=True, eq=False)
+class Without(Mapping[str, np.ndarray]):
+    """Arrays without some of them; the others are read when they are asked for."""
+
+    arrays: Mapping[str, np.ndarray]
+    names: Collection[str]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self.names:
+            raise KeyError(name)
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.arrays if name not in self.names)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Arrays by canonical name, in canonical axis order, and their origin.
 
@@ -143,6 +162,11 @@ class Trace:
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape that an array has, or had before it was sketched."""
         return self.origin.sketched.get(name) or self.arrays[name].shape
+
+    def without(self, reasons: Mapping[str, str]) -> Trace:
+        """Return the trace with some arrays as not shown, each for a reason."""
+        origin = replace(self.origin, not_shown={**self.origin.not_shown, **reasons})
+        return replace(self, arrays=Without(self.arrays, reasons), origin=origin)
 
     def save(self, path: Path) -> None:
         """Write the trace; the file appears under its name when it is complete."""

@@ -144,6 +144,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "conformance.trace",
     ),
     "conformance.localise": (
+        "conformance.contradictions",
         "conformance.probing",
         "conformance.identify",
         "conformance.outcome",
@@ -157,8 +158,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "conformance.cases",
         "conformance.trace",
     ),
+    "conformance.contradictions": (
+        "conformance.outcome",
+        "conformance.plan",
+        "conformance.run.implementations",
+        "conformance.oracle",
+        "conformance.compare",
+        "conformance.cases",
+        "conformance.trace",
+    ),
     "conformance.report": ("conformance.outcome", "conformance.plan", "conformance.compare", "conformance.cases"),
     "conformance.suite": (
+        "conformance.contradictions",
         "conformance.localise",
         "conformance.outcome",
         "conformance.plan",

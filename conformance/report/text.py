@@ -178,8 +178,9 @@ def could_not_run(failure: Record) -> Text:
 
 
 def what_failed(failure: Record) -> str:
-    """Say which candidate could not run, or not do a task, without the reason."""
-    what = f"{failure['task']} not compared" if failure["task"] else "could not run"
+    """Say which candidate could not run, do a task or show an array, without the reason."""
+    part = failure["task"] or failure.get("array")
+    what = f"{part} not compared" if part else "could not run"
     if failure.get("lacks"):
         what = "is not compared"
     if layer := failure.get("layer"):

@@ -25,6 +25,8 @@ class Implementation:
         injector: Function that builds an adapter's network with faults: "module:function", imported by a worker that
             needs it.
         settings: Arguments of what makes the adapter, beside the precision; JSON values.
+        not_shown: Arrays that it shows wrongly, as a run before has told, each with the reason: they are not compared,
+            and nothing is fed there.
         here: Runs a job in this process, given the job and what reports events; of a live object alone.
     """
 
@@ -38,6 +40,7 @@ class Implementation:
     faults: Sequence[tuple[str, str]] = ()
     injector: str = "conformance.selftest.faulty:faulty_adapter"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    not_shown: Mapping[str, str] = field(default_factory=dict)
     here: Callable[[Any, Callable[..., None]], None] | None = None
 
     @property

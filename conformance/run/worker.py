@@ -32,6 +32,7 @@ from conformance.cases.probe import Probe
 from conformance.run.candidates.survey import Unfit
 from conformance.run.candidates.targets import TargetError
 from conformance.run.capabilities import Adapter, Capability, DeviceMissing, Examination, Probed, load_adapter
+from conformance.run.hiding import Hiding
 from conformance.run.jobs import Job, NetworkFiles, Say
 from conformance.run.precision import measure_precision
 from conformance.run.probes import run_probe
@@ -103,7 +104,10 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
     say(event="ready", device=device, versions=versions, switches=switches, in_force=in_force)
     for variant, network in job.networks.items():
         gc.collect()  # the network before
-        candidate = build_network(adapter, job.implementation.injector, network)
+        candidate: Any = build_network(adapter, job.implementation.injector, network)
+        hidden = job.implementation.not_shown
+        if hidden:
+            candidate = Hiding(candidate, hidden)
         parameters = {name: tuple(shape) for name, shape in candidate.parameters().items()}
         examination = examine(candidate, network)
         for case in [case for case in job.cases if case.variant == variant]:
@@ -122,7 +126,7 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
                 device,
                 versions,
                 in_force,
-                not_shown=examination.not_shown,
+                not_shown={**examination.not_shown, **hidden},
             )
             try:
                 file = run_case(job, candidate, images, network, origin)
