@@ -2,10 +2,17 @@
 #
 #   make test PYTHON=python3.12                another Python for .venv
 #   make test ARGS="tests/weights_convert -x"  arguments for pytest, or for `conformance run`
+#   make newest NEWEST=flax                    newer releases of JAX, Flax and Keras alone, in less time
 
 PYTHON ?= python3
 ARGS ?=
 NEWEST_PYTHON ?= python3.12
+NEWEST ?= torch,flax
+# Without PyTorch, name tests that need none: NEWEST_TESTS=tests/impls/flax
+NEWEST_TESTS ?= -k "not keras" tests/impls tests/conformance/run tests/conformance/oracle
+NEWEST_INSTALLED = .venv-newest/.installed-$(NEWEST)
+comma := ,
+NEWEST_KERAS = $(subst flax,keras@jax,$(subst torch,keras@torch,$(subst $(comma), ,$(NEWEST))))
 
 BIN := .venv/bin
 # Stands for "all that constraints.txt and pyproject.toml ask for is installed", so it is the last thing that set-up makes.
@@ -29,14 +36,14 @@ slow: $(INSTALLED)  ## run the slow tests: other libraries' own models and files
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 newest:  ## run the suite on newer releases than the pinned ones, without TensorFlow, in .venv-newest (Python 3.12)
-	@if $(NEWEST_PYTHON) --version >/dev/null 2>&1; then $(MAKE) --no-print-directory .venv-newest/.installed newest-runs; \
+	@if $(NEWEST_PYTHON) --version >/dev/null 2>&1; then $(MAKE) --no-print-directory $(NEWEST_INSTALLED) newest-runs; \
 	    else echo "skipped: NEWEST_PYTHON, $(NEWEST_PYTHON), is no Python 3.12 that runs here"; fi
 
 newest-runs:
-	.venv-newest/bin/python -m conformance.cli run --impl torch --impl flax $(ARGS)
-	.venv-newest/bin/python -m conformance.cli run --impl keras@jax --impl keras@torch --precision float32 --variant keras $(ARGS)
+	.venv-newest/bin/python -m conformance.cli run $(ARGS)
+	.venv-newest/bin/python -m conformance.cli run --impl $(NEWEST_KERAS) --precision float32 --variant keras
 	KERAS_BACKEND=jax .venv-newest/bin/python -m pytest -k labels tests/impls/keras/test_training.py
-	KERAS_BACKEND=jax .venv-newest/bin/python -m pytest -k "not keras" tests/impls tests/conformance/run tests/conformance/oracle
+	KERAS_BACKEND=jax .venv-newest/bin/python -m pytest $(NEWEST_TESTS)
 
 selftest: $(INSTALLED)  ## inject every fault of the catalogue into every implementation: ten minutes
 	$(BIN)/conformance selftest $(ARGS)
@@ -77,9 +84,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
-.venv-newest/.installed: pyproject.toml constraints-newest.txt
+$(NEWEST_INSTALLED): pyproject.toml constraints-newest.txt
 	@rm -f $@
 	@$(NEWEST_PYTHON) -m venv --clear .venv-newest
 	@.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-newest.txt \
-	    --editable '.[torch,flax]' keras hypothesis pytest pytest-timeout pytest-xdist
+	    --editable '.[$(NEWEST)]' keras hypothesis pytest pytest-timeout pytest-xdist
 	@touch $@
