@@ -26,7 +26,7 @@ import numpy as np
 from conformance.cases.case import MODES, PRECISIONS
 from conformance.cases.defaults import default_inputs
 from conformance.cases.synthetic import synthetic_weights
-from conformance.plan import NetworkPlan, Plan, case_requests, make_jobs, write_files
+from conformance.plan import NetworkPlan, Plan, assign_cases, make_jobs, write_files
 from conformance.run.jobs import run_jobs
 from conformance.run.switches import switches
 from impls.config import VARIANTS
@@ -73,7 +73,7 @@ def numpy_alone(variant: str) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan({variant: network}, [], PRECISIONS, Path(folder), device="cpu", modes=MODES)
         cases = {precision: plan.cases(precision) for precision in PRECISIONS}
-        jobs = make_jobs(plan, case_requests(plan, cases), write_files(plan), Path(folder) / "cases")
+        jobs = make_jobs(plan, assign_cases(plan, cases), write_files(plan), Path(folder) / "cases")
         for event in run_jobs(jobs, plan.parallel(len(jobs))):
             assert event.kind != "failed", event.facts
     return drawing, children() - before

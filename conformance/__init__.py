@@ -65,27 +65,11 @@ def check(
     Raises:
         ValueError: If a target, the arrays or variant of a model, weights or pictures cannot be told or read.
     """
+    options = locals().copy()  # each is a field of the request
     from conformance.checking import check_models
     from conformance.surveying import Request
 
-    request = Request(
-        variant=variant,
-        weights=weights,
-        own_weights=own_weights,
-        images=images,
-        precisions=precisions,
-        tasks=tasks,
-        inference=inference,
-        names=names,
-        output=output,
-        layout=layout,
-        size=size,
-        train_argument=train_argument,
-        device=device,
-        timeout=timeout,
-        seed=seed,
-    )
-    return check_models(models, request)
+    return check_models(options.pop("models"), Request(**options))
 
 
 def record_trace(model: Any, path: str | Path, *, small: bool = False, **options: Any) -> Recording:

@@ -193,7 +193,7 @@ def write_network(network: NetworkPlan, directory: Path, name: str) -> NetworkFi
     return NetworkFiles(network.config, weights, network.weights.content_hash(), inputs)
 
 
-class Request(NamedTuple):
+class Assignment(NamedTuple):
     """Cases that one worker is to run: one candidate, oracle or reference build in one precision."""
 
     implementation: Implementation
@@ -212,24 +212,24 @@ runs are fed with."""
 
 def make_jobs(
     plan: Plan,
-    requests: Sequence[tuple[Implementation, str, Sequence[Case]]],
+    assignments: Sequence[Assignment],
     networks: Files,
     folder: Path,
     feed: Feed | None = None,
     probes: Sequence[Probe] = (),
 ) -> list[Job]:
-    """Make the jobs of some requests, the longest first: the only place where a `Job` is built.
+    """Make the jobs of some assignments, the longest first: the only place where a `Job` is built.
 
     Args:
         plan: Device, timeout, threads, interpreters and variables.
-        requests: One per worker.
+        assignments: One per worker.
         networks: Variant to files, of all variants of the cases.
         folder: Each worker gets a new folder in it.
         feed: How activations of forward cases with `layers` leave the workers; see `Feed`.
         probes: Probes that each worker runs after its cases; they are written into its folder.
     """
     processors = os.cpu_count() or 1
-    threads = plan.threads or max(1, processors // plan.parallel(len(requests)))
+    threads = plan.threads or max(1, processors // plan.parallel(len(assignments)))
     jobs = [
         Job(
             implementation,
@@ -245,7 +245,7 @@ def make_jobs(
             feed=None if feed is None else {case.slug: trace.path for case, trace in feed.items() if trace.path},
             probes={probe.name: (probe.target, probe.train) for probe in probes},
         )
-        for implementation, precision, cases in requests
+        for implementation, precision, cases in assignments
     ]
     for job in jobs:
         for probe in probes:
@@ -262,14 +262,14 @@ def with_faults(networks: Files, implementation: Implementation) -> Files:
     }
 
 
-def case_requests(plan: Plan, cases: Mapping[str, Sequence[Case]]) -> list[Request]:
-    """Make the requests of cases by precision: oracle, for float32 the reference builds, and the plan's candidates."""
-    requests = [Request(ORACLE, "float64", list(dict.fromkeys(case for some in cases.values() for case in some)))]
+def assign_cases(plan: Plan, cases: Mapping[str, Sequence[Case]]) -> list[Assignment]:
+    """Assign cases by precision: to the oracle, for float32 to the reference builds, and to the plan's candidates."""
+    assignments = [Assignment(ORACLE, "float64", list(dict.fromkeys(case for some in cases.values() for case in some)))]
     if "float32" in cases:
         judged = [case for case in cases["float32"] if is_judged(case, "float32")]
-        requests += [Request(build, "float32", judged) for build in REFERENCE_BUILDS]
-    return requests + [
-        Request(implementation, precision, cases[precision])
+        assignments += [Assignment(build, "float32", judged) for build in REFERENCE_BUILDS]
+    return assignments + [
+        Assignment(implementation, precision, cases[precision])
         for precision in cases
         for implementation in plan.implementations
         if precision in implementation.precisions
@@ -349,8 +349,8 @@ class Rerun:
         if id(network) not in self.written:
             self.written[id(network)] = network, write_network(network, folder / "network", variant)
         _, files = self.written[id(network)]
-        requests = [Request(implementation, precision, cases) for implementation in implementations]
-        jobs = make_jobs(self.plan, requests, {variant: files}, folder, feed, probes)
+        assignments = [Assignment(implementation, precision, cases) for implementation in implementations]
+        jobs = make_jobs(self.plan, assignments, {variant: files}, folder, feed, probes)
         folders = {job.implementation.name: None if self.plan.keep_traces else job.directory for job in jobs}
         runs = {name: TracedRun(folder) for name, folder in folders.items()}
         for event in run_jobs(jobs, self.plan.parallel(len(jobs))):

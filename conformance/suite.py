@@ -16,7 +16,7 @@ from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.contradictions import find_contradictions, set_aside, without_contradictory
 from conformance.localise import Localiser, localise
 from conformance.outcome import Divergence, Failure, Outcome
-from conformance.plan import ASKED_AS, Files, Listener, Plan, Rerun, case_requests, make_jobs, write_files
+from conformance.plan import ASKED_AS, Files, Listener, Plan, Rerun, assign_cases, make_jobs, write_files
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.jobs import Event, Job, run_jobs
 from conformance.trace import Trace
@@ -58,13 +58,13 @@ def run_cases(plan: Plan, files: Files, cases: Mapping[str, Sequence[Case]], not
         cases: Precision to its cases.
         notify: Hears every event of the workers.
     """
-    requests = case_requests(plan, cases)
-    jobs = make_jobs(plan, requests, files, plan.directory / "cases")
+    assignments = assign_cases(plan, cases)
+    jobs = make_jobs(plan, assignments, files, plan.directory / "cases")
     comparing = Comparing(plan, jobs)
     for event in run_jobs(jobs, plan.parallel(len(jobs))):
         comparing.take(event)
         notify(event)
-    order = {case: number for number, case in enumerate(requests[0].cases)}
+    order = {case: number for number, case in enumerate(assignments[0].cases)}
     outcome = comparing.outcome
     outcome.comparisons.sort(key=lambda c: (c.candidate, c.precision, order[c.case] if c.input_matters else -1))
     return outcome

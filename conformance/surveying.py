@@ -16,7 +16,7 @@ from typing import Any, Literal
 import weights_convert
 from conformance.cases.synthetic import synthetic_weights
 from conformance.outcome import Failure
-from conformance.plan import Listener, Plan, make_jobs
+from conformance.plan import Assignment, Listener, Plan, make_jobs
 from conformance.run.candidates.kinds import adapt
 from conformance.run.candidates.naming import FOLDED, Naming, read_names
 from conformance.run.candidates.options import Layout, Options
@@ -177,7 +177,7 @@ def survey_targets(
     """
     plan = Plan({}, (), (), folder, device="cpu", timeout=request.timeout, interpreters=request.interpreters)
     candidates = [candidate_of(target, request, folder) for target in targets.values()]
-    jobs = make_jobs(plan, [(candidate, "float32", []) for candidate in candidates], {}, folder)
+    jobs = make_jobs(plan, [Assignment(candidate, "float32", []) for candidate in candidates], {}, folder)
     surveys, failures = {}, []
     folder.mkdir(parents=True, exist_ok=True)
     for event in run_jobs(jobs, max(1, len(jobs))):

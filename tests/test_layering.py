@@ -341,6 +341,37 @@ def test_no_function_has_the_name_of_a_sub_package():
         assert not functions & folders, path
 
 
+LONGEST_MODULE, LONGEST_FUNCTION = 450, 60
+"""Limits in lines of text, docstrings among them."""
+
+
+def too_long(root, packages=("impls", "weights_convert", "conformance")):
+    """The modules and functions of the packages that have more lines than the limits, and how many."""
+    lengths = {}
+    for path in (path for package in packages for path in (root / package).rglob("*.py")):
+        name, text = module_name(path, root), path.read_text()
+        lengths[name] = len(text.splitlines()), LONGEST_MODULE
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lengths[f"{name}:{node.lineno} {node.name}"] = node.end_lineno - node.lineno + 1, LONGEST_FUNCTION
+    return {name: lines for name, (lines, limit) in lengths.items() if lines > limit}
+
+
+def test_no_module_and_no_function_is_too_long():
+    assert too_long(ROOT) == {}
+
+
+def test_a_module_and_a_function_that_are_too_long_are_found(tmp_path):
+    folder = tmp_path / "impls"
+    folder.mkdir()
+    function = "def f():\n" + "    pass\n" * (LONGEST_FUNCTION - 1)
+    (folder / "longest.py").write_text("pass\n" * (LONGEST_MODULE - LONGEST_FUNCTION) + function)
+    assert too_long(tmp_path) == {}
+    (folder / "longer.py").write_text("pass\n" * LONGEST_MODULE + function + "    pass\n")
+    lines = LONGEST_MODULE + LONGEST_FUNCTION + 1
+    assert too_long(tmp_path) == {"impls.longer": lines, "impls.longer:451 f": LONGEST_FUNCTION + 1}
+
+
 def test_no_package_directory_is_on_the_path():
     inside = {ROOT / "impls", ROOT / "weights_convert", ROOT / "conformance"} | set((ROOT / "tests").rglob("*"))
     assert [entry for entry in sys.path if entry and Path(entry).resolve() in inside] == []

@@ -21,7 +21,7 @@ from weights_convert.dialects import find_dialect
 from weights_convert.errors import ConversionError
 from weights_convert.metadata import ACCEPTED, BY_ORDER, is_ours, other_values
 from weights_convert.naming import Dialect
-from weights_convert.recognition import Request, Subtree, family_of, relative_of, select, without_copies
+from weights_convert.recognition import Choice, Subtree, family_of, relative_of, select, without_copies
 from weights_convert.sources import Source, open_source
 from weights_convert.table import reorder
 from weights_convert.unlikely import UnlikelyNumbers, unlikely_numbers
@@ -135,8 +135,7 @@ def load(
         config: The network of the model that will take the weights. The checkpoint must fit it; a file that does not
             state its variant is taken to be of this one.
         averaged: Whether to read the averaged weights (EMA) of a training checkpoint instead of the last ones.
-        entry: The network to read, where the source holds several or other things beside it: a dotted path, or the end
-            of one ("teacher.backbone").
+        entry: The dotted path of the network, or the end of one, where the source holds more ("teacher.backbone").
         drop: Paths of arrays to leave out, such as a projection head.
         head: The path of the linear layer that is the classifier, where it stands beside the network ("classifier").
         drop_head: Whether to leave out the classifier, whatever it is made of.
@@ -222,9 +221,9 @@ def inspect(
         return replace(opened, problems=(*opened.problems, str(error)))
     stated = judge(metadata, accept)
     # The hash of a file of ours covers the classifier, which is therefore dropped behind the comparison with it.
-    request = Request(known, entry, drop, head, drop_head and not ours, averaged, at_top=bool(ours))
+    choice = Choice(known, entry, drop, head, drop_head and not ours, averaged, at_top=bool(ours))
     shapes = {name: array.shape for name, array in opened.arrays.items()}
-    selection = select(opened.arrays, other_values(metadata), request, shapes)
+    selection = select(opened.arrays, other_values(metadata), choice, shapes)
     opened = replace(
         opened,
         dropped=selection.dropped,

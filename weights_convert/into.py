@@ -9,7 +9,7 @@ import numpy as np
 from weights_convert.comparison import mismatches
 from weights_convert.errors import ConversionError
 from weights_convert.live import LiveModel, open_model
-from weights_convert.recognition import Request, Subtree, select
+from weights_convert.recognition import Choice, Subtree, select
 from weights_convert.table import reorder
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def write_into(checkpoint: Checkpoint, model: Any, variant: str | None) -> None:
     if live is None:
         problem = f"it is of type {type(model).__name__}; expected a model of PyTorch, Flax NNX or Keras"
         raise ConversionError("this model", [problem])
-    selection = select(list(live.variables), {}, Request())
+    selection = select(list(live.variables), {}, Choice())
     if selection.tree is None or selection.problems:
         raise ConversionError(live.backend.where, selection.problems)
     where = f"{checkpoint.where}, into {live.backend.where}"

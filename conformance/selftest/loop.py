@@ -16,7 +16,7 @@ from pathlib import Path
 
 from conformance.cases.case import Case
 from conformance.faults import Injection
-from conformance.plan import Listener, Plan, Request, make_jobs
+from conformance.plan import Assignment, Listener, Plan, make_jobs
 from conformance.run.implementations import Implementation
 from conformance.run.jobs import run_jobs
 from conformance.selftest.bench import CORRECT, Bench, Traces
@@ -126,8 +126,8 @@ def run_networks(
     for number, names in enumerate(batched(named, bench.networks_per_worker)):
         sources = {replace(case, variant=name): bench.feed(case) for name in names for case in cases[name]}
         feed = {case: trace for case, trace in sources.items() if trace is not None}
-        request = Request(implementation, precision, list(sources))
-        jobs += make_jobs(plan, [request], networks, bench.directory / str(number), feed or None)
+        assignment = Assignment(implementation, precision, list(sources))
+        jobs += make_jobs(plan, [assignment], networks, bench.directory / str(number), feed or None)
     waiting: dict[str, dict[Case, Trace]] = {name: {} for name in named}
     for event in run_jobs(jobs, parallel=1):
         notify(event)

@@ -20,8 +20,7 @@ from conformance.compare.noise import NoiseFloors, noise_floors, pair_floors
 from conformance.compare.traces import compare_parameters, compare_traces
 from conformance.options import trace_folder
 from conformance.outcome import Judged
-from conformance.plan import Listener, NetworkPlan, Plan, make_jobs, write_files
-from conformance.plan import Request as Run
+from conformance.plan import Assignment, Listener, NetworkPlan, Plan, make_jobs, write_files
 from conformance.run.implementations import ORACLE, REFERENCE_BUILDS
 from conformance.run.jobs import run_jobs
 from conformance.trace import Trace, TraceError
@@ -217,8 +216,11 @@ class Truth:
     def run(cls, network: NetworkPlan, keys: Sequence[Key], notify: Listener) -> Truth:
         """Run the oracle and the reference builds on cases."""
         cases = [key.case for key in keys]
-        runs = [Run(ORACLE, "float64", cases), *(Run(build, "float32", cases) for build in REFERENCE_BUILDS)]
-        traces = run_numpy(network, runs, notify)
+        assignments = [
+            Assignment(ORACLE, "float64", cases),
+            *(Assignment(build, "float32", cases) for build in REFERENCE_BUILDS),
+        ]
+        traces = run_numpy(network, assignments, notify)
         builds = {case: [traces[build.name, case] for build in REFERENCE_BUILDS] for case in cases}
         oracle = {case: traces[ORACLE.name, case] for case in cases}
         floors = {case: noise_floors(oracle[case], builds[case]) for case in cases}
@@ -226,11 +228,13 @@ class Truth:
 
     def with_oracle(self, network: NetworkPlan, case: Case, notify: Listener) -> Truth:
         """Run the oracle on a further case."""
-        traces = run_numpy(network, [Run(ORACLE, "float64", [case])], notify)
+        traces = run_numpy(network, [Assignment(ORACLE, "float64", [case])], notify)
         return replace(self, oracle={**self.oracle, case: traces[ORACLE.name, case]})
 
 
-def run_numpy(network: NetworkPlan, runs: Sequence[Run], notify: Listener) -> dict[tuple[str, Case], Trace]:
+def run_numpy(
+    network: NetworkPlan, assignments: Sequence[Assignment], notify: Listener
+) -> dict[tuple[str, Case], Trace]:
     """Run oracle or reference builds; returns sketched traces by name and case.
 
     Raises:
@@ -239,7 +243,7 @@ def run_numpy(network: NetworkPlan, runs: Sequence[Run], notify: Listener) -> di
     traces = {}
     with trace_folder(None) as folder:
         plan = Plan({network.config.variant: network}, [], (), folder, device="cpu")
-        jobs = make_jobs(plan, runs, write_files(plan), folder / "cases")
+        jobs = make_jobs(plan, assignments, write_files(plan), folder / "cases")
         for event in run_jobs(jobs, plan.parallel(len(jobs))):
             notify(event)
             if event.kind == "traced":

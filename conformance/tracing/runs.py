@@ -12,8 +12,7 @@ from typing import Any
 from conformance.checking import plan_group
 from conformance.options import choose_networks, not_installed, trace_folder
 from conformance.outcome import Failure
-from conformance.plan import Listener, Plan, make_jobs, write_files
-from conformance.plan import Request as Run
+from conformance.plan import Assignment, Listener, Plan, make_jobs, write_files
 from conformance.run.implementations import NAMED, ORACLE, Implementation, find_implementation
 from conformance.run.jobs import run_jobs
 from conformance.suite import failure_of
@@ -110,13 +109,13 @@ def run_candidate(plan: Plan, small: bool, notify: Listener) -> tuple[dict[Key, 
         for precision in plan.precisions
         if precision not in precisions
     ]
-    runs = [
-        Run(candidate, precision, [replace(case, layers=case.task == "forward") for case in plan.cases(precision)])
+    assignments = [
+        Assignment(candidate, precision, [replace(case, layers=case.task == "forward") for case in cases])
         for precision in precisions
+        if (cases := plan.cases(precision))
     ]
-    runs = [run for run in runs if run.cases]
     traces: dict[Key, Trace] = {}
-    jobs = make_jobs(plan, runs, write_files(plan), plan.directory / "cases")
+    jobs = make_jobs(plan, assignments, write_files(plan), plan.directory / "cases")
     for event in run_jobs(jobs, plan.parallel(len(jobs))):
         notify(event)
         if event.kind == "traced":
@@ -125,7 +124,7 @@ def run_candidate(plan: Plan, small: bool, notify: Listener) -> tuple[dict[Key, 
             trace.remove()
         elif event.kind in ("failed", "skipped"):
             failures.append(failure_of(event))
-    order = {Key(run.precision, case): None for run in runs for case in run.cases}
+    order = [Key(precision, case) for _, precision, cases in assignments for case in cases]
     return {key: traces[key] for key in order if key in traces}, list(dict.fromkeys(failures))
 
 

@@ -9,8 +9,8 @@ from weights_convert.dialects import DIALECTS
 from weights_convert.errors import listed
 from weights_convert.recognition.account import Account
 from weights_convert.recognition.beside import AVERAGED_WEIGHTS, LAST_WEIGHTS
+from weights_convert.recognition.choice import Choice
 from weights_convert.recognition.heads import linear_rules, with_head, without_head
-from weights_convert.recognition.request import Request
 from weights_convert.recognition.subtrees import (
     Subtree,
     find_subtrees,
@@ -48,58 +48,58 @@ class Selection:
 
 
 def select(
-    names: Collection[str], others: Mapping[str, str], request: Request, shapes: Mapping[str, Shape] | None = None
+    names: Collection[str], others: Mapping[str, str], choice: Choice, shapes: Mapping[str, Shape] | None = None
 ) -> Selection:
     """Choose the network to read, and account for every other name.
 
     Args:
         names: The names of all arrays of a source.
         others: What else the source holds by name, with the type of each.
-        request: The user's choices.
+        choice: The user's choices.
         shapes: The shape of each array, so that an advice takes no other layer for the classifier.
 
     Example:
         >>> from impls.config import ResNetConfig
         >>> from weights_convert.shapes import expected_shapes
         >>> names = [f"net.{name}" for name in expected_shapes(ResNetConfig())]
-        >>> select([*names, "optimizer.lr"], {}, Request()).dropped
+        >>> select([*names, "optimizer.lr"], {}, Choice()).dropped
         {'optimizer': 'the state of the optimizer'}
     """
     dropped: dict[str, str] = {}
     problems: list[str] = []
-    remaining = _without_dropped(list(names), others, request.drop, dropped, problems)
+    remaining = _without_dropped(list(names), others, choice.drop, dropped, problems)
     left = [name for name in remaining if name not in others]
-    if request.entry is None:
-        left = _without_other_weights(left, request.averaged, dropped, problems)
-    trees, base = _in_entry(_trees(left, request), request.entry, problems)
+    if choice.entry is None:
+        left = _without_other_weights(left, choice.averaged, dropped, problems)
+    trees, base = _in_entry(_trees(left, choice), choice.entry, problems)
     networks = whole_networks(trees)
     if len(networks) > 1:
         return _several(networks, dropped, problems)
-    best = networks or nearest(trees) or (trees[:1] if request.dialect else [])
-    if len(best) > 1 or (not best and request.dialect is None):
+    best = networks or nearest(trees) or (trees[:1] if choice.dialect else [])
+    if len(best) > 1 or (not best and choice.dialect is None):
         unclear = unclear_dialect(names, best)
         return Selection(None, dropped, tuple(problems) or (unclear,))
-    tree = best[0] if best else Subtree(request.dialect or DIALECTS["canonical"])
-    if request.head is not None and tree.head is None:
+    tree = best[0] if best else Subtree(choice.dialect or DIALECTS["canonical"])
+    if choice.head is not None and tree.head is None:
         leaves = " and ".join(map(repr, linear_rules(tree.dialect)))
-        problems.append(f"it holds no linear layer {request.head!r}, with the arrays {leaves} and no others")
+        problems.append(f"it holds no linear layer {choice.head!r}, with the arrays {leaves} and no others")
     account = Account(tree, base, dropped, problems, shapes or {})
-    if request.drop_head:
+    if choice.drop_head:
         account.leave_out(without_head(subtree(tree.dialect, left, tree.outer, tree.inner), left)[1], ON_REQUEST)
     account.arrays(left)
     account.others({name: kind for name, kind in others.items() if name in remaining})
     return Selection(tree, dropped, tuple(problems), account.advice(), _notes(tree))
 
 
-def _trees(names: Collection[str], request: Request) -> list[Subtree]:
+def _trees(names: Collection[str], choice: Choice) -> list[Subtree]:
     """Return every subtree in the dialects in question, each with the classifier that is wanted."""
-    dialects = [request.dialect] if request.dialect else list(DIALECTS.values())
-    if request.at_top:
+    dialects = [choice.dialect] if choice.dialect else list(DIALECTS.values())
+    if choice.at_top:
         return [subtree(dialect, names) for dialect in dialects]
     trees = find_subtrees(names, dialects)
-    if request.drop_head:
+    if choice.drop_head:
         return [without_head(tree, names)[0] for tree in trees]
-    return [with_head(tree, names, request.head) for tree in trees]
+    return [with_head(tree, names, choice.head) for tree in trees]
 
 
 def _without_dropped(

@@ -10,7 +10,7 @@ import pytest
 
 from weights_convert import Checkpoint, ConversionError, inspect, load
 from weights_convert.dialects import DIALECTS, WRITTEN
-from weights_convert.recognition import Request, select
+from weights_convert.recognition import Choice, select
 from weights_convert.recognition.subtrees import subtree
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -238,8 +238,8 @@ class TestThingsBesideTheNetwork:
 class TestOtherValues:
     """Values that are no arrays, which PyTorch's checkpoints hold."""
 
-    def select(self, names: Mapping[str, object], others: dict[str, str], **request: Any) -> tuple[Any, ...]:
-        selection = select(list(names), others, Request(**request))
+    def select(self, names: Mapping[str, object], others: dict[str, str], **choice: Any) -> tuple[Any, ...]:
+        selection = select(list(names), others, Choice(**choice))
         return dict(selection.dropped), selection.problems
 
     def test_above_the_network_are_left_out_by_name(self, whole: Arrays):

@@ -9,7 +9,7 @@ from weights_convert.naming import Dialect
 
 
 @dataclass(frozen=True)
-class Request:
+class Choice:
     """A user's choice of what is read of a source; the defaults leave every choice to recognition.
 
     Attributes:
