@@ -228,8 +228,7 @@ def make_jobs(
         feed: How activations of forward cases with `layers` leave the workers; see `Feed`.
         probes: Probes that each worker runs after its cases; they are written into its folder.
     """
-    processors = os.cpu_count() or 1
-    threads = plan.threads or max(1, processors // plan.parallel(len(assignments)))
+    threads = plan.threads or usual_threads(plan.parallel(len(assignments)))
     jobs = [
         Job(
             implementation,
@@ -251,6 +250,12 @@ def make_jobs(
         for probe in probes:
             probe.save(job.directory / probe.name)
     return sorted(jobs, key=lambda job: -job.implementation.cost * len(job.cases))
+
+
+def usual_threads(workers: int) -> int:
+    """Share the processors out among workers, unless OMP_NUM_THREADS says how many threads a process may have."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return int(allowed) if allowed.isdecimal() else max(1, (os.cpu_count() or 1) // workers)
 
 
 def with_faults(networks: Files, implementation: Implementation) -> Files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from conformance.cases.names import activation_names, statistic_names
 from impls.config import ResNetConfig
@@ -26,14 +27,15 @@ def segment_of(name: str) -> str:
     return "head" if array.split(".")[0] in ("pool", "logits", "fc", "head", "loss") else "stem"
 
 
-def segment_names(config: ResNetConfig) -> list[str]:
+@cache
+def segment_names(config: ResNetConfig) -> tuple[str, ...]:
     """List the segments of a network in the order they run.
 
     Example:
         >>> segment_names(ResNetConfig(depths=(1, 2, 1, 1)))[:5]
-        ['stem', 'stage1.0', 'stage2.0', 'stage2.1', 'stage3.0']
+        ('stem', 'stage1.0', 'stage2.0', 'stage2.1', 'stage3.0')
     """
-    return ["stem", *(block.name for block in config.blocks()), "head"]
+    return ("stem", *(block.name for block in config.blocks()), "head")
 
 
 def input_name(segment: str, config: ResNetConfig) -> str | None:
@@ -43,16 +45,18 @@ def input_name(segment: str, config: ResNetConfig) -> str | None:
         >>> input_name("stage1.0", ResNetConfig()), input_name("stem", ResNetConfig())
         ('stem', None)
     """
-    before = segment_names(config)[: segment_names(config).index(segment)]
-    return before[-1] if before else None
+    names = segment_names(config)
+    position = names.index(segment)
+    return names[position - 1] if position else None
 
 
-def promised_names(segment: str, config: ResNetConfig, train: bool) -> list[str]:
+@cache
+def promised_names(segment: str, config: ResNetConfig, train: bool) -> tuple[str, ...]:
     """List the activations and, in train mode, the running statistics of a segment in the order of computation.
 
     Example:
         >>> promised_names("stem", ResNetConfig(), train=True)
-        ['conv1', 'bn1', 'stem', 'bn1.running_mean', 'bn1.running_var']
+        ('conv1', 'bn1', 'stem', 'bn1.running_mean', 'bn1.running_var')
     """
     names = [*activation_names(config, layers=True), *(statistic_names(config) if train else [])]
-    return [name for name in names if segment_of(name) == segment]
+    return tuple(name for name in names if segment_of(name) == segment)

@@ -88,7 +88,7 @@ class ForwardDiagnosis(Search[str]):
         self._remembered: dict[tuple[str, int], list[Match]] = {}
 
     @cached_property
-    def segments(self) -> list[str]:
+    def segments(self) -> Sequence[str]:
         """The segments that can be explained."""
         names = segment_names(self.oracle.config)
         return names if self.fed else [name for name in names if self.first_wrong(name)[1]][:1]

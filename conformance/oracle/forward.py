@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import contextlib
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
-from conformance.cases.names import statistic_names
-from conformance.cases.segments import segment_of
+from conformance.cases.segments import segment_names, segment_of
 from conformance.faults import Arrays, Graft, Injection, Substitution, edited_module, grafts
 from impls.config import BLANK, TOTAL_STRIDE, ResNetConfig
 from impls.paths import follow
 from impls.taps import Tap, within
 from weights_convert.shapes import expected_shapes
+from weights_convert.table import RUNNING_STATISTICS
 
 Array = np.ndarray
 ORACLE_MODULE = "impls.numpy.resnet"
@@ -77,14 +77,35 @@ def build_network(
     Args:
         config: The network.
         arrays: Canonical arrays, in the dtype to compute in.
-        names: Which arrays to set; all of them if empty. The others are not to be used.
+        names: Which arrays to set; all of them if empty. The others are not to be used, and of blocks without any of
+            them there is None.
         edits: Substitutions in the text of the model.
     """
     module = edited_module(ORACLE_MODULE, edits)
-    model = module.ResNet(module.Bottleneck, config.depths, config.num_classes, config=config, rng=BLANK)
+    block = SomeBlocks(module.Bottleneck, config, {segment_of(name) for name in names}) if names else module.Bottleneck
+    model = module.ResNet(block, config.depths, config.num_classes, config=config, rng=BLANK)
     for name in names or expected_shapes(config):
         set_array(model, name, arrays[name])
     return model
+
+
+class SomeBlocks:
+    """Stands for the class of a network's blocks, and builds the wanted ones alone, which saves most of the work.
+
+    Attributes:
+        block: The class.
+        expansion: The class's own `expansion`.
+        built: Names of the blocks, in the order in which they are built.
+        wanted: Names of the segments that are wanted.
+    """
+
+    def __init__(self, block: Any, config: ResNetConfig, wanted: Collection[str]) -> None:
+        self.block, self.expansion, self.wanted = block, block.expansion, wanted
+        self.built = iter(segment_names(config)[1:-1])
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Build the next block, or None in its place."""
+        return self.block(*arguments) if next(self.built) in self.wanted else None
 
 
 def set_array(model: Any, name: str, array: Array) -> None:
@@ -159,7 +180,7 @@ class SegmentedOracle:
         except Stopped:
             return arrays
         if train:
-            statistics = [name for name in statistic_names(self.config) if segment_of(name) == segment]
+            statistics = [name for name in self.names[segment] if name.endswith(RUNNING_STATISTICS)]
             arrays |= {name: follow(model, name) for name in statistics}
         return arrays
 

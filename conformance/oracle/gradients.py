@@ -69,7 +69,7 @@ class SegmentedGradients:
     train: bool
 
     @cached_property
-    def segments(self) -> list[str]:
+    def segments(self) -> Sequence[str]:
         """The segments in the order that gradients pass them."""
         return segment_names(self.config)[::-1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def injections_in(config, faults):
 
 def rounded_again(arrays, relative):
     """Arrays as another correct build would have computed them: with other relative errors of this size."""
-    random = np.random.RandomState(0)
+    random = np.random.default_rng(0)
     return {name: array * (1 + relative * random.standard_normal(np.shape(array))) for name, array in arrays.items()}
 
 
@@ -64,13 +64,11 @@ class ForwardSpecimen:
         self.weights = synthetic_weights(self.config, seed=0)
         height, width, _ = noise_sides(self.config.head_pool)[1]
         self.images = noise(height, width, 2, 0).images
+        self.oracle = cache(partial(SegmentedOracle, self.config, self.weights.arrays))
         self.right = {False: {}, True: {}}
         for train, arrays in self.right.items():
             for segment in segment_names(self.config):
                 arrays |= self.oracle().run(segment, self.entering(segment, train), train)
-
-    def oracle(self, dtype="float64"):
-        return SegmentedOracle(self.config, self.weights.arrays, dtype)
 
     def entering(self, segment, train):
         source = input_name(segment, self.config)

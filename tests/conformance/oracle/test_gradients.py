@@ -30,7 +30,7 @@ def test_segment_by_segment_they_are_the_oracles(specimen):
 
 def test_they_can_begin_at_any_segment(specimen):
     every = list(specimen.oracle().run(()))
-    assert [segment for segment, _, _ in every] == specimen.oracle().segments
+    assert [segment for segment, _, _ in every] == list(specimen.oracle().segments)
     (_, entering, _), (segment, dy, arrays) = every[2:4]
     begun = next(specimen.oracle().run((), segment, entering))
     assert begun[0] == segment

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 
 from conformance.cases.case import Case
 from conformance.run.implementations import find_implementation
 from conformance.run.jobs import Job, NetworkFiles
+from conformance.run.worker import hidden
 from impls.config import VARIANTS
 
 
@@ -30,6 +34,15 @@ def test_a_worker_reads_the_job_that_was_written(tmp_path):
         assert getattr(read, field) == getattr(job, field)
     assert read.networks["v1"] == network
     assert read.implementation.variables == {"KERAS_BACKEND": "jax"}
+
+
+def test_a_hidden_module_looks_uninstalled_for_a_while(monkeypatch):
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    with hidden(["wave", "json"]):
+        with pytest.raises(ImportError):
+            importlib.import_module("wave")
+        importlib.import_module("json")  # it is imported already
+    importlib.import_module("wave")
 
 
 @pytest.fixture(scope="module")
