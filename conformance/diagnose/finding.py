@@ -31,6 +31,7 @@ class Finding:
         unit: What the error counts, if it is no relative L2 error.
         missing: Whether the candidate computes nothing of the segment.
         unexamined: Whether no fault was tried, because enough has been found before.
+        remark: Clause that follows the cause.
         cut_short: Whether not every two faults were tried together, because it took too long.
     """
 
@@ -42,6 +43,7 @@ class Finding:
     beside: Combination = ()
     until: str = ""
     unit: str = ""
+    remark: str = ""
     missing: bool = False
     unexamined: bool = False
     cut_short: bool = False
@@ -54,7 +56,7 @@ class Finding:
         bugs = "these bugs" if self.beside else "this bug"
         until = f", which explains everything up to {self.until}; another bug begins there" if self.until else ""
         alike = f"; or, not distinguishable here: {', '.join(others)}" if others else ""
-        return f"likely cause: {first}{beside}; with {bugs} {self.reproduction}{until}{alike}"
+        return f"likely cause: {first}{beside}; with {bugs} {self.reproduction}{until}{self.remark}{alike}"
 
     def _without_cause(self) -> str:
         if self.missing:
@@ -127,7 +129,10 @@ def describe(injection: Injection) -> str:
         '`eps-other` at bn1 (eps has an unusual value; eps = 0.00123)'
     """
     parameter = injection.fault.parameter
-    value = f"; {parameter.name} = {injection.parameter:.6g}" if parameter else ""
+    value = ""
+    if parameter:
+        estimate = injection.parameter if parameter.positive else round(injection.parameter, 12)
+        value = f"; {parameter.name} = {estimate:.6g}"
     return f"{quote(injection)} ({injection.fault.what}{value})"
 
 

@@ -38,6 +38,10 @@ NEWTON_STEPS = 12
 PATIENCE = 3
 """Steps in which Newton's method must halve the residual at least once, or be given up."""
 
+NEAR_ZERO, NO_ZERO = 1e-9, 1e-30
+"""Size below which an estimate is zero, and the value that it then has. Zero itself would switch off what it is a share
+of (without momentum no velocity is kept), and what rounding leaves of it may be negative, which is impossible."""
+
 SAME_END = 1e-6
 """Relative difference of two values at which searches from different starts count as ended alike."""
 
@@ -258,6 +262,8 @@ def newton(residual: Callable[[float], Array | None], parameter: Parameter, star
                 return back(at) if stuck else None
             move = float(slope @ here) / steepness
             at -= max(-2.0, min(2.0, move))
+            if not parameter.positive and abs(at) < NEAR_ZERO:
+                at = NO_ZERO
             if abs(move) < 1e-14 * max(1.0, abs(at)):
                 break
             step = max(1e-7, min(1e-4, abs(move)))

@@ -8,7 +8,7 @@ first wrong array.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 from typing import NamedTuple
@@ -17,12 +17,14 @@ import numpy as np
 
 from conformance.cases.case import Case
 from conformance.cases.names import KEPT_STATES, OFFSET, expected_names
+from conformance.cases.recipes import RECIPES, STEPS
 from conformance.diagnose.finding import Combination, Finding
 from conformance.diagnose.search import Attempt, Search, by_parameter, distance, estimates, hypotheses, pairs, subtract
 from conformance.faults import Injection, Seen
 from conformance.oracle.forward import IMPOSSIBLE
 from conformance.oracle.steps import State, StepwiseTraining
 from impls.config import ResNetConfig
+from weights_convert.shapes import expected_shapes
 
 Array = np.ndarray
 
@@ -82,7 +84,35 @@ class StepsDiagnosis(Search[StepArray]):
             self.assume([])
             self.wrong = every_wrong
             return [self.without_cause(self.wrong[0], self.attempts(self.wrong[0])[0])]
-        return findings
+        idle = self.idle() if all(finding.causes for finding in findings) else []
+        needed = [finding for finding in findings if not {*map(str, idle)} & {*map(str, finding.causes[:1])}]
+        return [replace(finding, remark=IDLE) for finding in needed] if idle else findings
+
+    def idle(self) -> list[Injection]:
+        """Return the causes that explain nothing but kept arrays on which, with the other causes, no step depends.
+
+        Whatever a candidate shows there, it does not train by it: a cause of that would be a wrong name.
+        """
+        every, idle = self.causes, list[Injection]()
+        for cause in every if len(every) > 1 else ():
+            self.assume([other for other in every if other is not cause and other not in idle])
+            left = [array for array, error in self.errors(()).items() if error > EXPLAINED]
+            if left and all(is_kept(array) for array in left) and all(map(self.forgets, {a.recipe for a in left})):
+                idle.append(cause)
+        self.assume(every)
+        return idle
+
+    def forgets(self, recipe: str) -> bool:
+        """Tell whether the steps of a recipe, with the causes found so far, do not depend on what was kept before."""
+        states = {
+            step: {
+                name: 0 * array if is_kept(StepArray(recipe, step, name)) else array for name, array in state.items()
+            }
+            for step, state in self.oracle.states[recipe].items()
+        }
+        emptied = replace(self.oracle, states={recipe: states})
+        after, other = (next(oracle.steps(recipe, self.causes, STEPS)) for oracle in (self.oracle, emptied))
+        return all(distance(after[name], other[name]) <= EXPLAINED for name in expected_shapes(self.oracle.config))
 
     def locate(self, first: StepArray) -> tuple[str, str, float]:
         """Return the array in words, its recipe, and its error."""
@@ -198,6 +228,15 @@ class StepsDiagnosis(Search[StepArray]):
             )
             for name in self.names[recipe]
         }
+
+
+IDLE = "; what your model shows of its optimizer is another array, on which no step depends"
+"""Remark on causes where others were left out, because they explain arrays alone that nothing depends on."""
+
+
+def is_kept(array: StepArray) -> bool:
+    """Tell whether an array is one that the optimizer keeps."""
+    return array.name.partition(".")[0] in RECIPES[array.recipe].slots
 
 
 def step_names(recipe: str, config: ResNetConfig) -> Iterator[str]:

@@ -76,14 +76,107 @@ def moved(rows: int, columns: int, around: bool) -> Change:
     return Change(f"moved {' and '.join(sides)}, {'around the border' if around else 'with zeros behind'}", apply)
 
 
-MOVES = [
-    moved(rows, columns, around)
-    for around in (False, True)
-    for rows in range(-2, 3)
-    for columns in range(-2, 3)
-    if rows or columns
+def bordered(width: int) -> Change:
+    """Make the change that sets the border of images to zero, as if they were cropped and padded again."""
+
+    def apply(x: Array) -> Array:
+        y: Array = np.zeros_like(x)
+        y[:, :, width:-width, width:-width] = x[:, :, width:-width, width:-width]
+        return y
+
+    return Change(f"with a border of {width} pixel{'s' * (width > 1)} set to zero, as if cropped and padded", apply)
+
+
+def of_pixels(words: str, change: Callable[[Array], Array]) -> Change:
+    """Make a change of the pixels, 0 for black and 1 for white, that ImageNet's mean and deviation normalise."""
+
+    def apply(x: Array) -> Array:
+        if x.shape[1] != len(IMAGENET_MEAN):
+            return x
+        mean, deviation = (np.reshape(values, (1, -1, 1, 1)) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        changed: Array = (change(x * deviation + mean) - mean) / deviation
+        return changed
+
+    return Change(f"with pixels {words}", apply)
+
+
+def resized(share: int, how: str, wide: bool, nearest: bool = False) -> Change:
+    """Make the change that shrinks images to a share of their height and width, and enlarges them again.
+
+    Args:
+        share: The number that height and width are divided by.
+        how: The filter in words.
+        wide: Whether it spans as many pixels as it is to average when images shrink, against aliasing.
+        nearest: Whether the pixel at each place is taken, not a mean of those around it.
+    """
+
+    def there_and_back(size: int) -> Array:
+        small = size // share
+        matrix: Array = sampling(small, size, wide, nearest) @ sampling(size, small, wide, nearest)
+        return matrix
+
+    def apply(x: Array) -> Array:
+        height, width = (there_and_back(side) for side in x.shape[2:])
+        changed: Array = height @ x @ width.T
+        return changed
+
+    return Change(f"shrunk to a {SHARES[share]} and enlarged again ({how})", apply)
+
+
+SHARES = {2: "half", 4: "quarter"}
+
+
+def sampling(old: int, new: int, wide: bool, nearest: bool = False) -> Array:
+    """Compute the matrix (new, old) that resizes a row of pixels by linear interpolation between their centres.
+
+    Args:
+        old: Number of pixels before.
+        new: Number of pixels afterwards.
+        wide: Whether the filter is widened where the row shrinks.
+        nearest: Whether the pixel at each place is taken instead.
+
+    Example:
+        >>> sampling(4, 2, wide=False)
+        array([[0.5, 0.5, 0. , 0. ],
+               [0. , 0. , 0.5, 0.5]])
+    """
+    scale = old / new
+    if nearest:
+        chosen: Array = np.eye(old)[(np.arange(new) * scale).astype(int)]
+        return chosen
+    places = (np.arange(new) + 0.5) * scale - 0.5
+    width = max(1.0, scale) if wide else 1.0
+    places = places if wide else np.clip(places, 0, old - 1)
+    weights = np.maximum(0.0, 1 - np.abs(np.arange(old) - places[:, None]) / width)
+    normalised: Array = weights / weights.sum(1, keepdims=True)
+    return normalised
+
+
+ALONE = [
+    *(
+        moved(rows, columns, around)
+        for around in (False, True)
+        for rows in range(-2, 3)
+        for columns in range(-2, 3)
+        if rows or columns
+    ),
+    *map(bordered, range(1, 17)),
+    of_pixels("cut off at black and white", lambda pixels: np.clip(pixels, 0, 1)),
+    of_pixels("rounded to whole numbers of 0..255", lambda pixels: np.round(255 * pixels) / 255),
+    of_pixels("rounded down to whole numbers of 0..255", lambda pixels: np.floor(255 * pixels) / 255),
+    of_pixels("of 8 bits, rounded", lambda pixels: np.round(np.clip(255 * pixels, 0, 255)) / 255),
+    of_pixels("of 8 bits, rounded down", lambda pixels: np.floor(np.clip(255 * pixels, 0, 255)) / 255),
+    *(
+        change
+        for share in SHARES
+        for change in (
+            resized(share, "bilinearly", wide=False),
+            resized(share, "bilinearly, with a filter against aliasing", wide=True),
+            resized(share, "to the nearest pixel", wide=False, nearest=True),
+        )
+    ),
 ]
-"""Images that are moved, which is tried with the right kernel alone."""
+"""Changes of images that are tried with the right kernel alone: with them a kernel cannot be measured."""
 
 
 def known_colours(matrix: Array, offset: Array) -> tuple[str, str]:

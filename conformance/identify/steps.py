@@ -20,6 +20,7 @@ from conformance.identify.link import IMAGES, Array
 from conformance.identify.statistics import identify_statistics
 from conformance.identify.step_facts import Place, array_words, gathered, joined, step_words
 from conformance.identify.step_gradients import NORMS, SOURCES
+from conformance.identify.step_noise import find_noise, noise_facts
 from conformance.identify.step_rule import PREDICTED, StepRule, StepView, errors, measure, right_rule
 from conformance.oracle.forward import WidenedArrays, build_network
 from conformance.oracle.steps import State, StepwiseTraining
@@ -46,9 +47,9 @@ def identify_steps(training: StepwiseTraining) -> Identification:
         measured = min((measured, *map(Measured.take_all, others)), key=Measured.unexpected_factors)
     facts, said = gathered(measured.rules, measured.rights, measured.norms)
     statistics = statistics_facts(training)
-    facts = [*measured.source_facts(), *facts, *statistics]
+    facts = [*measured.source_facts(), *noise_facts(measured.noise), *facts, *statistics]
     unidentified = (*measured.without_rule(), *unexplained_statistics(training, statistics))
-    if unidentified or not facts:
+    if unidentified or measured.noise or not facts:
         return Identification(facts, unidentified, task="steps")
     left = max((max(errors(view, said[place])) for place, view in measured.views.items()), default=0.0)
     return Identification(facts, reproduced=max(left, measured.of_losses), task="steps")
@@ -72,6 +73,7 @@ class Measured:
         sources: By recipe and step, what the gradients were, where they were not the right ones.
         unidentified: By array, why it has no rule.
         norms: Norm of all gradients together, by recipe and step.
+        noise: Deviation of the noise in the gradients, by recipe and step, where there is noise and no rule.
         of_losses: Largest error of a loss.
     """
 
@@ -84,6 +86,7 @@ class Measured:
     sources: dict[tuple[str, int], str] = field(default_factory=dict)
     unidentified: dict[str, str] = field(default_factory=dict)
     norms: dict[tuple[str, int], float] = field(default_factory=dict)
+    noise: dict[tuple[str, int], float] = field(default_factory=dict)
     of_losses: float = 0.0
 
     def take_all(self) -> Measured:
@@ -148,6 +151,10 @@ class Measured:
                 self.sources |= {(recipe, step): words} if words else {}
                 return True
             problems = problems or wrong
+        _, gradients = self.training.gradients_at(recipe, step)
+        if deviation := find_noise(dict(self.views_of(recipe, step, gradients))):
+            self.noise[recipe, step] = deviation
+            return True
         for name, words in (problems or {}).items():
             self.unidentified.setdefault(name, words)
         return False

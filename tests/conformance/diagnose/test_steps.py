@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,19 @@ def test_faults_that_are_not_distinguishable_are_named_together(specimen):
     (finding,) = specimen.explain_steps(specimen.steps("clip-by-value"))
     assert [cause.fault.id for cause in finding.causes] == ["clip-missing", "clip-by-value"]
     assert "; or, not distinguishable here: `clip-by-value`" in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "named"), [(1e-17, ["sgd-momentum-other"]), (0.5, ["wd-decoupled", "sgd-momentum-other"])]
+)
+def test_a_fault_of_a_velocity_that_no_step_depends_on_is_not_named(specimen, momentum, named):
+    """Without momentum a decay that bypasses the velocity is the right one."""
+    decay, other = specimen.injections("wd-decoupled sgd-momentum-other")
+    injections = [decay, replace(other, value=momentum)]
+    findings = specimen.explain_steps({"sgd": dict(enumerate(specimen.run("sgd", injections), start=1))})
+    assert [finding.causes[0].fault.id for finding in findings] == named
+    assert findings[-1].causes[0].parameter == pytest.approx(momentum, abs=1e-9)
+    assert ("on which no step depends" in str(findings[-1])) == (momentum < 1e-9)
 
 
 @pytest.mark.slow

@@ -429,7 +429,10 @@ class TrainedInEvalMode(Script):
 
 
 @wrong_step(
-    "first.conv1.weight", "weights are an average over steps: the decay is 0.9", ("average|ema|0?\\.9|share|factor",)
+    "first.conv1.weight",
+    "weights are an average over steps: the decay is 0.9",
+    ("average|ema|0?\\.9|share|factor",),
+    rows="learning-rate-scaled",
 )
 class AverageSaved(Script):
     """The exponential average of the weights goes on in the place of the weights."""

@@ -9,6 +9,7 @@ Some expectations were plainly wrong, and were corrected after they had been mea
 - `block-missing`, `whole-block-missing`: the first wrong array, which is the missing block's own first layer.
 - `relu6-everywhere`: the first wrong array, since nothing at the stem is above 6.
 - `kernel-rotated` and its whole twin, `first-stages-frozen`: a row of the catalogue of faults computes the same.
+- `average-saved`: an average of share 0.9 that goes on in the place of the weights is a tenth of the learning rate.
 - `relu-moved-*`: other words for the same fact are accepted, too.
 """
 

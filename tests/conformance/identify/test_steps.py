@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from conformance.cases.recipes import RECIPES
 from conformance.identify.fact import NotIdentified
 from conformance.identify.step_facts import Place, array_words, gathered
-from conformance.identify.step_rule import DIRECTIONS, PREDICTED, StepView, errors, measure, right_rule
+from conformance.identify.step_noise import find_noise
+from conformance.identify.step_rule import DIRECTIONS, PREDICTED, StepView, errors, measure, predict, right_rule
 from conformance.identify.steps import identify_steps
 from conformance.oracle.steps import StepwiseTraining
 from tests.conformance.specimens import training_specimen
@@ -115,6 +116,31 @@ def test_a_right_step_has_the_right_rule(optimizer):
         squares_kept=right.squares_kept,
     )
     assert measure(view, right) == right
+
+
+ADDED = {
+    "noise": (lambda random, gradient, size: 0.01 * random.standard_normal(gradient.shape), 0.01),
+    "uniform noise": (lambda random, gradient, size: random.uniform(-0.02, 0.02, gradient.shape), 0.04 / np.sqrt(12)),
+    "nothing": (lambda random, gradient, size: 0 * gradient, 0.0),
+    "a share of the gradient": (lambda random, gradient, size: 0.01 * gradient, 0.0),
+    "a number": (lambda random, gradient, size: 0.01 + 0 * gradient, 0.0),
+    "another deviation in each array": (lambda random, gradient, size: random.normal(0, size, gradient.shape), 0.0),
+    "running sums": (lambda random, gradient, size: random.standard_normal(gradient.size).cumsum(), 0.0),
+}
+
+
+@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
+@pytest.mark.parametrize("words", ADDED)
+def test_noise_in_gradients_is_told_from_what_is_none(words, recipe):
+    (add, expected), recipe, random = ADDED[words], RECIPES[recipe], np.random.default_rng(0)
+    right, views = right_rule(recipe, 3, 2, 1.0), {}
+    for size in (20, 50, 700):
+        gradient, weight, kept = random.standard_normal((3, 10 * size))
+        slots = {slot: np.abs(kept) for slot in recipe.slots}
+        right_view = StepView(recipe, 3, gradient, weight, slots, weight, slots)
+        seen = replace(right_view, gradient=gradient + add(random, gradient, size))
+        views[size] = replace(right_view, new_kept=predict(seen, right)[1]), right
+    assert find_noise(views) == pytest.approx(expected, rel=0.05)
 
 
 def test_what_differs_alike_is_said_once():
