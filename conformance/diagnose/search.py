@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 
 NEARER = 0.1
 """Largest share of the first wrong array's error that a fault may leave, to be named as the nearest: a fault that
-explains less than nine tenths of an error is no hint."""
+explains less than nine tenths of an error is no hint, nor is one that leaves as much as the array itself."""
 
 MOST_FAULTS = 4
 """Largest number of rounds of a search; each finds one fault, or two together."""
@@ -174,7 +174,7 @@ class Search(ABC, Generic[Key]):
         layer, segment, left = self.locate(first)
         single = [attempt for attempt in attempts if len(attempt.faults) == 1 and not attempt.spoils]
         nearest = min(single, key=lambda attempt: attempt.left, default=None)
-        if nearest is None or nearest.left >= NEARER * left:
+        if nearest is None or nearest.left >= min(1.0, NEARER * left):
             return Finding(layer, segment, (), left, cut_short=self.seconds_for_pairs <= 0)
         until = (nearest.still_wrong or "other arrays") if nearest.left <= self.limit else ""
         return Finding(layer, segment, (), nearest.left, nearest.faults[0], until=until)

@@ -18,6 +18,7 @@ from conformance.cases.batches import labels_for
 from conformance.cases.names import OFFSET
 from conformance.cases.recipes import LOSS
 from conformance.identify.fact import LISTED, Fact, Unidentified, number, relative_error
+from conformance.identify.gradient_gates import find_gate
 from conformance.identify.identification import Identification
 from conformance.identify.link import Array, Arrays
 from conformance.identify.step_facts import array_words, joined
@@ -48,7 +49,11 @@ def identify_gradients(oracle: SegmentedGradients, candidate: Arrays) -> Identif
         facts.append(
             Fact("logits", "loss", words, loss.measured(), {"loss": "softmax"}, loss.error, subject="the loss")
         )
-    multiples = Multiples(right, candidate, oracle.train)
+    sizes = {name: float(np.linalg.norm(array.ravel())) for name, array in right.items()}
+    if not facts and (found := find_gate(oracle, right, candidate, PREDICTED)):
+        facts.append(found[0])
+        right |= found[1]
+    multiples = Multiples(right, candidate, oracle.train, sizes)
     facts += multiples.facts()
     unidentified = multiples.unidentified()
     values = [float(np.ravel(array)[0]) for array in (right["loss"], *right_loss, candidate["loss"])]
@@ -66,11 +71,13 @@ class Multiples:
         right: The right gradients, and the loss.
         candidate: The candidate's.
         train: Whether norms use the batch's statistics, by which some gradients are noise.
+        sizes: Norms of the gradients of a right network; what is small beside them may be noise.
     """
 
     right: Arrays
     candidate: Arrays
     train: bool
+    sizes: Mapping[str, float]
 
     def factors(self) -> dict[str, float]:
         """Return the factor of each gradient that is a multiple of the right one, by the array's name."""
@@ -97,7 +104,7 @@ class Multiples:
     def _left(self, name: str, factor: float) -> float:
         """Return what a factor leaves of a gradient, relative to the right one."""
         right = self.right[name]
-        size = float(np.linalg.norm(right.ravel()))
+        size = max(float(np.linalg.norm(right.ravel())), self.sizes[name])
         left = float(np.linalg.norm((self.candidate[name] - factor * right).ravel()))
         return left / size if size else (0.0 if left == 0 else np.inf)
 

@@ -85,7 +85,7 @@ class SegmentedGradients:
         return self.model.activations(self.images.astype(np.float64), layers=True)
 
     def run(
-        self, injections: Sequence[Injection], start: str = "head", entering: Array | None = None
+        self, injections: Sequence[Injection], start: str = "head", entering: Array | None = None, module: Any = None
     ) -> Iterator[tuple[str, Array, dict[str, Array]]]:
         """Compute the gradients segment by segment, from one on towards the images.
 
@@ -93,6 +93,7 @@ class SegmentedGradients:
             injections: Faults.
             start: The first segment.
             entering: The gradient with respect to the output of `start`; not needed for the head.
+            module: Training module in the place of that with the faults.
 
         Yields:
             A segment, the gradient with respect to its input, and its arrays by the names that cases give them: "loss",
@@ -101,7 +102,7 @@ class SegmentedGradients:
         Raises:
             ValueError: If the faults cannot be there together.
         """
-        module, recipe = training_with(injections), recipe_with(LOSS, injections)
+        module, recipe = module or training_with(injections), recipe_with(LOSS, injections)
         labels = labels_for(len(self.images), self.config.num_classes)
         dy: Array = np.empty(0) if entering is None else entering
         for segment in self.segments[self.segments.index(start) :]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conformance.cases.recipes import LOSS
+from conformance.identify.gradient_gates import EVERYWHERE, GATES, training_with_gate
 from conformance.identify.gradients import LOSSES, MeasuredLoss, identify_gradients, measure_loss
 from conformance.report.text import identification_lines
 from tests.conformance.specimens import rounded_again, training_specimen
@@ -29,6 +30,30 @@ def said(specimen, candidate):
 def test_right_gradients_have_no_facts(specimen, right):
     identification, text = said(specimen, right)
     assert (list(identification.facts), text) == ([], "")
+
+
+def passed(specimen, module):
+    return {name: array for _, _, arrays in specimen.oracle().run([], module=module) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("words", GATES)
+@pytest.mark.parametrize("place", ["stage1.0.bn2", "stage3.0", "bn1", EVERYWHERE])
+def test_the_gate_of_a_relu_is_recognised(specimen, place, words):
+    module = training_with_gate(place, GATES[words])
+    gradients = passed(specimen, module)
+    identification, text = said(specimen, rounded_again(gradients, 1e-15))
+    subject = place if place == EVERYWHERE else f"the ReLU behind {place}"
+    assert f"measured: {subject} {words}" in text
+    assert len(identification.facts) == 1
+    assert identification.reproduced < 1e-11
+
+
+def test_an_unknown_gate_is_not_named(specimen):
+    module = training_with_gate("stage3.0", lambda positive, dy: np.where(positive, 1.0, 0.3))
+    gradients = passed(specimen, module)
+    identification, _ = said(specimen, gradients)
+    assert identification.reproduced is None
+    assert identification.unidentified
 
 
 @pytest.mark.parametrize(
