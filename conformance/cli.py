@@ -134,8 +134,8 @@ def run_command(
     console, precisions, tasks = plain_console(), precisions or PRECISIONS, tasks or TASKS[:1]
     with exit_on_bad_input():
         candidates = choose_candidates(names, IMPLEMENTATIONS, interpreters)
+        exit_without_candidates(candidates, console)
         networks = choose_networks(variants, weights, images, seed)
-    exit_without_candidates(candidates, console)
     chosen, keep = candidates.runnable, keep_traces is not None
     not_compared = [f"{c.name} in float64: {c.float32_only}" for c in chosen if not {*precisions} <= {*c.precisions}]
     with trace_folder(keep_traces) as folder, progress() as notify:

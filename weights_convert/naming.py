@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise, takewhile
 from string import ascii_lowercase
 
 from impls.config import VARIANTS
-from weights_convert.table import RUNNING_STATISTICS, Framework, Kind, Rule, find_rule
+from weights_convert.table import RULES, RUNNING_STATISTICS, Framework, Kind, Rule, find_rule
 
 CANONICAL_LAYERS: dict[str, Kind] = {
     "conv1": "conv",
@@ -155,6 +155,16 @@ class Dialect:
         return self.published_variant is not None and not VARIANTS[self.published_variant].conv_bias
 
     @cached_property
+    def _by_leaf(self) -> dict[str, list[tuple[str, Rule, re.Pattern[str]]]]:
+        """The layers that have an array of a name, by that name: canonical pattern, rule and expression of the path."""
+        by_leaf: dict[str, list[tuple[str, Rule, re.Pattern[str]]]] = {}
+        for canonical, expression in self._expressions.items():
+            for rule in RULES:
+                if rule.kind == LAYER_KINDS[canonical]:
+                    by_leaf.setdefault(rule.leaf(self.framework).name, []).append((canonical, rule, expression))
+        return by_leaf
+
+    @cached_property
     def _expressions(self) -> dict[str, re.Pattern[str]]:
         """The regular expression of each layer's path, by the canonical pattern."""
         return {canonical: _compile(pattern, self.root) for canonical, pattern in self.layers.items()}
@@ -216,9 +226,8 @@ class Dialect:
             'stage1.0.downsample_conv.weight'
         """
         path, _, leaf = self._without_collection(name).rpartition(".")
-        for canonical, expression in self._expressions.items():
-            rule = find_rule(LAYER_KINDS[canonical], self.framework, leaf)
-            if rule and (match := expression.fullmatch(path)):
+        for canonical, rule, expression in self._by_leaf.get(leaf, ()):
+            if match := expression.fullmatch(path):
                 numbers = _numbers(match, topology)
                 if name != f"{self._collection(rule)}{path}.{leaf}" or numbers["stage"] > len(topology.depths):
                     return None
