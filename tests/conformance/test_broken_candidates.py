@@ -22,20 +22,16 @@ SLOW = {
 """Further candidates, of the slow tests."""
 
 
-@pytest.fixture(scope="module")
-def run_beside_torch(reported, small_weights):
-    """Run candidates, by name and adapter, beside the PyTorch implementation; return the process and the report."""
-
-    def run(candidates):
-        adapters = [f"--impl={name}={adapter}" for name, adapter in candidates.items()]
-        return reported("run", *adapters, "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64")
-
-    return run
+def arguments_of(candidates, weights):
+    """The command that runs candidates, by name and adapter, beside the PyTorch implementation."""
+    adapters = [f"--impl={name}={adapter}" for name, adapter in candidates.items()]
+    return ("run", *adapters, "--impl=torch", "--weights", weights["v1.5"], "--precision=float64")
 
 
 @pytest.fixture(scope="module")
-def red_run(run_beside_torch):
-    return run_beside_torch({f"broken-{name}": adapter for name, (adapter, _) in CANDIDATES.items()})
+def red_run(reported_here, small_weights):
+    candidates = {f"broken-{name}": adapter for name, (adapter, _) in CANDIDATES.items()}
+    return reported_here(*arguments_of(candidates, small_weights))
 
 
 def test_the_run_is_red(red_run):
@@ -59,8 +55,9 @@ def test_the_correct_one_beside_them_is_not_accused(red_run):
 
 
 @pytest.fixture(scope="module")
-def slow_run(run_beside_torch):
-    return run_beside_torch({f"broken-{name}": adapter for name, (adapter, _) in SLOW.items()})
+def slow_run(reported, small_weights):
+    candidates = {f"broken-{name}": adapter for name, (adapter, _) in SLOW.items()}
+    return reported(*arguments_of(candidates, small_weights))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from PIL import Image
 
 from conformance.cli import main
 from conformance.trace import Trace
+from tests.conformance.conftest import run_here
 
 
 def test_the_real_network_conforms_in_every_framework(conformance, tmp_path):
@@ -79,14 +80,12 @@ def test_an_implementation_asked_for_by_name_must_be_installed(conformance, smal
     assert "torch" in done.stdout
 
 
-def test_ones_own_picture_takes_the_photographs_place_and_traces_are_kept_where_asked(
-    conformance, small_weights, tmp_path
-):
+def test_ones_own_picture_takes_the_photographs_place_and_traces_are_kept_where_asked(small_weights, tmp_path):
     picture, other, report = tmp_path / "grey.png", tmp_path / "colour.jpg", tmp_path / "report.json"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)).save(picture)
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (100, 150, 3), np.uint8)).save(other)
     folder = tmp_path / "traces"
-    done = conformance(
+    done = run_here(
         *("run", "--impl=torch", "--weights", small_weights["v1.5"], "--precision=float64"),
         *("--images", picture, other, "--report", report, "--keep-traces", folder),
     )
@@ -101,7 +100,7 @@ def test_ones_own_picture_takes_the_photographs_place_and_traces_are_kept_where_
     assert "new or empty folder" in again.output
 
 
-def test_a_flat_picture_is_no_false_alarm(conformance, small_weights, tmp_path):
+def test_a_flat_picture_is_no_false_alarm(small_weights, tmp_path):
     """Most of it is white: equal values round alike, and sums of them err far more than those of other pictures do."""
     picture, report = tmp_path / "disc.png", tmp_path / "report.json"
     pixels = np.full((224, 224, 3), 255, np.uint8)
@@ -109,7 +108,7 @@ def test_a_flat_picture_is_no_false_alarm(conformance, small_weights, tmp_path):
     pixels[(rows - 112) ** 2 + (columns - 112) ** 2 < 40**2] = (200, 30, 30)
     Image.fromarray(pixels).save(picture)
     sums = "--impl=sums=conformance.run.adapters.numpy:OneProduct"
-    done = conformance("run", sums, "--weights", small_weights["v1.5"], "--images", picture, "--report", report)
+    done = run_here("run", sums, "--weights", small_weights["v1.5"], "--images", picture, "--report", report)
     assert done.returncode == 0, done.stdout + done.stderr
     own = [c for c in json.loads(report.read_text())["comparisons"] if c["input"] == "disc.png" and c["error"]]
     assert max(c["error"] for c in own if c["precision"] == "float32") > 1e-4

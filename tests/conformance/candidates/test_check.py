@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from conformance.cli import main
+from tests.conformance.conftest import workers_here
 
 HERE = Path(__file__).parent
 PORTS = HERE / "small_ports.py"
@@ -28,6 +29,13 @@ def check(tmp_path):
         return done.exit_code, " ".join(done.output.split()), json.loads(file.read_text()) if file.exists() else None
 
     return run
+
+
+@pytest.fixture
+def check_here(check):
+    """Run the command, with its workers in this process."""
+    with workers_here():
+        yield check
 
 
 def test_a_right_port_conforms_and_a_wrong_one_is_placed_and_named(check):
@@ -73,8 +81,8 @@ def test_junit_tells_what_conforms_and_what_does_not(check, tmp_path):
     assert "no such size" in tests["conformance.failing"].find("error").get("message")
 
 
-def test_what_is_wrong_before_anything_is_compared_makes_it_diverge(check):
-    code, text, report = check(f"{PORTS}:port(dropout=0.1)", *INFERENCE64)
+def test_what_is_wrong_before_anything_is_compared_makes_it_diverge(check_here):
+    code, text, report = check_here(f"{PORTS}:port(dropout=0.1)", *INFERENCE64)
     assert (code, report["verdict"], report["comparisons"]) == (1, "diverges", [])
     (failure,) = report["failures"]
     assert failure["layer"] == "stage1.0"
@@ -93,9 +101,9 @@ def test_float32_inside_is_not_compared_in_float64_and_excused_unless_float64_wa
     assert "port (float64) is not compared: its stem is float32 where float64 goes in" in text
 
 
-def test_what_cannot_be_done_is_told(check):
+def test_what_cannot_be_done_is_told(check_here):
     target = f"{PORTS}:port('frozen')"
-    code, text, report = check(target, "--variant=v1.5", "--precision=float64", "--task", "gradients", "steps")
+    code, text, report = check_here(target, "--variant=v1.5", "--precision=float64", "--task", "gradients", "steps")
     assert code == 3
     assert "steps not compared: 2 parameters are frozen (requires_grad is False), conv1.weight among them" in text
     assert "left out: gradient.conv1.weight and 1 more of port: it is frozen (requires_grad is False)" in text
@@ -104,18 +112,18 @@ def test_what_cannot_be_done_is_told(check):
     assert "gradient.fc.weight" in names
 
 
-def test_an_unknown_naming_is_described_by_a_file_of_patterns(check):
+def test_an_unknown_naming_is_described_by_a_file_of_patterns(check_here):
     target = f"{PORTS}:renamed"
-    code, text, _ = check(target, *INFERENCE64)
+    code, text, _ = check_here(target, *INFERENCE64)
     assert code == 2
     assert "renamed: the names of its arrays belong to no known dialect" in text
-    code, text, report = check(target, *INFERENCE64, "--names", HERE / "renamed.toml")
+    code, text, report = check_here(target, *INFERENCE64, "--names", HERE / "renamed.toml")
     assert code == 0, text
     assert len(report["comparisons"]) > 40
 
 
-def test_own_weights_go_into_the_oracle(check):
-    code, text, report = check(f"{PORTS}:port", *INFERENCE64, "--own-weights")
+def test_own_weights_go_into_the_oracle(check_here):
+    code, text, report = check_here(f"{PORTS}:port", *INFERENCE64, "--own-weights")
     assert code == 0, text
     assert report["environment"]["weights"]["v1.5"]["source"] == "the model's own weights"
 
@@ -133,8 +141,8 @@ def test_own_weights_go_into_the_oracle(check):
         (f"{PORTS}:port", "nothing tells which variant it is held against; give --variant"),
     ],
 )
-def test_a_target_that_is_none_is_bad_input(check, target, message):
-    code, text, report = check(target)
+def test_a_target_that_is_none_is_bad_input(check_here, target, message):
+    code, text, report = check_here(target)
     assert code == 2
     assert message in text
     assert report is None

@@ -78,12 +78,12 @@ OTHERS = tuple(name for name in CANDIDATES if name not in EVERYDAY)
 
 
 @pytest.fixture(scope="module")
-def red_run(reported, small_weights):
+def red_run(reported_here, small_weights):
     """Run a group of candidates of the table; return the process and the report."""
 
     def run(group):
         candidates = [f"--impl={name}={CANDIDATES[name][0]}" for name in group]
-        return reported("run", *candidates, "--weights", small_weights["v1.5"], *BOTH)
+        return reported_here("run", *candidates, "--weights", small_weights["v1.5"], *BOTH)
 
     return run
 
@@ -106,8 +106,8 @@ def test_the_first_wrong_array_and_the_cause_are_named(red_run, name, group):
 
 
 @pytest.fixture(scope="module")
-def green_run(reported, small_weights):
-    return reported("run", "--impl=torch", "--weights", small_weights["keras"], "--variant=keras", *BOTH)
+def green_run(reported_here, small_weights):
+    return reported_here("run", "--impl=torch", "--weights", small_weights["keras"], "--variant=keras", *BOTH)
 
 
 def test_pytorch_trains_as_the_oracle_does(green_run):

@@ -24,26 +24,20 @@ CANDIDATES = tuple(
 )
 
 
-@pytest.fixture(scope="module")
-def run_float32(reported, small_weights):
-    """Run candidates in float32; return the process and the report."""
-
-    def run(*candidates):
-        tasks = ("--task=gradients", "--task=steps", "--precision=float32")
-        return reported("run", *candidates, "--weights", small_weights["v1.5"], *tasks)
-
-    return run
+TASKS = ("--task=gradients", "--task=steps", "--precision=float32")
 
 
 @pytest.fixture(scope="module")
-def run(run_float32):
-    return run_float32("--impl=torch", *CANDIDATES)
+def run(reported_here, small_weights):
+    """The result and the report of candidates in float32."""
+    return reported_here("run", "--impl=torch", *CANDIDATES, "--weights", small_weights["v1.5"], *TASKS)
 
 
 @pytest.fixture(scope="module")
-def run_of(run, run_float32):
+def run_of(run, reported, small_weights):
     """The run in which a framework is: PyTorch's is the everyday one."""
-    return lambda framework: run if framework == "torch" else run_float32("--impl=flax", "--impl=keras")
+    others = ("run", "--impl=flax", "--impl=keras", "--weights", small_weights["v1.5"], *TASKS)
+    return lambda framework: run if framework == "torch" else reported(*others)
 
 
 FRAMEWORKS = ["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("flax", "keras"))]

@@ -23,10 +23,10 @@ OPTIONS = ("--variant=keras", "--task=initialisation")
 
 
 @pytest.fixture(scope="module")
-def drawn_run(reported, small_weights):
+def drawn_run(reported_here, small_weights):
     candidates = ("--impl=torch", "--impl=broken=broken_training:InitialOfTheFramework")
     two = "--impl=two=torch+init-he-normal@network+init-classifier-keras@network"
-    return reported("run", *candidates, two, "--weights", small_weights["keras"], *OPTIONS)
+    return reported_here("run", *candidates, two, "--weights", small_weights["keras"], *OPTIONS)
 
 
 def causes(divergence):

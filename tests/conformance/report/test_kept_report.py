@@ -14,6 +14,7 @@ import pytest
 
 from conformance.cases.synthetic import synthetic_weights
 from impls.config import VARIANTS
+from tests.conformance.conftest import run_here
 
 KEPT = json.loads((Path(__file__).parent / "kept_report.json").read_text())
 
@@ -74,7 +75,7 @@ def reduced(report):
 
 
 @pytest.fixture(scope="module")
-def today(conformance, tmp_path_factory):
+def today(tmp_path_factory):
     """A small network of v1.5, right and with two faults, in every task."""
     folder = tmp_path_factory.mktemp("report")
     config = replace(VARIANTS["v1.5"], depths=(1, 1, 1, 1), width=8, num_classes=10)
@@ -82,7 +83,7 @@ def today(conformance, tmp_path_factory):
     broken = "--impl=broken=torch+pad-same@stage3.0.conv2+eps-keras@network"
     tasks = [f"--task={task}" for task in ("forward", "gradients", "steps", "initialisation")]
     options = ("--weights", folder / "weights.safetensors", "--variant=v1.5", "--report", folder / "report.json")
-    done = conformance("run", "--impl=torch", broken, *tasks, *options)
+    done = run_here("run", "--impl=torch", broken, *tasks, *options)
     assert done.returncode == 1, done.stdout + done.stderr
     report = json.loads((folder / "report.json").read_text())
     limits = {}

@@ -15,6 +15,7 @@ from conformance.run.capabilities import EVERYTHING, METHODS, REQUIRED, Capabili
 from conformance.run.implementations import NAMED, ORACLE, REFERENCE_BUILDS
 from conformance.run.tasks import TASKS
 from impls.config import VARIANTS
+from tests.conformance.conftest import run_here
 
 BROKEN = Path(__file__).parents[1] / "broken"
 ROOT = Path(__file__).parents[3]
@@ -49,10 +50,10 @@ def test_all_that_an_adapter_lacks_is_told_at_once(broken_on_path):
 
 
 @pytest.fixture(scope="module")
-def least_run(reported, small_weights):
+def least_run(reported_here, small_weights):
     ports = ("--impl=least=broken_capabilities:Least", "--impl=wrong=broken_capabilities:Wrong")
     tasks = ("--task=forward", "--task=gradients", "--task=steps", "--task=initialisation")
-    return reported("run", *ports, *tasks, "--weights", small_weights["v1.5"], "--precision=float64")
+    return reported_here("run", *ports, *tasks, "--weights", small_weights["v1.5"], "--precision=float64")
 
 
 def test_a_task_without_its_capability_is_not_compared_and_told_once(least_run):
@@ -78,9 +79,9 @@ def test_without_taps_the_layer_is_named_from_a_recorded_run(least_run):
     assert (done.returncode, report["verdict"]) == (1, "diverges")
 
 
-def test_alone_it_is_incomplete(conformance, small_weights):
+def test_alone_it_is_incomplete(small_weights):
     options = ("--weights", small_weights["v1.5"], "--precision=float64", "--task=forward", "--task=steps")
-    done = conformance("run", "--impl=least=broken_capabilities:Least", *options)
+    done = run_here("run", "--impl=least=broken_capabilities:Least", *options)
     assert done.returncode == 3, done.stdout
 
 

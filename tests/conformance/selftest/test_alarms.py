@@ -9,6 +9,7 @@ import pytest
 from conformance.run.implementations import BUILDS, IMPLEMENTATIONS, NAMED, find_implementation
 from conformance.selftest.alarms import FULL_SETTINGS, SMALL_SETTINGS, Campaign, draws, run_campaign
 from impls.config import VARIANTS
+from tests.conformance.conftest import run_here
 
 
 def test_draws_go_through_all_variants_and_settings_with_ever_new_seeds():
@@ -59,9 +60,9 @@ def test_every_build_is_right_and_none_is_accused():
 
 
 @pytest.fixture(scope="module")
-def red_run(reported):
+def red_run(reported_here):
     candidates = ("--impl=wrong=broken_oracles:BiasedVariance", "--impl=right=conformance.run.adapters.numpy:TapByTap")
-    return reported("false-alarms", "--runs=4", "--variant=v1", *candidates)
+    return reported_here("false-alarms", "--runs=4", "--variant=v1", *candidates)
 
 
 def test_a_wrong_build_is_an_alarm_and_exit_code_1(red_run):
@@ -88,9 +89,9 @@ def test_the_counts_are_of_each_build_and_of_all(red_run):
     assert all(0 < comparison["share"] < 1 for comparison in nearest)
 
 
-def test_a_build_that_cannot_run_is_told_with_exit_code_3(conformance):
+def test_a_build_that_cannot_run_is_told_with_exit_code_3():
     candidates = ("--impl=absent=no_such_module:Adapter", "--impl=right=conformance.run.adapters.numpy:TapByTap")
-    done = conformance("false-alarms", "--runs=1", "--variant=v1", *candidates)
+    done = run_here("false-alarms", "--runs=1", "--variant=v1", *candidates)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "absent (float64) could not run: No module named 'no_such_module'" in done.stdout
 

@@ -38,12 +38,12 @@ OTHERS = ("config", "statistics", "input-weights-whole")
 
 
 @pytest.fixture(scope="module")
-def red_run(reported, small_weights):
+def red_run(reported_here, small_weights):
     """Run a group of candidates of the table; return the process and the report."""
 
     def run(group):
         candidates = [f"--impl={name}={FAMILIES[name][0]}" for name in group]
-        return reported("run", *candidates, "--weights", small_weights["v1.5"], "--precision=float64")
+        return reported_here("run", *candidates, "--weights", small_weights["v1.5"], "--precision=float64")
 
     return run
 

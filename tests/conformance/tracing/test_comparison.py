@@ -15,7 +15,7 @@ from conformance.trace import Trace, TraceError
 from conformance.tracing.comparison import check_comparable, compare_recordings
 from conformance.tracing.recording import Recording
 from impls.config import VARIANTS
-from tests.conformance.conftest import small
+from tests.conformance.conftest import run_here, small
 from tests.conformance.tracing.test_recording import recording, trace
 
 PORTS = Path(__file__).parents[1] / "candidates" / "small_ports.py"
@@ -23,7 +23,7 @@ FRAMEWORKS = ("torch", "torchvision", "jax", "jaxlib", "flax", "optax", "orbax",
 
 
 @pytest.fixture(scope="module")
-def folder(conformance, small_weights, tmp_path_factory):
+def folder(small_weights, tmp_path_factory):
     """Recordings of small networks in inference mode: right, right in another way, and wrong in one layer."""
     folder = tmp_path_factory.mktemp("traces")
     options = ("--variant=v1.5", "--inference", "--weights", small_weights["v1.5"])
@@ -32,7 +32,7 @@ def folder(conformance, small_weights, tmp_path_factory):
         ("port", f"{PORTS}:port(depths=(2, 1, 1, 1))", "--small"),
         ("broken", "broken=torch+pad-same@stage3.0.conv2"),
     ):
-        done = conformance("record", target, "--out", folder / f"{name}.trace", *options, *more)
+        done = run_here("record", target, "--out", folder / f"{name}.trace", *options, *more)
         assert done.returncode == 0, done.stderr
         assert f"{name}.trace: 5 cases of {name}" in done.stdout
     return folder
@@ -86,18 +86,18 @@ def test_what_one_of_them_does_not_show_is_left_out_and_told(folder):
         assert [c.name for c in compare_recordings(*pair).divergences] == ["stage2.0.bn1"]
 
 
-def test_other_weights_are_refused(conformance, folder, small_weights, tmp_path):
+def test_other_weights_are_refused(folder, small_weights, tmp_path):
     synthetic_weights(small("v1.5"), seed=1).save(tmp_path / "others.safetensors")
     other = tmp_path / "oracle.trace"
     arguments = ("record", "oracle", "--variant=v1.5", "--inference", "--precision=float64", "--out", other)
-    assert conformance(*arguments, "--weights", tmp_path / "others.safetensors").returncode == 0
-    done = conformance("compare", folder / "torch.trace", other)
+    assert run_here(*arguments, "--weights", tmp_path / "others.safetensors").returncode == 0
+    done = run_here("compare", folder / "torch.trace", other)
     assert done.returncode == 2
     assert "torch.trace (torch) and oracle.trace (oracle) cannot be compared: the weights differ" in done.stderr
-    done = conformance("compare", other, other, "--weights", small_weights["v1.5"])
+    done = run_here("compare", other, other, "--weights", small_weights["v1.5"])
     assert done.returncode == 2
     assert "v1.5.safetensors: these are not the weights of oracle.trace (oracle)" in done.stderr
-    assert conformance("compare", other, other, "--weights", tmp_path / "others.safetensors").returncode == 0
+    assert run_here("compare", other, other, "--weights", tmp_path / "others.safetensors").returncode == 0
 
 
 def test_what_cannot_be_compared_is_refused_all_at_once():
@@ -121,8 +121,8 @@ def test_what_cannot_be_compared_is_refused_all_at_once():
         (("record", f"{PORTS}:failing", "--out", "{}/a.trace"), 3, "failing raised ValueError: no such size"),
     ],
 )
-def test_bad_input_is_one_message(conformance, tmp_path, arguments, code, message):
-    done = conformance(*(argument.format(tmp_path) for argument in arguments))
+def test_bad_input_is_one_message(tmp_path, arguments, code, message):
+    done = run_here(*(argument.format(tmp_path) for argument in arguments))
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
