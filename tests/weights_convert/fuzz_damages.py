@@ -782,12 +782,12 @@ def _any_of(*texts: bytes) -> Change:
 
 
 def _odd_json(random: Random, content: bytes) -> bytes:
-    """Replace a random value by an unusual one."""
+    """Replace a random value by an unusual one of another type: one of its own type may state another network."""
     tree = place = json.loads(content)
     while isinstance(place, dict) and place:
         key = random.choice([*place])
         if not (isinstance(place[key], dict) and place[key]) or random.random() < 0.2:
-            place[key] = random.choice(ODD_VALUES)
+            place[key] = random.choice([value for value in ODD_VALUES if type(value) is not type(place[key])])
             break
         place = place[key]
     return json.dumps(tree).encode()

@@ -14,8 +14,12 @@ MAX_CONTENT_RATIO = 32
 def check_directory(path: Path) -> None:
     """Check the list of contents of an archive.
 
+    Of an entry that is marked as a folder, PyTorch's reader (2.14) reads nothing, raises no error, and returns memory
+    that nobody wrote. Python's reads its content, so that the checksum agrees.
+
     Raises:
-        ConversionError: If an entry's name leads out of the archive or occurs twice, or the sizes are those of a bomb.
+        ConversionError: If an entry's name leads out of the archive or occurs twice, if it has content and is marked as
+            a folder, or if the sizes are those of a bomb.
         zipfile.BadZipFile: If the file is not an archive.
     """
     with zipfile.ZipFile(path) as archive:
@@ -23,6 +27,9 @@ def check_directory(path: Path) -> None:
     names = [entry.filename for entry in entries]
     problems = [f"its entry {name!r} leads out of the archive" for name in names if _leads_out(name)]
     problems += [f"it has several entries {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [
+        f"its entry {each.filename!r} is marked as a folder and has content" for each in entries if _lies(each)
+    ]
     promised, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if promised > size * MAX_CONTENT_RATIO:
         problems.append(f"it promises {promised:,} bytes and holds {size:,}")
@@ -66,6 +73,14 @@ def entry_names(path: Path) -> list[str]:
     except Exception as error:  # zipfile raises BadZipFile, and other errors for damaged fields
         problem = f"it is not a complete zip archive, as PyTorch and Keras write them: {first_line(error)}"
         raise ConversionError(str(path), [problem]) from error
+
+
+FOLDER = 0x10
+"""The bit of an entry's external attributes that marks a folder of DOS."""
+
+
+def _lies(entry: zipfile.ZipInfo) -> bool:
+    return bool(entry.file_size) and bool(entry.is_dir() or entry.external_attr & FOLDER)
 
 
 def _leads_out(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import ml_dtypes
@@ -34,7 +35,8 @@ def read(path: Path) -> Contents:
     """
     check_directory(path)
     check_content(path)
-    with np.load(path, allow_pickle=False) as archive:
+    with warnings.catch_warnings(), np.load(path, allow_pickle=False) as archive:
+        warnings.filterwarnings("ignore", "Reading `.npy`", UserWarning)  # of files of Python 2, which are read rightly
         pairs = [(name.replace("/", "."), _as_written(archive[name])) for name in archive.files]
     return unique_dict(pairs), {}
 

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from weights_convert import ConversionError, load
 from weights_convert.containers.archives import check_content, check_directory, has_entry
@@ -34,6 +35,23 @@ def test_a_name_that_occurs_twice_is_refused(tmp_path: Path):
 def test_a_bomb_is_refused(tmp_path: Path):
     with pytest.raises(ConversionError, match="it promises 10,000,000 bytes and holds"):
         check_directory(make(tmp_path / "a.keras", ["a"], bytes(10_000_000)))
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_an_entry_of_which_pytorch_would_read_nothing_is_refused(checksums: bool, tmp_path: Path):
+    path, before = tmp_path / "a.pth", torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        torch.save({"fc.bias": torch.arange(4.0)}, path)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    check_directory(path)
+    content = bytearray(path.read_bytes())
+    attributes = content.rindex(b"PK\x01\x02", 0, content.rindex(b"a/data/0")) + 38
+    content[attributes] |= 0x10
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match="its entry 'a/data/0' is marked as a folder and has content"):
+        load(path, variant="v1.5")
 
 
 def test_a_plain_archive_passes(tmp_path: Path):

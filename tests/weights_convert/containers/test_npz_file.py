@@ -33,6 +33,16 @@ def test_names_with_slashes_are_paths(save: Callable[..., None], tmp_path: Path)
     assert metadata == {}
 
 
+def test_a_file_of_python_2_is_read_without_a_warning(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", a=np.arange(3.0))
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        entry = archive.read("a.npy")
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr("a.npy", entry.replace(b"(3,), }  ", b"(3L,), } "))
+    arrays, _ = containers.read(tmp_path / "b.npz")
+    assert arrays["a"].tolist() == [0, 1, 2]
+
+
 def test_two_names_of_one_path_are_refused(tmp_path: Path):
     np.savez(tmp_path / "a.npz", **{"a/b": np.zeros(1), "a.b": np.zeros(1)})
     with pytest.raises(ConversionError, match=r"the name 'a\.b' occurs twice"):
