@@ -34,6 +34,7 @@ from conformance.run.candidates.survey import Unfit
 from conformance.run.candidates.targets import TargetError
 from conformance.run.capabilities import Adapter, Capability, DeviceMissing, Examination, Probed, load_adapter
 from conformance.run.hiding import Hiding
+from conformance.run.implementations import Implementation
 from conformance.run.jobs import Job, NetworkFiles, Say
 from conformance.run.precision import measure_precision
 from conformance.run.probes import run_probe
@@ -84,7 +85,7 @@ def work(job: Job, say: Say) -> None:
     """Prepare the candidate, then run every case and probe of the job; without any, survey it."""
     gc.disable()  # a framework makes a million objects and hardly a cycle: looking for them took a tenth of the time
     settings = job.implementation.settings
-    with hidden(extra for package in job.implementation.packages for extra in EXTRAS.get(package, ())):
+    with hidden(extras(job.implementation)):
         adapter = load_adapter(job.implementation.adapter, settings and {**settings, "precision": job.precision})
     gc.freeze()
     if not job.cases and not job.probes:
@@ -95,6 +96,13 @@ def work(job: Job, say: Say) -> None:
 
 EXTRAS = {"keras": ("matplotlib", "sklearn"), "tensorflow": ("jax",)}
 """Package to others that it imports where they are installed, and that a worker does not need: a third of its time."""
+
+
+def extras(implementation: Implementation) -> list[str]:
+    """List what the project's own adapters import for nothing; a user's model, told by its settings, may need it."""
+    return (
+        [] if implementation.settings else [extra for each in implementation.packages for extra in EXTRAS.get(each, ())]
+    )
 
 
 @contextlib.contextmanager

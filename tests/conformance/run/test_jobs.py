@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 
 import pytest
 
 from conformance.cases.case import Case
-from conformance.run.implementations import find_implementation
+from conformance.run.implementations import IMPLEMENTATIONS, find_implementation
 from conformance.run.jobs import Job, NetworkFiles
-from conformance.run.worker import hidden
+from conformance.run.worker import extras, hidden
 from impls.config import VARIANTS
 
 
@@ -34,6 +35,12 @@ def test_a_worker_reads_the_job_that_was_written(tmp_path):
         assert getattr(read, field) == getattr(job, field)
     assert read.networks["v1"] == network
     assert read.implementation.variables == {"KERAS_BACKEND": "jax"}
+
+
+def test_nothing_is_hidden_from_a_users_model():
+    ours = IMPLEMENTATIONS["keras"]
+    assert extras(ours) == ["matplotlib", "sklearn", "jax"]
+    assert extras(replace(ours, settings={"target": "port.py:build"})) == []
 
 
 def test_a_hidden_module_looks_uninstalled_for_a_while(monkeypatch):
