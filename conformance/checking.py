@@ -108,8 +108,14 @@ def run_group(group: Sequence[Checked], request: Request, folder: Path, notify: 
     ]
     left_out = excuse(outcome, request)
     record = make_record(plan, outcome, left_out)
-    record["notes"] = [note for each in group for note in each.notes]
+    record["notes"] = [note for each in group for note in each.notes] + notes_of_workers(outcome)
     return record
+
+
+def notes_of_workers(outcome: Outcome) -> list[str]:
+    """List what workers noted at their first look, by candidate; a note that holds for both precisions once."""
+    noted = {f"{worker.split()[0]}: {facts['note']}" for worker, facts in outcome.workers.items() if "note" in facts}
+    return sorted(noted)
 
 
 def plan_group(group: Sequence[Checked], request: Request, folder: Path) -> Plan:

@@ -64,10 +64,12 @@ class Examination:
     Attributes:
         cannot: What the adapter cannot do, by mode or task ("train", "steps"), each with the reason.
         not_shown: Arrays that it cannot show, by canonical name, each with the reason.
+        note: What is to be said about it beside its verdict; empty if nothing.
     """
 
     cannot: Mapping[str, str] = field(default_factory=dict)
     not_shown: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 class DeviceMissing(RuntimeError):

@@ -120,7 +120,8 @@ class Event:
 
     Attributes:
         job: The worker's job.
-        kind: "ready" or "surveyed"; "traced" or "skipped", of a case; "probed"; at the end "failed" or "done".
+        kind: "ready", "examined" or "surveyed"; "traced" or "skipped", of a case; "probed"; at the end "failed" or
+            "done".
         facts: Facts that came with it, by name.
     """
 

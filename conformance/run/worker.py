@@ -3,10 +3,11 @@
 The parent runs it as `python -m conformance.run.worker JOB.json`. It reports each event as one JSON object per line on
 its standard output; whatever a framework prints goes to standard error instead. It knows no limits and judges nothing.
 
-Events: {"event": "ready", "device", "versions", "switches", "in_force"}; per case {"event": "traced", "case", "file",
-"seconds"}, or {"event": "skipped", "case", "reason"} where the candidate lacks a capability; per probe {"event":
-"probed", "probe", "folder", "reason"}, the reason empty unless it failed; and at the end of a worker that could not
-go on {"event": "failed", "reason"}.
+Events: {"event": "ready", "device", "versions", "switches", "in_force"}; {"event": "examined", "note"} where the first
+look at a network leaves something to say; per case {"event": "traced", "case", "file", "seconds"}, or {"event":
+"skipped", "case", "reason"} where the candidate lacks a capability; per probe {"event": "probed", "probe", "folder",
+"reason"}, the reason empty unless it failed; and at the end of a worker that could not go on {"event": "failed",
+"reason"}.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
             candidate = Hiding(candidate, hidden)
         parameters = {name: tuple(shape) for name, shape in candidate.parameters().items()}
         examination = examine(candidate, network)
+        if examination.note:
+            say(event="examined", note=examination.note)
         for case in [case for case in job.cases if case.variant == variant]:
             started = time.perf_counter()
             if reason := missing_capability(candidate, case, examination):

@@ -14,7 +14,7 @@ from conformance.run.adapters.blueprint import BlueprintAdapter
 from conformance.run.candidates.hooks import Hook, ValueTap, find_hooks, untapped
 from conformance.run.candidates.naming import FOLDED, Naming, read_names
 from conformance.run.candidates.options import Options
-from conformance.run.candidates.repeat import examine
+from conformance.run.candidates.repeat import examine, out_of_order
 from conformance.run.candidates.survey import Survey, Unfit
 from conformance.run.capabilities import Arrays, ArrayTap, Capability, Examination
 from impls.config import ResNetConfig
@@ -28,6 +28,13 @@ from weights_convert.table import RUNNING_STATISTICS, Framework
 
 if TYPE_CHECKING:
     from conformance.run.candidates.kinds import Kind
+
+
+CROSSED = (
+    "the names of its layers are mapped crosswise, so that what is said of them cannot be trusted, or it computes in "
+    "another order than this network"
+)
+"""Conclusion from layers that are called before those that they are computed from."""
 
 
 class Run(Protocol):
@@ -176,13 +183,13 @@ class ModelCandidate(BlueprintAdapter):
             inside = [hook.name for hook in self.hooks if hook.inside]
             self.not_shown |= dict.fromkeys((*inside, "parameters"), FOLDED)
         self.hooks = [hook for hook in self.hooks if hook.name not in self.not_shown]
-        called: set[str] = set()
-        examine(self, images, called)
+        called = examine(self, images)
         for hook in self.hooks:
             if hook.name not in called and hook.name not in self.not_shown:
                 self.not_shown[hook.name] = f"its layer, {hook.path}, is not called"
         self.hooks = [hook for hook in self.hooks if hook.name not in self.not_shown]
-        return Examination(self.cannot, self.not_shown)
+        order = out_of_order(self.config, called)
+        return Examination(self.cannot, self.not_shown, f"{order}: {CROSSED}" if order else "")
 
     def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:
         """Return activations, and running statistics after a train-mode run."""

@@ -67,7 +67,7 @@ class FunctionCandidate:
 
     def examine(self, images: np.ndarray) -> Examination:
         """Run the smallest input twice; see `repeat.examine`."""
-        examine(self, images, set())
+        examine(self, images)
         return Examination(self.cannot, self.not_shown)
 
     def record(self, images: np.ndarray, train: bool, layers: bool) -> Arrays:

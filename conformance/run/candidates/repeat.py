@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
 from conformance.cases.names import activation_names
+from conformance.cases.segments import segment_of
 from conformance.run.candidates.survey import Unfit
 from conformance.run.capabilities import Arrays
 from impls.config import ResNetConfig
+from impls.taps import is_layer
 
 ORDER_OF_SUMS = {"float64": 1e-10, "float32": 1e-3}
 """Two runs that differ by less than this differ in the order of their sums; by more, in what they compute. A coin that
@@ -41,13 +44,15 @@ class Examined(Protocol):
         """Copies of all arrays by canonical name."""
 
 
-def examine(candidate: Examined, images: np.ndarray, called: set[str]) -> None:
+def examine(candidate: Examined, images: np.ndarray) -> list[str]:
     """Run an input twice, and see that nothing changes that must not.
 
     Args:
         candidate: The candidate, with its weights.
         images: The smallest input, (batch, channels, height, width) float32.
-        called: Takes the names of the activations that the runs show.
+
+    Returns:
+        Names of the activations that the runs show, in the order in which they are seen.
 
     Raises:
         Unfit: If two runs differ, if weights change in inference mode, or if it computes float32 where float64 was
@@ -55,7 +60,6 @@ def examine(candidate: Examined, images: np.ndarray, called: set[str]) -> None:
     """
     before = candidate.canonical_state()
     first = candidate.record(images, False, True)
-    called |= set(first)
     second = candidate.record(images, False, True)
     check_weights(before, candidate.canonical_state())
     for name in shown(candidate.config, first):
@@ -69,6 +73,30 @@ def examine(candidate: Examined, images: np.ndarray, called: set[str]) -> None:
             )
     if candidate.precision == "float64":  # last: what is random would seem to be rounded
         check_float64(candidate, images, first)
+    return list(first)
+
+
+def out_of_order(config: ResNetConfig, called: Sequence[str]) -> str:
+    """Say which layers are called before those that they are computed from, in words; empty if none are.
+
+    Args:
+        config: The network.
+        called: Activations, in the order in which they are seen.
+
+    Example:
+        >>> out_of_order(ResNetConfig(), ["stage1.0.conv1", "stage1.0.bn2", "stage1.0.conv2"])
+        'stage1.0.bn2 is called before stage1.0.conv2'
+    """
+    place = {name: number for number, name in enumerate(called)}
+    branches: dict[tuple[str, bool], list[str]] = {}
+    for name in activation_names(config, layers=True):
+        if name in place and is_layer(name):
+            branches.setdefault((segment_of(name), "downsample" in name), []).append(name)
+    pairs = [pair for branch in branches.values() for pair in pairwise(branch) if place[pair[0]] > place[pair[1]]]
+    if not pairs:
+        return ""
+    (before, after), more = pairs[0], f", and {len(pairs) - 1} others alike" if len(pairs) > 1 else ""
+    return f"{after} is called before {before}{more}"
 
 
 def check_float64(candidate: Examined, images: np.ndarray, first: Arrays) -> None:

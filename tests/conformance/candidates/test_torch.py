@@ -19,6 +19,7 @@ from conformance.run.candidates.survey import Unfit
 from impls.config import VARIANTS
 from tests.conformance.candidates import small_ports
 from tests.conformance.candidates.agreement import assert_a_step_is_the_oracles, assert_equal_to_rounding
+from weights_convert.dialects import DIALECTS
 
 CONFIG = replace(VARIANTS["v1.5"], depths=(2, 2, 2, 2), width=8, num_classes=10)
 IMAGES = noise(64, 96, 2, 0).images
@@ -177,6 +178,24 @@ def test_a_counter_is_no_weight_of_the_network_and_is_told(candidate):
     adapter = candidate(small_ports.port("counting"))
     assert set(adapter.parameters()) == {*parameter_names(CONFIG), *statistic_names(CONFIG)}
     assert adapter.examine(IMAGES).not_shown == {"calls": "it holds whole numbers, which are no weights of the network"}
+
+
+def test_layers_that_are_called_in_another_order_are_told(candidate, tmp_path):
+    """A file of path patterns maps the first two norms of each block crosswise."""
+    file = tmp_path / "names.toml"
+    layers = DIALECTS["torchvision"].layers.items()
+    crossed = {
+        "stage{stage}.{block}.bn1": "layer{stage}.{block}.bn2",
+        "stage{stage}.{block}.bn2": "layer{stage}.{block}.bn1",
+    }
+    written_out = {"stage{stage}.{block}.bn3": "layer{stage}.{block}.bn3"} | crossed
+    paths = {name: path for name, path in layers if name != "stage{stage}.{block}.bn{k}"} | written_out
+    file.write_text("[layers]\n" + "\n".join(f'"{name}" = "{path}"' for name, path in paths.items()))
+    assert candidate(small_ports.port()).examine(IMAGES).note == ""
+    note = candidate(small_ports.port(), names=str(file)).examine(IMAGES).note
+    assert note.startswith(
+        "stage1.0.conv2 is called before stage1.0.bn1, and 15 others alike: the names of its layers are"
+    )
 
 
 def test_a_layer_whose_module_is_not_called_is_not_shown_and_told(candidate):
