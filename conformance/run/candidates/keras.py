@@ -170,7 +170,7 @@ class KerasCandidate(ModelCandidate, KerasAdapter):
             value, gradients, image_gradient = differentiate(self.tensor(images))
         known = self.naming.canonical_names()
         arrays = {known[name]: self.naming.to_canonical(name, to_numpy(g)) for name, g in gradients.items()}
-        return float(value), arrays | {"input": self.array(image_gradient)}
+        return float(to_numpy(value)), arrays | {"input": self.array(image_gradient)}
 
     def training(self, recipe: Recipe) -> tuple[TakeStep, ReadState]:
         """Train the model by `train_on_batch`, compiled as our own model is; the next run starts afresh.
@@ -232,7 +232,8 @@ def children(layer: Any) -> Iterator[tuple[str, Any]]:
     if is_graph(layer):
         yield from ((child.name, child) for child in layer.layers)
         return
-    for attribute, value in vars(layer).items():
+    modules = dict(layer.named_children()) if hasattr(layer, "named_children") else {}  # PyTorch keeps layers there
+    for attribute, value in (vars(layer) | modules).items():
         if not attribute.startswith("_"):
             yield from ((f"{attribute}{step}", child) for step, child in in_value(value))
 

@@ -112,7 +112,6 @@ KINDS: tuple[Kind, ...] = (
         weights=FROM_THE_FILE,
         gradients="gradients in inference mode; not training steps",
     ),
-    Kind("PyTorch module", ("torch.nn:Module",), f"{TORCH}TorchCandidate", ("torch",)),
     Kind(
         "Keras model",
         ("keras:Model",),
@@ -120,6 +119,7 @@ KINDS: tuple[Kind, ...] = (
         ("keras", "tensorflow"),
         float64="yes, on TensorFlow, where a factory builds it",
     ),
+    Kind("PyTorch module", ("torch.nn:Module",), f"{TORCH}TorchCandidate", ("torch",)),
     Kind(
         "Linen module",
         ("flax.linen:Module",),
@@ -180,7 +180,7 @@ KINDS: tuple[Kind, ...] = (
         gradients="no",
     ),
 )
-"""Every kind, the more special ones first."""
+"""Every kind, the more special ones first: on PyTorch, a Keras model is a PyTorch module, too."""
 
 
 def find_kind(model: Any) -> Kind:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -15,6 +19,7 @@ from conformance.run.candidates.kinds import open_candidate, open_file
 from conformance.run.candidates.survey import Unfit
 from conformance.run.candidates.targets import TargetError
 from conformance.run.candidates.variants import find_variant
+from conformance.run.implementations import PARTS_IN_FLOAT32
 from impls.config import VARIANTS
 from impls.keras import resnet
 from tests.conformance.candidates.agreement import assert_equal_to_rounding, assert_every_activation_is_shown
@@ -114,3 +119,29 @@ def test_its_arrays_are_those_of_the_network_or_refused(tmp_path):
     keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs)).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="keeps its weights, and its arrays are not those of a whole network"):
         opened(tmp_path / "other.keras", "float32", tmp_path, variant="v1.5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_file_and_a_live_model_run_on_other_backends(files, backend):
+    """The file was written on TensorFlow."""
+    command = [
+        sys.executable,
+        "-m",
+        f"{__package__}.keras_on_backend",
+        files / "ours.keras",
+        files / "small.safetensors",
+    ]
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "UserWarning" not in done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert (seen["file"]["kind"], seen["live"]["kind"]) == ("Keras model in a file (`.keras`)", "Keras model")
+    for each in seen.values():
+        assert each["not_shown"] == {}
+        assert each["cannot"]["float64"] == PARTS_IN_FLOAT32
+        assert not each["fed"]
+        for mode, errors in each["errors"].items():
+            assert {"stem", "stage4.0.bn3", "logits"} <= set(errors) or mode == "gradients"
+            assert max(errors.values()) < {"gradients": 1e-3}.get(mode, 1e-4)
