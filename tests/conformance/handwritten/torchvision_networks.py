@@ -214,14 +214,19 @@ class TorchvisionCandidate:
     def gradients(self, images, labels, recipe, train, activations=None):
         if activations is not None:
             raise NotImplementedError("gradients are taken at the candidate's own activations alone")
-        model = copy.deepcopy(self.model)  # a script may alter its network
+        before = copy.deepcopy(self.model.state_dict())
+        attributes = {module: dict(vars(module)) for module in self.model.modules()}  # a script may replace some
         with torch.enable_grad():
             inputs = torch.from_numpy(images).to(self.dtype).requires_grad_()
-            script = self.script(model.train(train), recipe)
+            script = self.script(self.model.train(train), recipe)
             script.optimizer.zero_grad()
-            loss = script.loss(model(inputs), torch.from_numpy(labels))
+            loss = script.loss(self.model(inputs), torch.from_numpy(labels))
             loss.backward()
-        tensors = [*model.named_parameters(), ("input", inputs)]
+        for module, kept in attributes.items():
+            vars(module).clear()
+            vars(module).update(kept)
+        self.model.load_state_dict(before)
+        tensors = [*self.model.named_parameters(), ("input", inputs)]
         zeros = [(name, torch.zeros_like(t) if t.grad is None else t.grad) for name, t in tensors]
         return loss.item(), self.named(zeros)
 
