@@ -10,7 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import permutations, product
+from string import ascii_lowercase
 
 from conformance.run.candidates.naming import (
     NamingError,
@@ -30,9 +31,6 @@ Cell = tuple[int, int]
 
 BLOCK = "stage{stage}.{block}."
 CONVOLUTIONS = (f"{BLOCK}conv1", f"{BLOCK}conv2", f"{BLOCK}conv3", f"{BLOCK}downsample_conv")
-DIGITS = [name for name in PLACEHOLDERS if name not in LETTERS]
-"""Placeholders that stand for digits."""
-
 NORMS = (f"{BLOCK}bn1", f"{BLOCK}bn2", f"{BLOCK}bn3", f"{BLOCK}downsample_bn")
 """Roles of the layers of a block; each norm follows the convolution at its place."""
 
@@ -220,15 +218,15 @@ def candidates(role: str, layers: Sequence[Layer], config: ResNetConfig) -> list
     """List the patterns that give a layer of the right kind and shapes to each block that has the role."""
     wanted = shapes_of(role, config)
     kind: Kind = "conv" if "conv" in role else "norm"
-    families: dict[tuple[str, ...], list[tuple[list[int], Layer]]] = {}
+    families: dict[tuple[tuple[str, ...], tuple[bool, ...]], list[tuple[list[str], Layer]]] = {}
     for layer in layers:
         if layer.kind == kind:
-            texts, numbers = split(layer.path)
-            families.setdefault(tuple(texts), []).append((numbers, layer))
+            around, numbers = split(layer.path)
+            families.setdefault((tuple(around), tuple(map(str.isalpha, numbers))), []).append((numbers, layer))
     found: dict[tuple[tuple[Cell, str], ...], Candidate] = {}
-    for family, members in families.items():
-        for holders in placeholders(len(family) - 1):
-            for pattern, cells in readings(family, holders, members, config).items():
+    for (texts, letters), members in families.items():
+        for holders in placeholders(letters):
+            for pattern, cells in readings(texts, holders, members, config).items():
                 if cells.keys() == wanted.keys() and all(cells[c].shapes == wanted[c] for c in wanted):
                     reading = tuple(sorted((cell, layer.path) for cell, layer in cells.items()))
                     found.setdefault(reading, Candidate(pattern, cells))
@@ -246,28 +244,36 @@ def shapes_of(role: str, config: ResNetConfig) -> dict[Cell, dict[str, Shape]]:
     return wanted
 
 
-def split(path: str) -> tuple[list[str], list[int]]:
-    """Split a path into the texts around its numbers, and its numbers.
+def split(path: str) -> tuple[list[str], list[str]]:
+    """Split a path into the texts around its numbers, and its numbers; a single letter behind a digit is one, too.
 
     Example:
         >>> split("body.0.conv2")
-        (['body.', '.conv', ''], [0, 2])
+        (['body.', '.conv', ''], ['0', '2'])
+        >>> split("res2a_branch2b")
+        (['res', '', '_branch', '', ''], ['2', 'a', '2', 'b'])
     """
-    parts = re.split(r"(\d+)", path)
-    return parts[::2], [int(number) for number in parts[1::2]]
+    parts = re.split(r"(\d+|(?<=\d)[a-z](?![a-z]))", path)
+    return parts[::2], parts[1::2]
 
 
-def placeholders(count: int) -> Iterator[dict[int, str]]:
-    """Yield every way in which the numbers of a path can tell stage and block: placeholders by place."""
-    yield from ({place: FLAT} for place in range(count))
-    stages, blocks = ([name for name in DIGITS if PLACEHOLDERS[name][0] == number] for number in ("stage", "block"))
-    for stage, block in product(range(count), repeat=2):
-        if stage != block:
-            yield from ({stage: s, block: b} for s, b in product(stages, blocks))
+def placeholders(letters: Sequence[bool]) -> Iterator[dict[int, str]]:
+    """Yield every way in which the numbers of a path can tell stage and block: placeholders by place.
+
+    Args:
+        letters: Whether each number is a letter.
+    """
+    yield from ({place: FLAT} for place, letter in enumerate(letters) if not letter)
+
+    def names(number: str, place: int) -> list[str]:
+        return [n for n, (told, *_) in PLACEHOLDERS.items() if told == number and (n in LETTERS) == letters[place]]
+
+    for stage, block in permutations(range(len(letters)), 2):
+        yield from ({stage: s, block: b} for s, b in product(names("stage", stage), names("block", block)))
 
 
 def readings(
-    texts: Sequence[str], holders: Mapping[int, str], members: Sequence[tuple[list[int], Layer]], config: ResNetConfig
+    texts: Sequence[str], holders: Mapping[int, str], members: Sequence[tuple[list[str], Layer]], config: ResNetConfig
 ) -> dict[str, dict[Cell, Layer]]:
     """Read paths that differ in their numbers alone: the layer of each block by pattern, one for each other number."""
     topology, found = Topology(config.depths), dict[str, dict[Cell, Layer]]()
@@ -275,11 +281,12 @@ def readings(
         told = dict.fromkeys(("stage", "block"), 0)
         for place, name in holders.items():
             if name == FLAT:
-                told = topology.stage_and_block(numbers[place])
+                told = topology.stage_and_block(int(numbers[place]))
             else:
                 number, offset, _ = PLACEHOLDERS[name]
-                told[number] = numbers[place] - offset
-        filled = [f"{{{holders[place]}}}" if place in holders else str(n) for place, n in enumerate(numbers)]
+                value = ascii_lowercase.index(numbers[place]) if name in LETTERS else int(numbers[place])
+                told[number] = value - offset
+        filled = [f"{{{holders[place]}}}" if place in holders else text for place, text in enumerate(numbers)]
         pattern = "".join(text + number for text, number in zip(texts, [*filled, ""], strict=True))
         found.setdefault(pattern, {})[told["stage"], told["block"]] = layer
     return found
@@ -305,6 +312,15 @@ def shares_block(convolutions: Sequence[Candidate], norms: Sequence[Candidate]) 
         return candidate.pattern[: candidate.pattern.rfind("}") + 1]
 
     return [of_block(norm) for norm in norms] == [of_block(convolution) for convolution in convolutions]
+
+
+def shares_numbers(convolutions: Sequence[Candidate], norms: Sequence[Candidate]) -> bool:
+    """Tell whether the paths of each norm and its convolution are alike from their first number on, as Caffe's are."""
+
+    def from_number(candidate: Candidate) -> str:
+        return candidate.pattern[candidate.pattern.find("{") :]
+
+    return [from_number(norm) for norm in norms] == [from_number(convolution) for convolution in convolutions]
 
 
 def shares_module(convolutions: Sequence[Candidate], norms: Sequence[Candidate]) -> bool:
@@ -340,7 +356,7 @@ def follows(convolutions: Sequence[Candidate], norms: Sequence[Candidate]) -> bo
 
 
 Rule = Callable[[Sequence[Candidate], Sequence[Candidate]], bool]
-RULES: tuple[Rule, ...] = (shares_block, shares_module, counts_on)
+RULES: tuple[Rule, ...] = (shares_numbers, shares_block, shares_module, counts_on)
 """Ways in which norms belong to their convolutions, the surest first; one that holds for no choice decides nothing."""
 
 IN_ORDER: dict[Framework, tuple[Rule, ...]] = {"torch": (follows,), "keras": (follows,)}
@@ -360,17 +376,20 @@ def merged(patterns: Mapping[str, str]) -> dict[str, str]:
 
 
 def numbered(patterns: Sequence[str]) -> str | None:
-    """Return the pattern of three that differ in one number, 1 to 3 or 0 to 2, alone; None if they do not.
+    """Return the pattern of three that differ alone in one number, 1 to 3, 0 to 2 or a to c; None if they do not.
 
     Example:
         >>> numbered(["body.{flat}.Conv_0", "body.{flat}.Conv_1", "body.{flat}.Conv_2"])
         'body.{flat}.Conv_{k0}'
+        >>> numbered(["res{stage1}{block_letter}_branch2a", "res{stage1}{block_letter}_branch2b",
+        ...           "res{stage1}{block_letter}_branch2c"])
+        'res{stage1}{block_letter}_branch2{k_letter}'
         >>> numbered(["a.0", "a.3", "a.6"])
     """
-    for name, offset in (("k", 0), ("k0", -1)):
-        for match in re.finditer(str(1 + offset), patterns[0]):
+    for name, numbers in (("k", "123"), ("k0", "012"), ("k_letter", "abc")):
+        for match in re.finditer(numbers[0], patterns[0]):
             before, after = patterns[0][: match.start()], patterns[0][match.end() :]
-            if [f"{before}{k + offset}{after}" for k in (1, 2, 3)] == list(patterns):
+            if [f"{before}{number}{after}" for number in numbers] == list(patterns):
                 return f"{before}{{{name}}}{after}"
     return None
 

@@ -49,7 +49,7 @@ def read(proposal, shapes, framework):
 
 @pytest.mark.parametrize("order", [list, sorted], ids=["as defined", "sorted"])
 @pytest.mark.parametrize(
-    "dialect", ["torchvision", "transformers", "detectron2", "keras.applications", "keras-hub", "flax-linen"]
+    "dialect", ["torchvision", "transformers", "detectron2", "keras.applications", "keras-hub", "flax-linen", "keras-2"]
 )
 def test_a_proposal_reads_what_the_dialect_reads(dialect, order):
     config = replace(SMALL, conv_bias=dialect == "keras.applications")
@@ -94,6 +94,22 @@ def test_norms_of_one_shape_are_told_apart_by_the_order_of_definition_or_left_to
     assert '# "stage{stage}.{block}.bn1" = "stage{stage}.{block}.norm_y"' in text
     with pytest.raises(NamingError, match=r"'stage\{stage\}.\{block\}.bn\{k\}' has no path"):
         parse_patterns(text, "names.toml", "flax", ("", ""))
+
+
+def caffe_like(name):
+    """Blocks and their convolutions are told by letters."""
+    name = re.sub(
+        r"layer(\d)\.(\d)\.conv(\d)", lambda m: f"res{int(m[1]) + 1}{'abc'[int(m[2])]}.{'abc'[int(m[3]) - 1]}", name
+    )
+    return re.sub(r"layer(\d)\.(\d)\.", lambda m: f"res{int(m[1]) + 1}{'abc'[int(m[2])]}.", name)
+
+
+def test_letters_tell_the_block():
+    shapes, names = renamed(caffe_like)
+    proposal = propose(shapes, "torch")
+    assert proposal.layers["stage{stage}.{block}.bn{k}"] == "res{stage1}{block_letter}.bn{k}"
+    assert proposal.layers["stage{stage}.{block}.conv{k}"] == "res{stage1}{block_letter}.{k_letter}"
+    assert read(proposal, shapes, "torch") == names
 
 
 def test_what_no_pattern_describes_is_listed_with_layers_of_its_shapes():
