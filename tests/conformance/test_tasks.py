@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[2] / "conformance"
 ORDERED = {
     ("localise.py", "diagnose_steps"): "whether the run took gradients, too",
     ("case.py", "words"): "a forward run needs no words",
+    ("plan.py", "shows_layers"): "only a forward run has activations of layers",
     ("suite.py", "first_failures"): "activations come first, whatever the other tasks are",
 }
 """Comparisons with the name of a task that are no branch of a stage."""
