@@ -95,8 +95,8 @@ def work(job: Job, say: Say) -> None:
     work_through(adapter, job, say)
 
 
-EXTRAS = {"keras": ("matplotlib", "sklearn"), "tensorflow": ("jax",)}
-"""Package to others that it imports where they are installed, and that a worker does not need: a third of its time."""
+EXTRAS = {"keras": ("matplotlib", "sklearn")}
+"""Package to others that it imports where they are installed, and that a worker does not need: a quarter of its time."""
 
 
 def extras(implementation: Implementation) -> list[str]:

@@ -39,7 +39,7 @@ def test_a_worker_reads_the_job_that_was_written(tmp_path):
 
 def test_nothing_is_hidden_from_a_users_model():
     ours = IMPLEMENTATIONS["keras"]
-    assert extras(ours) == ["matplotlib", "sklearn", "jax"]
+    assert extras(ours) == ["matplotlib", "sklearn"]
     assert extras(replace(ours, settings={"target": "port.py:build"})) == []
 
 
