@@ -96,7 +96,7 @@ def work(job: Job, say: Say) -> None:
 
 
 EXTRAS = {"keras": ("matplotlib", "sklearn")}
-"""Package to others that it imports where they are installed, and that a worker does not need: a quarter of its time."""
+"""Package to others that it imports where they are installed, a quarter of its time, and that no adapter of ours needs."""
 
 
 def extras(implementation: Implementation) -> list[str]:
