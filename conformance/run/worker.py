@@ -96,7 +96,7 @@ def work(job: Job, say: Say) -> None:
 
 
 EXTRAS = {"keras": ("matplotlib", "sklearn")}
-"""Package to others that it imports where they are installed, a quarter of its time, and that no adapter of ours needs."""
+"""Package to others that it imports where they are installed, in a quarter of its time; our adapters need none."""
 
 
 def extras(implementation: Implementation) -> list[str]:
