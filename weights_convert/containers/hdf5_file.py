@@ -104,7 +104,10 @@ def _write(
 
 
 def _refusals(file: h5py.File) -> Iterator[str]:
-    """Yield a problem for every link, array in another file, and array that is larger than its stored bytes."""
+    """Yield a problem for every link, array in another file, array larger than its stored bytes, and empty layer.
+
+    HDF5 has no checksums here: one damaged number hides what a group holds, and a network would lose its classifier.
+    """
     seen, waiting = set(), [file["/"]]
     while waiting:
         group = waiting.pop()
@@ -126,6 +129,8 @@ def _refusals(file: h5py.File) -> Iterator[str]:
                 yield f"it nests groups deeper than {MAX_NESTING}"
             elif isinstance(item, h5py.Group):
                 waiting.append(item)
+                if not len(item) and where.split("/")[-2] == "layers":
+                    yield f"{where!r} is empty: Keras writes a group of variables for each layer, empty or not"
             elif isinstance(item, h5py.Dataset):
                 yield from _refusals_of_array(item, where)
 

@@ -58,6 +58,10 @@ def deep(file: h5py.File) -> None:
     file.create_group("/".join("a" * 100))
 
 
+def layer_without_variables(file: h5py.File) -> None:
+    file.create_group("layers/dense")
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
@@ -71,6 +75,7 @@ def deep(file: h5py.File) -> None:
         (zeros_compressed, "'/a' promises 8,000,000 bytes and holds"),
         (objects, "'/a' holds objects, not numbers"),
         (deep, "it nests groups deeper than 64"),
+        (layer_without_variables, "'/layers/dense' is empty: Keras writes a group of variables for each layer"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
