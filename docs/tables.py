@@ -21,7 +21,7 @@ from conformance.faults.rows import SUBJECTS
 from conformance.outcome import EXIT_CODES
 from conformance.run.candidates.kinds import KINDS
 from conformance.run.implementations import BUILDS
-from docs import card_tables
+from docs import measured_tables
 from impls.config import TOTAL_STRIDE, VARIANTS, ResNetConfig
 from weights_convert.configurations import keras_hub, keras_layers, timm, transformers
 from weights_convert.configurations.fields import Field
@@ -317,7 +317,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "kinds": kinds,
     "limits": limits_of_errors,
     "variants": variants,
-    **{name: lambda rows=rows: table(*rows()) for name, rows in card_tables.TABLES.items()},
+    **{name: lambda rows=rows: table(*rows()) for name, rows in measured_tables.TABLES.items()},
 }
 
 

@@ -1,4 +1,7 @@
-"""Tables of what was measured on GPUs, from the files that `python -m benchmarks.gpu` wrote into docs/results."""
+"""Tables of what was measured, from the files in docs/results.
+
+`python -m benchmarks.gpu` wrote those of cards, `python -m benchmarks.models --device cpu` the one named cpu.json.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Row = Mapping[str, Any]
 def newest() -> dict[str, Row]:
     """Return the newest results of each card, by its name; file names begin with the date."""
     found: dict[str, Row] = {}
-    for file in sorted(FOLDER.glob("*.json")):
+    for file in sorted(FOLDER.glob("20*.json")):
         results = json.loads(file.read_text())
         found[results["machine"]["card"].partition(",")[0]] = results
     return found
@@ -213,6 +216,28 @@ def speed() -> tuple[list[str], Iterator[list[str]]]:
     return header, rows()
 
 
+def cpu_speed() -> tuple[list[str], Iterator[list[str]]]:
+    """Our models beside their best peer on a CPU: the ratio of the times, and the first call, which compiles."""
+    measured = json.loads((FOLDER / "cpu.json").read_text())["comparisons"]
+
+    def rows() -> Iterator[list[str]]:
+        for comparison in measured:
+            by_name = {row["name"]: row for row in comparison["rows"] if "ratio" in row}
+            ours, peer = by_name.get("ours"), by_name.get(comparison["best_peer"])
+            if ours and peer:
+                yield [
+                    comparison["family"] + f" `{comparison['variant']}`" * (comparison["variant"] != "v1.5"),
+                    comparison["way"],
+                    f"{comparison['task']}, batch {comparison['batch']}",
+                    comparison["best_peer"],
+                    "{:.2f} ({:.2f} to {:.2f})".format(ours["ratio"], *ours["ratio_quartiles"]),
+                    " / ".join(f"{row['first_call_s']:.1f}" for row in (ours, peer)),
+                ]
+
+    header = ["family", "way", "task", "best peer", "time, ratio (quartiles)", "first call, seconds, ours / peer"]
+    return header, rows()
+
+
 TABLES: dict[str, Callable[[], tuple[list[str], Iterator[list[str]]]]] = {
     "card-determinism": determinism,
     "card-machines": machines,
@@ -221,4 +246,5 @@ TABLES: dict[str, Callable[[], tuple[list[str], Iterator[list[str]]]]] = {
     "card-speed": speed,
     "card-summary": summary,
     "card-training": training,
+    "cpu-speed": cpu_speed,
 }
