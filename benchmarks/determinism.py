@@ -16,8 +16,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import count, pairwise
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,11 +72,10 @@ def torch_operations(
     def gradients(function: Callable[..., Any], *inputs: Any) -> dict[str, np.ndarray]:
         result = function(*inputs)
         found = torch.autograd.grad((result * weights_like(result)).sum(), inputs)
-        return named((result, *found))
+        return to_numpy(numbered((result, *found)))
 
-    def named(arrays: Iterable[Any], names: Iterable[str] = ()) -> dict[str, np.ndarray]:
-        names = names or numbered()
-        return {name: array.detach().cpu().numpy() for name, array in zip(names, arrays, strict=False)}
+    def to_numpy(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
     def weights_like(result: Any) -> Any:
         return torch.from_numpy(numbers(*result.shape)).to(place)
@@ -108,7 +107,7 @@ def torch_operations(
         value = training.loss(logits, labels, Recipe(label_smoothing=0.1))
         parameters = dict(model.named_parameters())
         found = torch.autograd.grad(value, list(parameters.values()))
-        return named((logits, *found), ("logits", *parameters))
+        return to_numpy({"logits": logits, **dict(zip(parameters, found, strict=True))})
 
     operations["ResNet-50, train mode, logits and all gradients"] = network
     return {"deterministic algorithms": str(torch.are_deterministic_algorithms_enabled())}, operations
@@ -133,7 +132,7 @@ def flax_operations(
             result, pull = jax.vjp(function, *inputs)
             return result, pull(jax.numpy.asarray(numbers(*result.shape)))
 
-        return lambda: dict(zip(numbered(), map(np.asarray, jax.tree.leaves(compiled(*inputs))), strict=False))
+        return lambda: numbered([np.asarray(array) for array in jax.tree.leaves(compiled(*inputs))])
 
     operations: dict[str, Operation] = {}
     for name, (inputs, outputs, kernel, stride, length) in CONVOLUTIONS.items():
@@ -185,10 +184,14 @@ def flax_operations(
 FRAMEWORKS = {"torch": torch_operations, "flax": flax_operations}
 
 
-def numbered() -> Iterator[str]:
-    """Name the results of an operation: its output, and its gradients one after the other."""
-    yield "output"
-    yield from (f"gradient {number}" for number in count(1))
+def numbered(arrays: Sequence[Any]) -> dict[str, Any]:
+    """Name the results of an operation: its output, and its gradients one after the other.
+
+    Example:
+        >>> numbered([1.5, 0.5, 2.0])
+        {'output': 1.5, 'gradient 1': 0.5, 'gradient 2': 2.0}
+    """
+    return {f"gradient {number}" if number else "output": array for number, array in enumerate(arrays)}
 
 
 def repeat(operation: Operation, compilations: Callable[[], int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which kernels a card runs for ResNet-50 v1.5 as the suite runs it, by kind and by name.
+"""Kernels that a card runs for ResNet-50 v1.5 as the suite runs it, by kind and by name.
 
     python -m benchmarks.kernels --candidate torch|flax|keras@torch|keras@jax [--device gpu|cpu] [--small]
 

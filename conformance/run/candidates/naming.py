@@ -37,7 +37,7 @@ LINEN = ("params.", "batch_stats.")
 """Beginnings of the names of a Linen module's parameters and running statistics."""
 
 NO_COLLECTIONS = ("", "")
-"""Those of every other model."""
+"""Beginnings of the names of every other model: none."""
 
 LEAST_SHARE = 0.5
 """A naming in which less than this share of a model's arrays is found is not that model's."""

@@ -66,14 +66,6 @@ def sequential(name):
     return re.sub(r"layer(\d)", lambda m: f"conv{int(m[1]) + 1}_x", name)
 
 
-def test_layers_that_no_number_tells_apart_have_lines_of_their_own():
-    shapes, names = renamed(sequential)
-    proposal = propose(shapes, "torch")
-    assert proposal.layers["stage{stage}.{block}.conv2"] == "conv{stage1}_x.{block}.residual.3"
-    assert proposal.layers["stage{stage}.{block}.bn2"] == "conv{stage1}_x.{block}.residual.4"
-    assert read(proposal, shapes, "torch") == names
-
-
 def lettered(name):
     """The norms of a block are told apart by letters."""
     return re.sub(r"\.bn([123])\.", lambda m: f".norm_{'xyz'[int(m[1]) - 1]}.", name)
@@ -104,11 +96,25 @@ def caffe_like(name):
     return re.sub(r"layer(\d)\.(\d)\.", lambda m: f"res{int(m[1]) + 1}{'abc'[int(m[2])]}.", name)
 
 
-def test_letters_tell_the_block():
-    shapes, names = renamed(caffe_like)
+@pytest.mark.parametrize(
+    ("spelling", "convolution", "norm"),
+    [
+        (
+            sequential,  # no number tells a block's layers apart: each has a line of its own
+            ("stage{stage}.{block}.conv2", "conv{stage1}_x.{block}.residual.3"),
+            ("stage{stage}.{block}.bn2", "conv{stage1}_x.{block}.residual.4"),
+        ),
+        (
+            caffe_like,
+            ("stage{stage}.{block}.conv{k}", "res{stage1}{block_letter}.{k_letter}"),
+            ("stage{stage}.{block}.bn{k}", "res{stage1}{block_letter}.bn{k}"),
+        ),
+    ],
+)
+def test_blocks_and_layers_are_told_by_numbers_and_letters(spelling, convolution, norm):
+    shapes, names = renamed(spelling)
     proposal = propose(shapes, "torch")
-    assert proposal.layers["stage{stage}.{block}.bn{k}"] == "res{stage1}{block_letter}.bn{k}"
-    assert proposal.layers["stage{stage}.{block}.conv{k}"] == "res{stage1}{block_letter}.{k_letter}"
+    assert {convolution, norm} <= {*proposal.layers.items()}
     assert read(proposal, shapes, "torch") == names
 
 
