@@ -262,6 +262,7 @@ def inject_everything(run: Run) -> Row:
     effective = [trial for trial in held["trials"] if not trial["harmless"]]
     counts = {name: sum(bool(trial[name]) for trial in effective) for name in ("caught", "layer_named", "cause_named")}
     return {
+        "devices": held["devices"],
         "injections": len(held["trials"]),
         "effective": len(effective),
         **counts,

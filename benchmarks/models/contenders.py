@@ -16,7 +16,8 @@ def load_named(model: Any, weights: Path, dialect: str) -> Any:
     from weights_convert import load
 
     arrays = load(weights).to(dialect).arrays
-    report = model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, strict=False)
+    state = {name: torch.tensor(array) for name, array in arrays.items()}
+    report = model.load_state_dict(state, strict=False)  # it has no batch counters; nothing else may be missing
     missing = [name for name in report.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or report.unexpected_keys:
         raise ValueError(f"weights do not fit: missing {missing}, unexpected {report.unexpected_keys}")

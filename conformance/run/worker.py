@@ -132,9 +132,9 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
     for variant, network in job.networks.items():
         gc.collect()  # the network before
         candidate: Any = build_network(adapter, job.implementation.injector, network)
-        hidden = job.implementation.not_shown
-        if hidden:
-            candidate = Hiding(candidate, hidden)
+        contradictory = job.implementation.not_shown
+        if contradictory:
+            candidate = Hiding(candidate, contradictory)
         parameters = {name: tuple(shape) for name, shape in candidate.parameters().items()}
         examination = examine(candidate, network)
         if examination.note:
@@ -155,7 +155,7 @@ def work_through(adapter: Any, job: Job, say: Say) -> None:
                 device,
                 versions,
                 in_force,
-                not_shown={**examination.not_shown, **hidden},
+                not_shown={**examination.not_shown, **contradictory},
             )
             try:
                 file = run_case(job, candidate, images, network, origin)

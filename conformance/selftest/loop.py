@@ -131,6 +131,8 @@ def run_networks(
     waiting: dict[str, dict[Case, Trace]] = {name: {} for name in named}
     for event in run_jobs(jobs, parallel=1):
         notify(event)
+        if event.kind == "ready":
+            result.devices.add(event.facts["device"])
         if event.kind in ("failed", "skipped"):
             message = f"{implementation.name} ({precision}) could not run: {event.facts['reason']}"
             result.failures += [message] if message not in result.failures else []

@@ -62,6 +62,7 @@ class Result:
         correct: Number of comparisons of correct networks.
         false_alarms: Those of them that failed.
         failures: What could not run, in words.
+        devices: Where the networks ran, as their workers say.
         seconds: Duration of the self-test.
     """
 
@@ -69,6 +70,7 @@ class Result:
     correct: int = 0
     false_alarms: list[Comparison] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    devices: set[str] = field(default_factory=set)
     seconds: float = 0.0
 
     def of(self, implementation: str) -> list[Trial]:
@@ -97,6 +99,7 @@ class Result:
         return {
             "variant": variant,
             "seconds": round(self.seconds, 1),
+            "devices": sorted(self.devices),
             "missed": self.missed(),
             "right_comparisons": self.correct,
             "false_alarms": [comparison.to_dict() for comparison in self.false_alarms],

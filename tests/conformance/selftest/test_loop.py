@@ -82,6 +82,7 @@ def test_the_selftest_names_what_it_injects(implementation, trials):
     assert result.missed() == []
     assert len(result.trials) == trials
     assert result.correct > 1000
+    assert result.devices == {"cpu"}
     assert {trial.fault for trial in result.trials if not trial.caught} == {"pool-zero"}
 
 
@@ -92,6 +93,7 @@ def test_a_selftest_on_a_gpu_that_is_not_there_tests_nothing():
     result = run_selftest([IMPLEMENTATIONS["torch"]], "v1.5", ["bgr"], device="gpu")
     assert "GPU" in result.failures[0]
     assert result.trials == []
+    assert result.devices == set()
 
 
 def trial(**changes):
