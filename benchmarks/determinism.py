@@ -195,7 +195,7 @@ def numbered(arrays: Sequence[Any]) -> dict[str, Any]:
 
 
 def repeat(operation: Operation, compilations: Callable[[], int]) -> dict[str, Any]:
-    """Run an operation some times and compare the bits of each run with those of the one before."""
+    """Run an operation `RUNS` times and compare the bits of each run with those of the one before."""
     runs, compiled = [], [compilations()]
     try:
         for _ in range(RUNS):

@@ -13,7 +13,7 @@ from conformance.identify.convolution_questions import MARGIN, expected_geometry
 from conformance.identify.curve import GRID, NONE, RELU, Curve, find_curve
 from conformance.identify.fact import PREDICTED, Difference, Exam, Fact, NotIdentified, number, relative_error
 from conformance.identify.geometry import Axis, Geometry, measure_geometry, solve
-from conformance.identify.image import ALONE, AS_THEY_ARE, CHANGES, Change, colour_differences
+from conformance.identify.image import AS_THEY_ARE, CHANGES, WITH_RIGHT_KERNEL, Change, colour_differences
 from conformance.identify.kernel import Recognised, recognise, recognise_bias
 from conformance.identify.link import IMAGES, Array, Arrays, Link
 from impls.config import ResNetConfig
@@ -88,9 +88,9 @@ def measure(exam: Exam, weight: Array | None = None) -> MeasuredConvolution:
     raise reason or NotIdentified("is no convolution: the nearest one does not predict other numbers")
 
 
-def find_alone(exam: Exam, weight: Array) -> MeasuredConvolution | None:
-    """Recognise the right first convolution of changed images, by changes of `ALONE`; None if it is not."""
-    for change in ALONE if exam.link.inputs == (IMAGES,) else ():
+def find_changed_images(exam: Exam, weight: Array) -> MeasuredConvolution | None:
+    """Recognise a first convolution whose kernel is right and whose images are changed; None if no change fits."""
+    for change in WITH_RIGHT_KERNEL if exam.link.inputs == (IMAGES,) else ():
         found = MeasuredConvolution(NONE, expected_geometry(exam.link), weight, np.zeros(len(weight)), change)
         if all(exam.error(found, part) <= PREDICTED for part in ("held-out", "even")):
             return found
@@ -215,7 +215,7 @@ def identify(exam: Exam) -> Fact:
     expected = as_kernel(arrays[f"{link.layer}.weight"])
     asked, answers = ({part: as_maps(x) for part, x in some.items()} for some in (exam.asked, exam.answers))
     exam = replace(exam, asked=asked, answers=answers)
-    found = find_alone(exam, expected) or measure(exam, expected)
+    found = find_changed_images(exam, expected) or measure(exam, expected)
     colours = (
         colour_differences(found.weight, expected, found.added and found.added[0]) if link.inputs == (IMAGES,) else None
     )

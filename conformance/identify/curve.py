@@ -108,7 +108,7 @@ def gates(half: float, whole: float) -> Iterator[Curve]:
     """Yield the curves x * gate(x) that have certain values at 1 and 2, with the numbers in them that this takes.
 
     Args:
-        half: The gate at 1.
+        half: The gate, which is the factor of x, at 1.
         whole: The gate at 2.
     """
     if not (0.5 < half < 1 and 0.5 < whole < 1):

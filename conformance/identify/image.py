@@ -106,7 +106,7 @@ def resized(share: int, how: str, wide: bool, nearest: bool = False) -> Change:
     Args:
         share: The number that height and width are divided by.
         how: The filter in words.
-        wide: Whether it spans as many pixels as it is to average when images shrink, against aliasing.
+        wide: Whether the filter is widened as images shrink, against aliasing.
         nearest: Whether the pixel at each place is taken, not a mean of those around it.
     """
 
@@ -124,6 +124,7 @@ def resized(share: int, how: str, wide: bool, nearest: bool = False) -> Change:
 
 
 SHARES = {2: "half", 4: "quarter"}
+"""Divisors of height and width that are tried, in words."""
 
 
 def sampling(old: int, new: int, wide: bool, nearest: bool = False) -> Array:
@@ -152,7 +153,7 @@ def sampling(old: int, new: int, wide: bool, nearest: bool = False) -> Array:
     return normalised
 
 
-ALONE = [
+WITH_RIGHT_KERNEL = [
     *(
         moved(rows, columns, around)
         for around in (False, True)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from conformance.cases.synthetic import synthetic_weights
 from conformance.identify import convolution, convolution_questions, norm, pool, total
-from conformance.identify.convolution import MeasuredConvolution, find_alone
+from conformance.identify.convolution import MeasuredConvolution, find_changed_images
 from conformance.identify.convolution_questions import expected_geometry
 from conformance.identify.curve import CURVES, GRID, NONE, RELU, elu, find_curve, gelu, gelu_by_tanh, leaky, sigmoid
 from conformance.identify.fact import PREDICTED, Exam, NotIdentified, relative_error
 from conformance.identify.geometry import BORDERS, Axis, Geometry, solve
 from conformance.identify.identification import rounding_facts
-from conformance.identify.image import ALONE
+from conformance.identify.image import WITH_RIGHT_KERNEL
 from conformance.identify.kernel import REARRANGED, recognise, recognise_bias
 from conformance.identify.link import expected_output, links
 from conformance.identify.norm_formula import DENOMINATORS, Formula
@@ -128,15 +128,17 @@ def test_kernels_with_other_channels_scales_and_zeros_are_recognised(seed, share
     assert recognise(random.normal(0.0, 1.0, weight.shape), weight, arrays, "b") is None
 
 
-@pytest.mark.parametrize("change", [*ALONE[:-11:9], *ALONE[-11:]], ids=lambda change: change.words)
+@pytest.mark.parametrize(
+    "change", [*WITH_RIGHT_KERNEL[:-11:9], *WITH_RIGHT_KERNEL[-11:]], ids=lambda change: change.words
+)
 def test_the_right_convolution_of_changed_images_is_recognised(change):
     random, link = np.random.default_rng(0), LINKS["conv1"]
     asked = convolution_questions.questions(link, random, ((36, 44), (37, 45)))
     weight = random.normal(0.0, 1.0, (4, 3, 7, 7))
     layer = MeasuredConvolution(NONE, expected_geometry(link), weight, np.zeros(4), change)
     exam = Exam(link, asked, answered(layer, asked), {}, CONFIG)
-    assert find_alone(exam, weight).change.words == change.words
-    assert find_alone(exam, weight + 1e-9) is None
+    assert find_changed_images(exam, weight).change.words == change.words
+    assert find_changed_images(exam, weight + 1e-9) is None
 
 
 @SOME
