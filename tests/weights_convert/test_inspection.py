@@ -141,6 +141,19 @@ class TestAModel:
         )
 
 
+@pytest.mark.parametrize("dialect", WRITTEN)
+@pytest.mark.parametrize("lost", ["fc.weight", "fc.bias"])
+def test_half_a_classifier_is_half_missing_not_beside_the_network(
+    dialect: str, lost: str, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig
+):
+    arrays = dict(checkpoint_of(dialect=dialect).arrays)
+    name = DIALECTS[dialect].write_name(lost)[0]
+    del arrays[name]
+    with pytest.raises(ConversionError) as refusal:
+        load(arrays, config=tiny)
+    assert refusal.value.problems == (f"{name!r} is missing",)
+
+
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_every_damage_is_reported_at_once(data: st.DataObject, checkpoint_of: MakeCheckpoint, tiny: ResNetConfig):

@@ -168,15 +168,25 @@ def _endings(dialect: Dialect) -> tuple[tuple[str, str], ...]:
 def whole_networks(subtrees: Iterable[Subtree]) -> list[Subtree]:
     """Return the whole networks among subtrees, without those whose arrays are all part of a larger one.
 
-    Two readings of the same arrays under the same canonical names are one network; the first is returned.
+    A network without a classifier is not whole where its dialect reads a part of one beside it. Two readings of the
+    same arrays under the same canonical names are one network; the first is returned.
     """
-    whole = [tree for tree in subtrees if tree.is_whole]
+    trees = list(subtrees)
+    whole = [tree for tree in trees if tree.is_whole and not any(has_more_of(tree, other) for other in trees)]
     kept: list[Subtree] = []
     for tree in whole:
         is_part = any(tree.readings.keys() < other.readings.keys() for other in whole)
         if not is_part and all(tree.canonical != other.canonical for other in kept):
             kept.append(tree)
     return kept
+
+
+def has_more_of(tree: Subtree, other: Subtree) -> bool:
+    """Tell whether another subtree is the same network in the same dialect, with a classifier's arrays beside it."""
+    if other.dialect is not tree.dialect or len(other.canonical) <= len(tree.canonical):
+        return False
+    more = dict(other.canonical.items() - tree.canonical.items())
+    return tree.canonical.items() < other.canonical.items() and all(name.startswith("fc.") for name in more.values())
 
 
 def nearest(subtrees: Iterable[Subtree]) -> list[Subtree]:
